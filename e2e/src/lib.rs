@@ -1,0 +1,1 @@
+//! Whole clusters on one machine: the harness of the demo, and the end-to-end stories.

@@ -1,0 +1,1 @@
+//! Fakes and real peers for tests.

@@ -1,0 +1,1 @@
+//! What operator and engine agree on: flags, links.yaml, the state document.

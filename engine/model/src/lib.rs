@@ -1,0 +1,1 @@
+//! The nouns of the engine, without IO: labels, matchers, samples, histograms, time.

@@ -1,0 +1,1 @@
+//! PromQL: parse, plan, execute; sync, no IO.

@@ -1,0 +1,1 @@
+//! Thanos's gRPC services as generated types, and conversions to model.

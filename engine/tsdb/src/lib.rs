@@ -1,0 +1,1 @@
+//! Prometheus's storage formats as bytes: no network, no clock.

@@ -1,0 +1,3 @@
+//! The binary: picks a subcommand, sets allocator, tracing and signals.
+
+fn main() {}

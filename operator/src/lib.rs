@@ -1,0 +1,1 @@
+//! The operator: MonitoringCluster and RemoteStore, reconciled.
