@@ -1,1 +1,22 @@
-//! Fakes and real peers for tests.
+//! Fakes and real peers for tests: Prometheus, Thanos and a Kubernetes API server as processes on loopback, certificates, and a
+//! metrics page that a test controls. Everything here is blocking and lives in real time; call it from a plain test, or from an
+//! async test whose own tasks run on a multi-threaded runtime.
+//!
+//! Every test that needs a peer begins with
+//! `if testkit::peers::skip(&["prometheus"]) { return; }`: with `PANOPTES_NO_PEERS=1` it prints a line and passes over the test;
+//! without it, a missing peer is a failure that says how to get it.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a test harness waits for real processes in real time"
+)]
+
+pub mod apiserver;
+pub mod certs;
+pub mod http;
+pub mod metrics_source;
+pub mod peers;
+pub mod ports;
+pub mod process;
+pub mod prometheus;
+pub mod thanos;
+pub mod wait;
