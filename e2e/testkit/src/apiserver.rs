@@ -23,13 +23,9 @@ impl Options {
     /// What makes deletion work as in a whole cluster: garbage collection and the end of namespaces.
     pub fn with_deletion() -> Self {
         Self {
-            controllers: [
-                "garbage-collector-controller",
-                "namespace-controller",
-                "serviceaccount-controller",
-            ]
-            .map(str::to_owned)
-            .to_vec(),
+            controllers: ["garbage-collector-controller", "namespace-controller", "serviceaccount-controller"]
+                .map(str::to_owned)
+                .to_vec(),
         }
     }
 }
@@ -56,11 +52,7 @@ impl ApiServer {
         let at = |name: &str| dir.path().join(name);
         let authority = Authority::new("test-ca")?;
         fs::write(at("ca.crt"), authority.cert())?;
-        write_pair(
-            dir.path(),
-            "server",
-            &authority.server(&["127.0.0.1", "localhost", "kubernetes.default.svc"])?,
-        )?;
+        write_pair(dir.path(), "server", &authority.server(&["127.0.0.1", "localhost", "kubernetes.default.svc"])?)?;
         write_pair(dir.path(), "sa", &certs::bare_key()?)?;
 
         let (etcd_port, peer_port) = (ports::free()?, ports::free()?);
@@ -69,16 +61,8 @@ impl ApiServer {
         command
             .arg("--data-dir")
             .arg(at("etcd"))
-            .args([
-                "--listen-client-urls",
-                &etcd_url,
-                "--advertise-client-urls",
-                &etcd_url,
-            ])
-            .args([
-                "--listen-peer-urls",
-                &format!("http://127.0.0.1:{peer_port}"),
-            ])
+            .args(["--listen-client-urls", &etcd_url, "--advertise-client-urls", &etcd_url])
+            .args(["--listen-peer-urls", &format!("http://127.0.0.1:{peer_port}")])
             .arg("--unsafe-no-fsync");
         let mut etcd = Process::spawn("etcd", &mut command, &at("etcd.log"))?;
         etcd.wait_for_url(&format!("{etcd_url}/health"), Duration::from_secs(20))?;
@@ -90,19 +74,10 @@ impl ApiServer {
             .args(["--bind-address=127.0.0.1", "--advertise-address=127.0.0.1"])
             .arg(format!("--secure-port={port}"))
             .arg(format!("--tls-cert-file={}", at("server.crt").display()))
-            .arg(format!(
-                "--tls-private-key-file={}",
-                at("server.key").display()
-            ))
+            .arg(format!("--tls-private-key-file={}", at("server.key").display()))
             .arg(format!("--client-ca-file={}", at("ca.crt").display()))
-            .arg(format!(
-                "--service-account-key-file={}",
-                at("sa.crt").display()
-            ))
-            .arg(format!(
-                "--service-account-signing-key-file={}",
-                at("sa.key").display()
-            ))
+            .arg(format!("--service-account-key-file={}", at("sa.crt").display()))
+            .arg(format!("--service-account-signing-key-file={}", at("sa.key").display()))
             .arg("--service-account-issuer=https://kubernetes.default.svc")
             .arg("--service-cluster-ip-range=10.0.0.0/24")
             .arg("--authorization-mode=RBAC")
@@ -110,11 +85,7 @@ impl ApiServer {
             .arg("--allow-privileged=true")
             .arg(format!("--cert-dir={}", at("certs").display()));
         let mut process = Process::spawn("kube-apiserver", &mut command, &at("apiserver.log"))?;
-        let server = Unready {
-            authority,
-            port,
-            dir,
-        };
+        let server = Unready { authority, port, dir };
         let admin = server.kubeconfig("admin", &["system:masters"])?;
         process.wait_for("the API server", Duration::from_secs(60), || {
             kubectl(&admin, &["get", "--raw", "/readyz"]).map(|_| ())
@@ -129,30 +100,12 @@ impl ApiServer {
                 .arg(format!("--controllers={}", options.controllers.join(",")))
                 .args(["--leader-elect=false", "--bind-address=127.0.0.1"])
                 .arg(format!("--secure-port={}", ports::free()?))
-                .arg(format!(
-                    "--cert-dir={}",
-                    server.dir.path().join("certs").display()
-                ));
+                .arg(format!("--cert-dir={}", server.dir.path().join("certs").display()));
             let log = server.dir.path().join("controllers.log");
-            Some(Process::spawn(
-                "kube-controller-manager",
-                &mut command,
-                &log,
-            )?)
+            Some(Process::spawn("kube-controller-manager", &mut command, &log)?)
         };
-        let Unready {
-            authority,
-            port,
-            dir,
-        } = server;
-        Ok(Self {
-            _controllers: controllers,
-            process,
-            _etcd: etcd,
-            authority,
-            port,
-            dir,
-        })
+        let Unready { authority, port, dir } = server;
+        Ok(Self { _controllers: controllers, process, _etcd: etcd, authority, port, dir })
     }
 
     /// The API server's address, as in `https://127.0.0.1:20020`.
@@ -186,11 +139,7 @@ impl ApiServer {
     /// # Errors
     /// With its standard error, when it fails.
     pub fn apply(&self, manifest: &str) -> anyhow::Result<String> {
-        kubectl_with_input(
-            &self.kubeconfig(),
-            &["apply", "--server-side", "-f", "-"],
-            manifest,
-        )
+        kubectl_with_input(&self.kubeconfig(), &["apply", "--server-side", "-f", "-"], manifest)
     }
 
     /// The API server's process, for signals and its log.
@@ -284,14 +233,7 @@ fn write_kubeconfig(
 ) -> anyhow::Result<PathBuf> {
     let pair = authority.client(user, groups)?;
     let file = dir.join(format!("{}.kubeconfig", user.replace([':', '/'], "-")));
-    fs::write(
-        &file,
-        kubeconfig_text(
-            &format!("https://127.0.0.1:{port}"),
-            authority.cert(),
-            &pair,
-        ),
-    )?;
+    fs::write(&file, kubeconfig_text(&format!("https://127.0.0.1:{port}"), authority.cert(), &pair))?;
     Ok(file)
 }
 
@@ -300,15 +242,10 @@ pub fn base64(bytes: &[u8]) -> String {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut out = String::with_capacity(bytes.len().div_ceil(3) * 4);
     for group in bytes.chunks(3) {
-        let word =
-            group.iter().fold(0u32, |w, b| (w << 8) | u32::from(*b)) << (8 * (3 - group.len()));
+        let word = group.iter().fold(0u32, |w, b| (w << 8) | u32::from(*b)) << (8 * (3 - group.len()));
         for at in 0..4 {
             let index = (word >> (18 - 6 * at)) as usize & 63;
-            out.push(if at <= group.len() {
-                char::from(ALPHABET[index])
-            } else {
-                '='
-            });
+            out.push(if at <= group.len() { char::from(ALPHABET[index]) } else { '=' });
         }
     }
     out
@@ -334,18 +271,10 @@ mod tests {
         let server = ApiServer::start(&Options::with_deletion()).unwrap();
         server.kubectl(&["create", "namespace", "a"]).unwrap();
         let nobody = server.kubeconfig_for("nobody", &[]).unwrap();
-        let refused = kubectl(&nobody, &["get", "pods", "-n", "a"])
-            .unwrap_err()
-            .to_string();
+        let refused = kubectl(&nobody, &["get", "pods", "-n", "a"]).unwrap_err().to_string();
         assert!(refused.contains("forbidden"), "{refused}");
-        server
-            .apply(
-                r#"{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"x","namespace":"a"}}"#,
-            )
-            .unwrap();
-        server
-            .kubectl(&["delete", "namespace", "a", "--timeout=30s"])
-            .unwrap();
+        server.apply(r#"{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"x","namespace":"a"}}"#).unwrap();
+        server.kubectl(&["delete", "namespace", "a", "--timeout=30s"]).unwrap();
         let other = other.join().unwrap();
         assert!(other.kubectl(&["get", "namespace", "a"]).is_err());
     }

@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    SanType,
 };
 
 /// A certificate with its key, both PEM.
@@ -44,21 +44,12 @@ impl Authority {
     pub fn new(name: &str) -> anyhow::Result<Self> {
         let key = KeyPair::generate()?;
         let cert = ca_params(name)?.self_signed(&key)?.pem();
-        Ok(Self {
-            name: name.to_owned(),
-            pair: Pair {
-                cert,
-                key: key.serialize_pem(),
-            },
-        })
+        Ok(Self { name: name.to_owned(), pair: Pair { cert, key: key.serialize_pem() } })
     }
 
     /// The authority that [`Self::new`] made earlier under this name, from its stored certificate and key.
     pub fn load(name: &str, pair: Pair) -> Self {
-        Self {
-            name: name.to_owned(),
-            pair,
-        }
+        Self { name: name.to_owned(), pair }
     }
 
     /// The authority's own certificate and key.
@@ -79,13 +70,9 @@ impl Authority {
         let issuer = Issuer::new(ca_params(&self.name)?, KeyPair::from_pem(&self.pair.key)?);
         let mut params = CertificateParams::default();
         params.distinguished_name = rcgen::DistinguishedName::new();
-        params
-            .distinguished_name
-            .push(DnType::CommonName, request.name.as_str());
+        params.distinguished_name.push(DnType::CommonName, request.name.as_str());
         for group in &request.groups {
-            params
-                .distinguished_name
-                .push(DnType::OrganizationName, group.as_str());
+            params.distinguished_name.push(DnType::OrganizationName, group.as_str());
         }
         for host in &request.hosts {
             params.subject_alt_names.push(match host.parse::<IpAddr>() {
@@ -95,10 +82,7 @@ impl Authority {
             });
         }
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![
-            ExtendedKeyUsagePurpose::ServerAuth,
-            ExtendedKeyUsagePurpose::ClientAuth,
-        ];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         params.use_authority_key_identifier_extension = true;
         if request.expired {
             params.not_before = rcgen::date_time_ymd(2000, 1, 1);
@@ -109,10 +93,7 @@ impl Authority {
         }
         let key = KeyPair::generate()?;
         let cert = params.signed_by(&key, &issuer)?;
-        Ok(Pair {
-            cert: cert.pem(),
-            key: key.serialize_pem(),
-        })
+        Ok(Pair { cert: cert.pem(), key: key.serialize_pem() })
     }
 
     /// A certificate for a server that answers under `hosts`; the first is its name.
@@ -146,10 +127,7 @@ impl Authority {
 /// When no key can be made.
 pub fn bare_key() -> anyhow::Result<Pair> {
     let key = KeyPair::generate()?;
-    Ok(Pair {
-        cert: key.public_key_pem(),
-        key: key.serialize_pem(),
-    })
+    Ok(Pair { cert: key.public_key_pem(), key: key.serialize_pem() })
 }
 
 fn ca_params(name: &str) -> anyhow::Result<CertificateParams> {
@@ -157,11 +135,7 @@ fn ca_params(name: &str) -> anyhow::Result<CertificateParams> {
     params.distinguished_name = rcgen::DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, name);
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params.key_usages = vec![
-        KeyUsagePurpose::KeyCertSign,
-        KeyUsagePurpose::CrlSign,
-        KeyUsagePurpose::DigitalSignature,
-    ];
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
     params.not_before = rcgen::date_time_ymd(2020, 1, 1);
     params.not_after = rcgen::date_time_ymd(2120, 1, 1);
     Ok(params)

@@ -5,10 +5,7 @@
 //! Every test that needs a peer begins with
 //! `if testkit::peers::skip(&["prometheus"]) { return; }`: with `PANOPTES_NO_PEERS=1` it prints a line and passes over the test;
 //! without it, a missing peer is a failure that says how to get it.
-#![allow(
-    clippy::disallowed_methods,
-    reason = "a test harness waits for real processes in real time"
-)]
+#![allow(clippy::disallowed_methods, reason = "a test harness waits for real processes in real time")]
 
 pub mod apiserver;
 pub mod certs;

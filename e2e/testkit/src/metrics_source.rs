@@ -46,17 +46,15 @@ impl MetricsSource {
         let port = listener.local_addr()?.port();
         let shared = Arc::new(Shared::default());
         let server = Arc::clone(&shared);
-        std::thread::Builder::new()
-            .name("metrics-source".to_owned())
-            .spawn(move || {
-                for stream in listener.incoming().flatten() {
-                    if server.stopped.load(Ordering::SeqCst) {
-                        break;
-                    }
-                    let server = Arc::clone(&server);
-                    std::thread::spawn(move || answer(&server, stream));
+        std::thread::Builder::new().name("metrics-source".to_owned()).spawn(move || {
+            for stream in listener.incoming().flatten() {
+                if server.stopped.load(Ordering::SeqCst) {
+                    break;
                 }
-            })?;
+                let server = Arc::clone(&server);
+                std::thread::spawn(move || answer(&server, stream));
+            }
+        })?;
         Ok(Self { shared, port })
     }
 
@@ -72,12 +70,7 @@ impl MetricsSource {
 
     /// Adds to one series (from 0 when it is new).
     pub fn add(&self, series: &str, value: f64) {
-        *self
-            .shared
-            .page()
-            .values
-            .entry(series.to_owned())
-            .or_default() += value;
+        *self.shared.page().values.entry(series.to_owned()).or_default() += value;
     }
 
     /// Takes one series off the page.
@@ -95,22 +88,12 @@ impl MetricsSource {
     pub fn set_histogram(&self, metric: &str, labels: &str, buckets: &[(&str, f64)], sum: f64) {
         self.declare(metric, "histogram");
         let comma = if labels.is_empty() { "" } else { "," };
-        let braces = if labels.is_empty() {
-            String::new()
-        } else {
-            format!("{{{labels}}}")
-        };
+        let braces = if labels.is_empty() { String::new() } else { format!("{{{labels}}}") };
         for (bound, count) in buckets {
-            self.set(
-                &format!("{metric}_bucket{{{labels}{comma}le=\"{bound}\"}}"),
-                *count,
-            );
+            self.set(&format!("{metric}_bucket{{{labels}{comma}le=\"{bound}\"}}"), *count);
         }
         let total = buckets.last().map_or(0.0, |(_, count)| *count);
-        self.set(
-            &format!("{metric}_bucket{{{labels}{comma}le=\"+Inf\"}}"),
-            total,
-        );
+        self.set(&format!("{metric}_bucket{{{labels}{comma}le=\"+Inf\"}}"), total);
         self.set(&format!("{metric}_count{braces}"), total);
         self.set(&format!("{metric}_sum{braces}"), sum);
     }
@@ -153,11 +136,7 @@ fn answer(shared: &Shared, mut stream: TcpStream) {
         }
     }
     let (status, kind, body) = if shared.down.load(Ordering::SeqCst) {
-        (
-            "503 Service Unavailable",
-            "text/plain".to_owned(),
-            String::new(),
-        )
+        ("503 Service Unavailable", "text/plain".to_owned(), String::new())
     } else {
         shared.scrapes.fetch_add(1, Ordering::SeqCst);
         let (kind, body) = render(&shared.page());
@@ -167,9 +146,7 @@ fn answer(shared: &Shared, mut stream: TcpStream) {
         "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
         body.len()
     );
-    let _ = stream
-        .write_all(head.as_bytes())
-        .and_then(|()| stream.write_all(body.as_bytes()));
+    let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body.as_bytes()));
 }
 
 fn render(page: &Page) -> (String, String) {
@@ -200,14 +177,8 @@ mod tests {
         source.set_histogram("h", "", &[("0.5", 1.0), ("1", 4.0)], 2.5);
         let url = format!("http://{}/metrics", source.address());
         let page = http::get(&url).unwrap().body;
-        assert!(
-            page.contains("# TYPE a_total counter\n") && page.contains("a_total{x=\"1\"} 5\n"),
-            "{page}"
-        );
-        assert!(
-            page.contains("h_bucket{le=\"+Inf\"} 4\n") && page.contains("h_count 4\n"),
-            "{page}"
-        );
+        assert!(page.contains("# TYPE a_total counter\n") && page.contains("a_total{x=\"1\"} 5\n"), "{page}");
+        assert!(page.contains("h_bucket{le=\"+Inf\"} 4\n") && page.contains("h_count 4\n"), "{page}");
         source.set_down(true);
         assert_eq!(http::get(&url).unwrap().status, 503);
         assert_eq!(source.scrapes(), 1);

@@ -14,8 +14,7 @@ pub fn cache() -> PathBuf {
 
 /// The folder of the peers' binaries: `$PANOPTES_PEERS_DIR`, or else `peers/bin` in the cache.
 pub fn dir() -> PathBuf {
-    std::env::var_os("PANOPTES_PEERS_DIR")
-        .map_or_else(|| cache().join("peers").join("bin"), PathBuf::from)
+    std::env::var_os("PANOPTES_PEERS_DIR").map_or_else(|| cache().join("peers").join("bin"), PathBuf::from)
 }
 
 /// The path of the peer `name`, as in `path("prometheus")`. Packages of the distribution (`etcd`) are found in `PATH`.
@@ -41,11 +40,8 @@ pub fn skip(names: &[&str]) -> bool {
     let skip = std::env::var("PANOPTES_NO_PEERS").is_ok_and(|v| v == "1");
     if skip {
         let test = std::thread::current().name().unwrap_or("test").to_owned();
-        let _ = writeln!(
-            std::io::stderr(),
-            "skipped {test}: it needs {} and PANOPTES_NO_PEERS=1 is set",
-            names.join(", ")
-        );
+        let _ =
+            writeln!(std::io::stderr(), "skipped {test}: it needs {} and PANOPTES_NO_PEERS=1 is set", names.join(", "));
     }
     skip
 }
@@ -54,19 +50,14 @@ pub fn skip(names: &[&str]) -> bool {
 pub fn in_path(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
-        .chain(
-            ["/usr/sbin", "/sbin", "/usr/local/sbin"]
-                .iter()
-                .map(PathBuf::from),
-        )
+        .chain(["/usr/sbin", "/sbin", "/usr/local/sbin"].iter().map(PathBuf::from))
         .map(|dir| dir.join(name))
         .find(|file| is_executable(file))
 }
 
 fn is_executable(file: &Path) -> bool {
     use std::os::unix::fs::PermissionsExt as _;
-    file.metadata()
-        .is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0)
+    file.metadata().is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0)
 }
 
 #[cfg(test)]

@@ -23,25 +23,16 @@ impl Process {
     /// # Errors
     /// When the log can't be written or the program can't be started.
     pub fn spawn(name: &str, command: &mut Command, log: &Path) -> anyhow::Result<Self> {
-        let out = File::options()
-            .create(true)
-            .append(true)
-            .open(log)
-            .with_context(|| format!("open {}", log.display()))?;
+        let out =
+            File::options().create(true).append(true).open(log).with_context(|| format!("open {}", log.display()))?;
         let err = out.try_clone()?;
         let child = command
             .stdin(Stdio::null())
             .stdout(out)
             .stderr(err)
             .spawn()
-            .with_context(|| {
-                format!("start {name}: {}", command.get_program().to_string_lossy())
-            })?;
-        Ok(Self {
-            name: name.to_owned(),
-            child,
-            log: log.to_owned(),
-        })
+            .with_context(|| format!("start {name}: {}", command.get_program().to_string_lossy()))?;
+        Ok(Self { name: name.to_owned(), child, log: log.to_owned() })
     }
 
     /// The process id.
@@ -51,9 +42,7 @@ impl Process {
 
     /// Everything the process has printed so far.
     pub fn log(&self) -> String {
-        std::fs::read(&self.log)
-            .map(|b| String::from_utf8_lossy(&b).into_owned())
-            .unwrap_or_default()
+        std::fs::read(&self.log).map(|b| String::from_utf8_lossy(&b).into_owned()).unwrap_or_default()
     }
 
     /// Whether the process still runs.
@@ -91,14 +80,8 @@ impl Process {
         });
         match (ended, waited) {
             (None, Ok(())) => Ok(()),
-            (Some(status), _) => anyhow::bail!(
-                "{} ended with {status}; it said:\n{}",
-                self.name,
-                self.tail()
-            ),
-            (None, Err(error)) => {
-                Err(error.context(format!("{} said:\n{}", self.name, self.tail())))
-            }
+            (Some(status), _) => anyhow::bail!("{} ended with {status}; it said:\n{}", self.name, self.tail()),
+            (None, Err(error)) => Err(error.context(format!("{} said:\n{}", self.name, self.tail()))),
         }
     }
 
@@ -116,12 +99,9 @@ impl Process {
     /// When it can't be waited for.
     pub fn stop(mut self) -> anyhow::Result<std::process::ExitStatus> {
         let _ = self.signal("TERM");
-        let ended = wait::until(
-            "the end",
-            Duration::from_secs(10),
-            Duration::from_millis(20),
-            || self.child.try_wait()?.context("it still runs"),
-        );
+        let ended = wait::until("the end", Duration::from_secs(10), Duration::from_millis(20), || {
+            self.child.try_wait()?.context("it still runs")
+        });
         if let Ok(status) = ended {
             return Ok(status);
         }
@@ -150,11 +130,7 @@ impl Drop for Process {
 /// # Errors
 /// When the process is gone.
 pub fn signal(id: u32, name: &str) -> anyhow::Result<()> {
-    let status = Command::new("kill")
-        .arg(format!("-{name}"))
-        .arg(id.to_string())
-        .stderr(Stdio::null())
-        .status()?;
+    let status = Command::new("kill").arg(format!("-{name}")).arg(id.to_string()).stderr(Stdio::null()).status()?;
     anyhow::ensure!(status.success(), "kill -{name} {id}: {status}");
     Ok(())
 }
@@ -169,25 +145,14 @@ mod tests {
         let mut command = Command::new("sh");
         command.args(["-c", "echo no such flag; exit 3"]);
         let mut process = Process::spawn("sh", &mut command, &dir.path().join("log")).unwrap();
-        let error = process
-            .wait_for_url("http://127.0.0.1:1/", Duration::from_secs(5))
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.contains("exit status: 3") && error.contains("no such flag"),
-            "{error}"
-        );
+        let error = process.wait_for_url("http://127.0.0.1:1/", Duration::from_secs(5)).unwrap_err().to_string();
+        assert!(error.contains("exit status: 3") && error.contains("no such flag"), "{error}");
     }
 
     #[test]
     fn a_dropped_process_is_gone() {
         let dir = tempfile::tempdir().unwrap();
-        let process = Process::spawn(
-            "sleep",
-            Command::new("sleep").arg("60"),
-            &dir.path().join("log"),
-        )
-        .unwrap();
+        let process = Process::spawn("sleep", Command::new("sleep").arg("60"), &dir.path().join("log")).unwrap();
         let id = process.id();
         drop(process);
         assert!(signal(id, "0").is_err());

@@ -31,17 +31,8 @@ pub struct Options {
 impl Options {
     /// External labels and targets, all else as usual.
     pub fn new(external_labels: &[(&str, &str)], targets: &[(&str, &str)]) -> Self {
-        let owned = |pairs: &[(&str, &str)]| {
-            pairs
-                .iter()
-                .map(|&(a, b)| (a.to_owned(), b.to_owned()))
-                .collect()
-        };
-        Self {
-            external_labels: owned(external_labels),
-            targets: owned(targets),
-            ..Self::default()
-        }
+        let owned = |pairs: &[(&str, &str)]| pairs.iter().map(|&(a, b)| (a.to_owned(), b.to_owned())).collect();
+        Self { external_labels: owned(external_labels), targets: owned(targets), ..Self::default() }
     }
 
     /// The configuration file's text.
@@ -49,17 +40,10 @@ impl Options {
         if let Some(config) = &self.config {
             return config.clone();
         }
-        let interval = if self.interval.is_empty() {
-            "1s"
-        } else {
-            &self.interval
-        };
+        let interval = if self.interval.is_empty() { "1s" } else { &self.interval };
         // JSON is YAML.
-        let labels: serde_json::Map<String, Value> = self
-            .external_labels
-            .iter()
-            .map(|(n, v)| (n.clone(), Value::from(v.as_str())))
-            .collect();
+        let labels: serde_json::Map<String, Value> =
+            self.external_labels.iter().map(|(n, v)| (n.clone(), Value::from(v.as_str()))).collect();
         let jobs: Vec<Value> = self
             .targets
             .iter()
@@ -92,10 +76,7 @@ impl Prometheus {
         let program = peers::path("prometheus")?;
         let dir = tempfile::Builder::new().prefix("prometheus-").tempdir()?;
         let config = dir.path().join("prometheus.yml");
-        let data = options
-            .data
-            .clone()
-            .unwrap_or_else(|| dir.path().join("data"));
+        let data = options.data.clone().unwrap_or_else(|| dir.path().join("data"));
         std::fs::create_dir_all(&data)?;
         std::fs::write(&config, options.config_text())?;
         let port = ports::free()?;
@@ -109,17 +90,8 @@ impl Prometheus {
             .arg("--storage.tsdb.retention.time=50y")
             .args(&options.args);
         let mut process = Process::spawn("prometheus", &mut command, &dir.path().join("log"))?;
-        process.wait_for_url(
-            &format!("http://127.0.0.1:{port}/-/ready"),
-            Duration::from_secs(30),
-        )?;
-        Ok(Self {
-            process,
-            port,
-            config,
-            data,
-            _dir: dir,
-        })
+        process.wait_for_url(&format!("http://127.0.0.1:{port}/-/ready"), Duration::from_secs(30))?;
+        Ok(Self { process, port, config, data, _dir: dir })
     }
 
     /// The base address, as in `http://127.0.0.1:20017`.
@@ -152,8 +124,7 @@ impl Prometheus {
     /// # Errors
     /// When the file can't be written.
     pub fn write_config(&self, text: &str) -> anyhow::Result<()> {
-        std::fs::write(&self.config, text)
-            .with_context(|| format!("write {}", self.config.display()))
+        std::fs::write(&self.config, text).with_context(|| format!("write {}", self.config.display()))
     }
 
     /// Asks it to read its configuration again.
@@ -162,12 +133,7 @@ impl Prometheus {
     /// With its message, when it refuses the configuration.
     pub fn reload(&self) -> anyhow::Result<()> {
         let answer = http::post(&format!("{}/-/reload", self.url()), "text/plain", "")?;
-        anyhow::ensure!(
-            answer.status == 200,
-            "reload: {} {}",
-            answer.status,
-            answer.body
-        );
+        anyhow::ensure!(answer.status == 200, "reload: {} {}", answer.status, answer.body);
         Ok(())
     }
 
@@ -194,11 +160,7 @@ impl Prometheus {
 /// When the query is refused.
 pub fn query(base: &str, expression: &str, time: Option<f64>) -> anyhow::Result<Value> {
     let at = time.map_or_else(String::new, |t| format!("&time={t}"));
-    let mut answer = http::get(&format!(
-        "{base}/api/v1/query?query={}{at}",
-        http::encode(expression)
-    ))?
-    .json()?;
+    let mut answer = http::get(&format!("{base}/api/v1/query?query={}{at}", http::encode(expression)))?.json()?;
     Ok(answer["data"]["result"].take())
 }
 
@@ -218,9 +180,7 @@ mod tests {
         let options = Options::new(&[("cluster", "ops")], &[("demo", &page.address())]);
         let prometheus = Prometheus::start(&options).unwrap();
         wait::holds("a sample", Duration::from_secs(15), || {
-            prometheus
-                .query("demo_total", None)
-                .is_ok_and(|r| r[0]["value"][1] == "41")
+            prometheus.query("demo_total", None).is_ok_and(|r| r[0]["value"][1] == "41")
         })
         .unwrap();
         prometheus.write_config("scrape_configs: 7").unwrap();

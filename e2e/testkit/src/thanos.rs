@@ -37,39 +37,18 @@ impl Thanos {
     /// # Errors
     /// When the peer is missing or does not come up; the error holds the end of its log.
     pub fn query(endpoints: &[String], replica_labels: &[&str]) -> anyhow::Result<Self> {
-        let mut args: Vec<String> = endpoints
-            .iter()
-            .map(|e| format!("--endpoint={e}"))
-            .collect();
-        args.extend(
-            replica_labels
-                .iter()
-                .map(|l| format!("--query.replica-label={l}")),
-        );
+        let mut args: Vec<String> = endpoints.iter().map(|e| format!("--endpoint={e}")).collect();
+        args.extend(replica_labels.iter().map(|l| format!("--query.replica-label={l}")));
         args.push("--query.promql-engine=prometheus".to_owned());
         let query = Self::start("query", &args)?;
-        wait::until(
-            "Thanos to see its stores",
-            Duration::from_secs(30),
-            Duration::from_millis(100),
-            || {
-                let stores = query.get("/api/v1/stores")?;
-                let seen = stores["data"].as_object().map_or(0, |by_type| {
-                    by_type
-                        .values()
-                        .filter_map(Value::as_array)
-                        .flatten()
-                        .filter(|s| s["lastError"].is_null())
-                        .count()
-                });
-                anyhow::ensure!(
-                    seen >= endpoints.len(),
-                    "it sees {seen} of {}",
-                    endpoints.len()
-                );
-                Ok(())
-            },
-        )?;
+        wait::until("Thanos to see its stores", Duration::from_secs(30), Duration::from_millis(100), || {
+            let stores = query.get("/api/v1/stores")?;
+            let seen = stores["data"].as_object().map_or(0, |by_type| {
+                by_type.values().filter_map(Value::as_array).flatten().filter(|s| s["lastError"].is_null()).count()
+            });
+            anyhow::ensure!(seen >= endpoints.len(), "it sees {seen} of {}", endpoints.len());
+            Ok(())
+        })?;
         Ok(query)
     }
 
@@ -88,21 +67,9 @@ impl Thanos {
             .arg(format!("--grpc-address=127.0.0.1:{grpc}"))
             .args(args)
             .current_dir(dir.path());
-        let mut process = Process::spawn(
-            &format!("thanos {role}"),
-            &mut command,
-            &dir.path().join("log"),
-        )?;
-        process.wait_for_url(
-            &format!("http://127.0.0.1:{http}/-/ready"),
-            Duration::from_secs(30),
-        )?;
-        Ok(Self {
-            process,
-            http,
-            grpc,
-            _dir: dir,
-        })
+        let mut process = Process::spawn(&format!("thanos {role}"), &mut command, &dir.path().join("log"))?;
+        process.wait_for_url(&format!("http://127.0.0.1:{http}/-/ready"), Duration::from_secs(30))?;
+        Ok(Self { process, http, grpc, _dir: dir })
     }
 
     /// The base address of its HTTP API.
@@ -141,24 +108,15 @@ mod tests {
         }
         let page = crate::metrics_source::MetricsSource::start().unwrap();
         page.set("demo", 7.0);
-        let options = Options::new(
-            &[("cluster", "ops"), ("replica", "0")],
-            &[("demo", &page.address())],
-        );
+        let options = Options::new(&[("cluster", "ops"), ("replica", "0")], &[("demo", &page.address())]);
         let server = Prometheus::start(&options).unwrap();
         let sidecar = Thanos::sidecar(&server).unwrap();
         let query = Thanos::query(&[sidecar.grpc_address()], &["replica"]).unwrap();
-        wait::holds(
-            "the sample with its external label",
-            Duration::from_secs(20),
-            || {
-                prometheus::query(&query.url(), "demo", None).is_ok_and(|r| {
-                    r[0]["value"][1] == "7"
-                        && r[0]["metric"]["cluster"] == "ops"
-                        && r[0]["metric"]["replica"].is_null()
-                })
-            },
-        )
+        wait::holds("the sample with its external label", Duration::from_secs(20), || {
+            prometheus::query(&query.url(), "demo", None).is_ok_and(|r| {
+                r[0]["value"][1] == "7" && r[0]["metric"]["cluster"] == "ops" && r[0]["metric"]["replica"].is_null()
+            })
+        })
         .unwrap();
     }
 }

@@ -28,16 +28,13 @@ pub fn until<T>(
 ///
 /// # Errors
 /// When the condition does not hold within the time.
-pub fn holds(
-    what: &str,
-    within: Duration,
-    mut condition: impl FnMut() -> bool,
-) -> anyhow::Result<()> {
-    until(what, within, Duration::from_millis(100), || {
-        if condition() {
-            Ok(())
-        } else {
-            Err(anyhow::anyhow!("not yet"))
-        }
-    })
+pub fn holds(what: &str, within: Duration, mut condition: impl FnMut() -> bool) -> anyhow::Result<()> {
+    until(
+        what,
+        within,
+        Duration::from_millis(100),
+        || {
+            if condition() { Ok(()) } else { Err(anyhow::anyhow!("not yet")) }
+        },
+    )
 }
