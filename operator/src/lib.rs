@@ -1,1 +1,6 @@
 //! The operator: MonitoringCluster and RemoteStore, reconciled.
+//!
+//! One staircase: observe the world, validate the wish, desire the objects, apply them, tell the status.
+//! `cluster` (validate) and `desired` are pure: no client, no clock.
+
+pub mod api;
