@@ -1,1 +1,3 @@
 //! PromQL: parse, plan, execute; sync, no IO.
+
+pub mod parse;
