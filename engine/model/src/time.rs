@@ -11,6 +11,14 @@ pub enum DurationError {
     /// Prometheus's text for a malformed one.
     #[error("not a valid duration string: {}", crate::labels::Quoted(.0).to_string())]
     Invalid(String),
+    /// Prometheus's text for a unit that there isn't.
+    #[error("unknown unit {} in duration {}", crate::labels::Quoted(.unit), crate::labels::Quoted(.duration))]
+    UnknownUnit {
+        /// What stands in the place of the unit.
+        unit: String,
+        /// The whole text.
+        duration: String,
+    },
     /// More than 2^63 nanoseconds.
     #[error("duration out of range")]
     OutOfRange,
@@ -43,17 +51,20 @@ pub fn parse_duration(s: &str) -> Result<i64, DurationError> {
     while !rest.is_empty() {
         let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
         let (number, tail) = rest.split_at(digits);
-        let letters = tail.bytes().take_while(u8::is_ascii_alphabetic).count();
-        let (unit, tail) = tail.split_at(letters);
-        if digits == 0 {
+        let (unit, tail) = tail.split_at(tail.find(|c: char| c.is_ascii_digit()).unwrap_or(tail.len()));
+        let n: u64 = number.parse().map_err(|_e| invalid())?;
+        if unit.is_empty() {
             return Err(invalid());
         }
-        let index = UNITS.iter().position(|(u, _)| *u == unit).ok_or_else(invalid)?;
+        let index = UNITS
+            .iter()
+            .position(|(u, _)| *u == unit)
+            .ok_or_else(|| DurationError::UnknownUnit { unit: unit.to_owned(), duration: s.to_owned() })?;
         if index < next_unit {
             return Err(invalid());
         }
         next_unit = index + 1;
-        let n: i64 = number.parse().map_err(|_e| DurationError::OutOfRange)?;
+        let n = i64::try_from(n).map_err(|_e| DurationError::OutOfRange)?;
         total = UNITS
             .get(index)
             .and_then(|(_, ms)| n.checked_mul(*ms))
@@ -110,6 +121,8 @@ mod tests {
         assert_eq!(parse_duration(""), Err(DurationError::Empty));
         assert_eq!(parse_duration("1000y"), Err(DurationError::OutOfRange));
         assert!(parse_duration("5").is_err());
-        assert!(parse_duration("1.5h").is_err());
+        let unit = |s| parse_duration(s).unwrap_err().to_string();
+        assert_eq!(unit("1.5h"), r#"unknown unit "." in duration "1.5h""#);
+        assert_eq!(unit("5y1hs"), r#"unknown unit "hs" in duration "5y1hs""#);
     }
 }
