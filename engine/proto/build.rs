@@ -1,0 +1,9 @@
+//! Compiles the .proto files without protoc. Every `bytes` field becomes `bytes::Bytes`, a slice of the received frame.
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    println!("cargo:rerun-if-changed=protos");
+    let files = ["store.proto", "info.proto", "hints.proto", "prometheus.proto"];
+    let descriptors = protox::compile(files, ["protos"])?;
+    tonic_prost_build::configure().bytes(".").compile_fds(descriptors)?;
+    Ok(())
+}
