@@ -1,0 +1,240 @@
+//! The state document: what a part knows about itself, as versioned JSON at `/-/state`. The operator turns it into
+//! conditions; it never guesses what a part can tell. Unknown fields are ignored, absent sections mean "not mine".
+
+use serde::{Deserialize, Serialize};
+
+/// The format number that this version writes.
+pub const FORMAT: u32 = 1;
+/// Where it is served.
+pub const PATH: &str = "/-/state";
+/// No state document is larger; a reader stops here.
+pub const MAX_BYTES: usize = 4 << 20;
+
+/// The document.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct State {
+    /// See [`FORMAT`].
+    pub format: u32,
+    /// `sidecar`, `query`, …
+    pub component: String,
+    /// Version of the binary.
+    pub version: String,
+    /// True if the part serves.
+    pub ready: bool,
+    /// Sidecar: the configuration of Prometheus.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub configuration: Option<Configuration>,
+    /// Sidecar: its Prometheus.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prometheus: Option<Prometheus>,
+    /// Querier: the endpoint files and links.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoints: Option<Endpoints>,
+}
+
+/// What the reloader has done. Hashes are lower-case hex SHA-256 of the configuration as handed in, before `$(VAR)`
+/// is replaced and after unpacking.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Configuration {
+    /// Hash of the configuration that should be in effect.
+    pub wanted: String,
+    /// Hash of the one that Prometheus has loaded; absent until the first load.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loaded: Option<String>,
+    /// Hash over names and contents of the rule files that were loaded with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rules: Option<String>,
+    /// When it was loaded, milliseconds since the epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loaded_at_ms: Option<i64>,
+    /// Why the wanted configuration or rules are not in effect; absent if they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// What the sidecar knows of its Prometheus.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Prometheus {
+    /// It answers.
+    pub up: bool,
+    /// Its version.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub version: String,
+    /// Its external labels, sorted by name.
+    #[serde(default)]
+    pub external_labels: Vec<(String, String)>,
+    /// Oldest sample that it has, milliseconds since the epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_time_ms: Option<i64>,
+    /// Why it does not answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// What a querier has in use.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Endpoints {
+    /// Revision of `links.yaml` in use ([`crate::links::Links::revision`]); absent if there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<String>,
+    /// Why a newer file is not in use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// The cluster's own stores.
+    #[serde(default)]
+    pub stores: Vec<Store>,
+    /// One entry per link of `links.yaml`, in its order.
+    #[serde(default)]
+    pub links: Vec<Link>,
+}
+
+/// One address that is asked.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Store {
+    /// `ip:port` as dialled.
+    pub address: String,
+    /// Its last Info answer was good.
+    pub healthy: bool,
+    /// Component name that it gave: `sidecar`, `store`, `query`, …
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub component: String,
+    /// Label sets that it advertised, each sorted by name.
+    #[serde(default)]
+    pub label_sets: Vec<Vec<(String, String)>>,
+    /// Oldest sample, milliseconds since the epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_time_ms: Option<i64>,
+    /// Newest sample (i64::MAX: live), milliseconds since the epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_time_ms: Option<i64>,
+    /// Round trip of the last good Info call, microseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub latency_us: Option<i64>,
+    /// When it was last asked, milliseconds since the epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_check_ms: Option<i64>,
+    /// Why it is not healthy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<StoreError>,
+}
+
+/// Why a store is not healthy.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StoreError {
+    /// Which kind of failure.
+    pub class: ErrorClass,
+    /// What happened, where, in one sentence.
+    pub message: String,
+    /// When, milliseconds since the epoch.
+    pub time_ms: i64,
+}
+
+/// Kinds of failure of a connection to a store (operators.md §7i).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+pub enum ErrorClass {
+    /// The name has no addresses.
+    #[serde(rename = "DNS")]
+    Dns,
+    /// Nothing listens, or no route.
+    Connect,
+    /// The far side does not speak HTTP/2 or gRPC.
+    #[serde(rename = "NotHTTP2")]
+    NotHttp2,
+    /// The TLS handshake failed.
+    #[serde(rename = "TLSHandshake")]
+    TlsHandshake,
+    /// A certificate has expired.
+    CertificateExpired,
+    /// The server's certificate is signed by an unknown authority.
+    UnknownCa,
+    /// The server's certificate is for another name.
+    WrongServerName,
+    /// The server wants a client certificate, or refuses ours.
+    ClientCertificate,
+    /// The call was refused for lack of rights.
+    Unauthorized,
+    /// No answer in time.
+    Timeout,
+    /// An answer that is not what the protocol says.
+    Protocol,
+    /// Another cluster answers than the one expected.
+    WrongCluster,
+}
+
+/// What a querier sees of one link.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Link {
+    /// Namespace of the RemoteStore.
+    pub namespace: String,
+    /// Name of the RemoteStore.
+    pub name: String,
+    /// Its data is part of answers.
+    pub used: bool,
+    /// Cluster label values that the far side advertises, sorted (bounded).
+    #[serde(default)]
+    pub clusters: Vec<String>,
+    /// True if the expected cluster is among [`Link::clusters`]; absent while unknown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster_matches: Option<bool>,
+    /// The addresses behind the link (bounded).
+    #[serde(default)]
+    pub endpoints: Vec<Store>,
+    /// Age of the newest sample, milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data_lag_ms: Option<i64>,
+    /// TLS of the connection; absent for plaintext.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Tls>,
+    /// Probes that failed in a row.
+    #[serde(default)]
+    pub consecutive_failures: u32,
+    /// Last good probe, milliseconds since the epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_success_ms: Option<i64>,
+    /// The worst current failure.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<StoreError>,
+    /// Label sets that another store or link offers as well, with the name of that one (bounded).
+    #[serde(default)]
+    pub conflicts: Vec<Conflict>,
+}
+
+/// One label set that two stores offer.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Conflict {
+    /// The label set, sorted by name.
+    pub label_set: Vec<(String, String)>,
+    /// Who else offers it: `link <namespace>/<name>` or `store <address>`.
+    pub with: String,
+}
+
+/// What a TLS handshake showed.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Tls {
+    /// `1.2` or `1.3`.
+    pub protocol: String,
+    /// Subject of the server's certificate.
+    pub peer_subject: String,
+    /// End of the server's certificate, milliseconds since the epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server_not_after_ms: Option<i64>,
+    /// End of our client certificate, milliseconds since the epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_not_after_ms: Option<i64>,
+}
+
+impl State {
+    /// Parses a document; a format newer than ours is read as far as it is known.
+    pub fn parse(bytes: &[u8]) -> Result<Self, String> {
+        serde_json::from_slice(bytes).map_err(|e| format!("state document: {e}"))
+    }
+}

@@ -1,0 +1,80 @@
+//! Every flag both parses and renders.
+
+use args::{LogLevel, Millis, QueryArgs, SidecarArgs, Switch, normalize};
+use clap::{CommandFactory, Parser};
+
+#[derive(Parser)]
+struct Sidecar {
+    #[command(flatten)]
+    args: SidecarArgs,
+}
+
+#[derive(Parser)]
+struct Query {
+    #[command(flatten)]
+    args: QueryArgs,
+}
+
+fn parse_query(argv: &[&str]) -> Result<QueryArgs, String> {
+    let argv = normalize(argv.iter().map(|s| (*s).to_owned()), &Query::command())?;
+    Query::try_parse_from(std::iter::once("query".to_owned()).chain(argv)).map(|q| q.args).map_err(|e| e.to_string())
+}
+
+#[test]
+fn defaults_render_to_nothing() {
+    Sidecar::command().debug_assert();
+    Query::command().debug_assert();
+    assert_eq!(SidecarArgs::default().render(), Vec::<String>::new());
+    assert_eq!(QueryArgs::default().render(), Vec::<String>::new());
+    assert_eq!(QueryArgs::default().server.http_address, "0.0.0.0:10902");
+    assert_eq!(QueryArgs::default().timeout, Millis(120_000));
+}
+
+#[test]
+fn what_is_rendered_parses_back() {
+    let mut a = QueryArgs::default();
+    a.server.log_level = LogLevel::Debug;
+    a.replica_labels = vec!["prometheus_replica".into(), "rule_replica".into()];
+    a.partial_response = Switch(false);
+    a.client_tls_secure = Switch(true);
+    a.timeout = Millis(90_000);
+    a.max_concurrent = 7;
+    let argv = a.render();
+    assert_eq!(
+        argv,
+        [
+            "--log.level=debug",
+            "--grpc-client-tls-secure",
+            "--query.replica-label=prometheus_replica",
+            "--query.replica-label=rule_replica",
+            "--query.timeout=1m30s",
+            "--query.max-concurrent=7",
+            "--no-query.partial-response",
+        ]
+    );
+    let argv: Vec<&str> = argv.iter().map(String::as_str).collect();
+    assert_eq!(parse_query(&argv), Ok(a));
+}
+
+#[test]
+fn thanos_manifests_parse() {
+    let a = parse_query(&[
+        "--enable-auto-gomemlimit",
+        "--auto-gomemlimit.ratio=0.8",
+        "--endpoint",
+        "dnssrv+_grpc._tcp.x",
+        "--query.partial-response",
+    ])
+    .unwrap();
+    assert_eq!(a.endpoints, ["dnssrv+_grpc._tcp.x"]);
+    assert_eq!(a.partial_response, Switch(true));
+}
+
+#[test]
+fn what_cannot_be_honoured_is_refused_with_advice() {
+    let e = parse_query(&["--query.promql-engine=thanos"]).unwrap_err();
+    assert!(e.contains("there is one engine"), "{e}");
+    let e = parse_query(&["--query.timeout=5"]).unwrap_err();
+    assert!(e.contains("write it as 30s"), "{e}");
+    assert!(parse_query(&["--no-such-flag"]).is_err());
+}
