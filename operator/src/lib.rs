@@ -4,3 +4,4 @@
 //! `cluster` (validate) and `desired` are pure: no client, no clock.
 
 pub mod api;
+pub mod observe;

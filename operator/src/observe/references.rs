@@ -1,0 +1,47 @@
+//! Which Secrets and ConfigMaps a wish names. Nothing else is ever read.
+
+use std::collections::BTreeSet;
+
+use kube::ResourceExt as _;
+
+use crate::api::{MonitoringCluster, RemoteStore};
+
+/// Names of objects in the wish's namespace.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct References {
+    /// Secrets.
+    pub secrets: BTreeSet<String>,
+    /// ConfigMaps, beside those of the rule selector.
+    pub config_maps: BTreeSet<String>,
+}
+
+/// What a MonitoringCluster and its RemoteStores name, and the generated Secret that holds the last good configuration.
+#[must_use]
+pub fn references(cluster: &MonitoringCluster, remotes: &[RemoteStore]) -> References {
+    let mut found = References::default();
+    let spec = &cluster.spec;
+    if let Some(storage) = &spec.object_storage {
+        let named = storage.gcs.as_ref().and_then(|gcs| gcs.credentials_secret_ref.as_ref());
+        found.secrets.extend(named.or(storage.secret_ref.as_ref()).map(|key| key.name.clone()));
+    }
+    for scrape in &spec.scrape.additional {
+        found.secrets.extend(scrape.secret_ref.as_ref().map(|key| key.name.clone()));
+        found.config_maps.extend(scrape.config_map_ref.as_ref().map(|key| key.name.clone()));
+    }
+    if let Some(tls) = spec.expose.store_api.as_ref().and_then(|expose| expose.tls.as_ref()) {
+        found.secrets.insert(tls.secret_ref.name.clone());
+        found.secrets.extend(tls.client_ca_secret_ref.as_ref().map(|ca| ca.name.clone()));
+    }
+    for tls in remotes.iter().filter_map(|remote| remote.spec.tls.as_ref()) {
+        found.secrets.extend(tls.ca_secret_ref.as_ref().map(|ca| ca.name.clone()));
+        found.secrets.extend(tls.client_secret_ref.as_ref().map(|client| client.name.clone()));
+    }
+    found.secrets.insert(configuration_secret(&cluster.name_any()));
+    found
+}
+
+/// Name of the generated Secret that holds Prometheus's configuration, last good and next.
+#[must_use]
+pub fn configuration_secret(cluster: &str) -> String {
+    format!("{cluster}-prometheus-config")
+}
