@@ -1,3 +1,4 @@
 //! PromQL: parse, plan, execute; sync, no IO.
 
+pub mod exec;
 pub mod parse;
