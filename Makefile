@@ -1,0 +1,74 @@
+# What a person types. `make` alone lists it.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+# Everything that is built from third-party modules is kept outside the checkout, keyed by version.
+export PANOPTES_CACHE ?= $(HOME)/.cache/panoptes
+export CARGO_TARGET_DIR ?= $(PANOPTES_CACHE)/target
+export INSTA_UPDATE ?= no
+TRIPLE := x86_64-unknown-linux-gnu
+RELEASE := $(CARGO_TARGET_DIR)/$(TRIPLE)/release
+DEBUG := $(CARGO_TARGET_DIR)/$(TRIPLE)/debug
+# Tests take the peers that are named here, so that a missing one fails at once and not in the middle.
+TEST_PEERS := prometheus promtool thanos kube-apiserver etcd
+IMAGE ?= panoptes.dev/panoptes:0.1.0
+E2E := $(DEBUG)/e2e
+
+.PHONY: help
+help: ## this list
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+
+.PHONY: demo demo-down
+demo: release harness ## three clusters on this machine, one view over all of them (root; Debian)
+	$(E2E) demo --binary $(RELEASE)/panoptes
+
+demo-down: harness ## end the demo and remove what it left
+	$(E2E) demo-down
+
+.PHONY: install
+install: release ## definitions and operator on your own cluster: make install IMAGE=registry/panoptes:tag
+	$(RELEASE)/panoptes operator crds | kubectl apply --server-side -f -
+	$(RELEASE)/panoptes operator manifests --image '$(IMAGE)' | kubectl apply --server-side -f -
+	kubectl -n panoptes-system rollout status deployment/panoptes-operator --timeout=180s
+	@echo; echo "Next: kubectl apply -f examples/tutorial.yaml   (edit the bucket and the storage class first)"
+
+.PHONY: build release image
+build: release ## the binary, static, as target/release/panoptes
+	@mkdir -p target/release && cp -f $(RELEASE)/panoptes target/release/panoptes && ls -l target/release/panoptes
+
+release:
+	cargo build --release --locked -p panoptes --features jemalloc
+
+image: release harness ## the image as an archive for `ctr images import`: target/panoptes-image.tar
+	@mkdir -p target && $(E2E) image --binary $(RELEASE)/panoptes --name $(IMAGE) --output target/panoptes-image.tar
+
+.PHONY: harness peers
+harness:
+	cargo build --locked -p e2e
+
+peers: harness ## build the real parts that tests run against (Kubernetes, Prometheus, Thanos, ...)
+	$(E2E) peers
+
+.PHONY: test
+test: harness ## everything that needs no whole cluster
+	$(E2E) peers $(TEST_PEERS)
+	cargo test --locked --workspace
+
+.PHONY: e2e
+e2e: release harness ## the stories, on three real clusters (root; Debian)
+	$(E2E) stories --binary $(RELEASE)/panoptes
+
+.PHONY: goals bench
+goals: release harness ## the goals of docs/goals.md at their full size
+	$(E2E) goals --binary $(RELEASE)/panoptes
+
+bench: release harness ## ours beside the peer, on the same data, in one run
+	$(E2E) bench --binary $(RELEASE)/panoptes
+
+.PHONY: lint crds
+lint: ## format, clippy, stale generated files
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+
+crds: ## write crds/ again from the types
+	cargo run --locked -q -p panoptes -- operator crds --output crds
