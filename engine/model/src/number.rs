@@ -10,7 +10,8 @@ pub fn format_f(v: f64) -> String {
     format!("{v}")
 }
 
-/// `strconv.FormatFloat(v, 'g', -1, 64)`, Go's `%v`: an exponent below 1e-4 and from 1e21 on.
+/// `strconv.FormatFloat(v, 'g', -1, 64)`, Go's `%v`: an exponent below 1e-4 and from 1e6 on (1000000 is
+/// `1e+06`).
 pub fn format_g(v: f64) -> String {
     if let Some(s) = special(v) {
         return s.to_owned();
@@ -18,7 +19,7 @@ pub fn format_g(v: f64) -> String {
     let e = format!("{v:e}");
     let (mantissa, exponent) = e.split_once('e').unwrap_or((&e, "0"));
     let x: i32 = exponent.parse().unwrap_or(0);
-    if !(-4..21).contains(&x) {
+    if !(-4..6).contains(&x) {
         let sign = if x < 0 { '-' } else { '+' };
         format!("{mantissa}e{sign}{:02}", x.unsigned_abs())
     } else {
@@ -48,7 +49,9 @@ mod tests {
         assert_eq!(format_f(-0.0), "-0");
         assert_eq!(format_f(0.1), "0.1");
         assert_eq!(format_g(1e21), "1e+21");
-        assert_eq!(format_g(1e20), "100000000000000000000");
+        assert_eq!(format_g(1e20), "1e+20");
+        assert_eq!(format_g(1234567.5), "1.2345675e+06");
+        assert_eq!(format_g(100000.0), "100000");
         assert_eq!(format_g(0.00001), "1e-05");
         assert_eq!(format_g(0.0001), "0.0001");
         assert_eq!(format_g(1.5e-7), "1.5e-07");
