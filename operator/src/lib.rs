@@ -4,4 +4,5 @@
 //! `cluster` (validate) and `desired` are pure: no client, no clock.
 
 pub mod api;
+pub mod cmd;
 pub mod observe;
