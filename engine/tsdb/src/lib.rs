@@ -1,1 +1,3 @@
 //! Prometheus's storage formats as bytes: no network, no clock.
+
+pub mod chunk;
