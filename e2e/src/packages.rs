@@ -1,0 +1,57 @@
+//! Packages of the distribution that the clusters need.
+
+use std::process::Command;
+
+use anyhow::Context as _;
+
+use crate::{run, say};
+
+/// A program or file that proves that a package is there, and the package.
+const NEEDED: [(&str, &str); 9] = [
+    ("etcd", "etcd-server"),
+    ("containerd", "containerd"),
+    ("runc", "runc"),
+    ("/usr/lib/cni/bridge", "containernetworking-plugins"),
+    ("iptables", "iptables"),
+    ("ip", "iproute2"),
+    ("conntrack", "conntrack"),
+    ("socat", "socat"),
+    ("/etc/ssl/certs/ca-certificates.crt", "ca-certificates"),
+];
+
+/// Installs what is missing with `apt-get`.
+///
+/// # Errors
+/// When something is missing and this isn't root on a Debian-like machine; the message says what to install by hand.
+pub fn ensure() -> anyhow::Result<()> {
+    let missing: Vec<&str> = NEEDED.iter().filter(|(proof, _)| !present(proof)).map(|(_, package)| *package).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let list = missing.join(" ");
+    anyhow::ensure!(
+        is_root() && testkit::peers::in_path("apt-get").is_some(),
+        "these programs are missing: {list}. Install them (on Debian, as root: apt-get install --no-install-recommends {list}) and try again"
+    );
+    say::step(&format!("installing packages of the distribution: {list} (about a minute)"));
+    let apt = |args: &[&str]| {
+        run::command(Command::new("apt-get").args(args).env("DEBIAN_FRONTEND", "noninteractive"))
+            .with_context(|| format!("could not install {list}: install them by hand and try again"))
+    };
+    apt(&["update", "-q"])?;
+    let mut install = vec!["install", "-q", "-y", "--no-install-recommends"];
+    install.extend(&missing);
+    apt(&install)?;
+    let still: Vec<&str> = NEEDED.iter().filter(|(proof, _)| !present(proof)).map(|(_, package)| *package).collect();
+    anyhow::ensure!(still.is_empty(), "apt-get ran, but these are still missing: {}", still.join(" "));
+    Ok(())
+}
+
+/// Whether this is root, which clusters need for network namespaces, mounts and cgroups.
+pub fn is_root() -> bool {
+    run::output("id", &["-u"]).is_ok_and(|id| id.trim() == "0")
+}
+
+fn present(proof: &str) -> bool {
+    if proof.starts_with('/') { std::path::Path::new(proof).exists() } else { testkit::peers::in_path(proof).is_some() }
+}
