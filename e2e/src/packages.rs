@@ -47,6 +47,11 @@ pub fn ensure() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Whether a program of this name comes from a package.
+pub fn provides(program: &str) -> bool {
+    NEEDED.iter().any(|(proof, _)| *proof == program)
+}
+
 /// Whether this is root, which clusters need for network namespaces, mounts and cgroups.
 pub fn is_root() -> bool {
     run::output("id", &["-u"]).is_ok_and(|id| id.trim() == "0")

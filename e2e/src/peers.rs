@@ -4,29 +4,38 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Instant;
 
 use anyhow::Context as _;
 use sha2::{Digest as _, Sha256};
 
-use crate::say;
+use crate::{packages, say};
 
 /// One Go module and the binaries that come from it.
 #[derive(Debug)]
-pub struct Peer {
+struct Peer {
     /// The folder in `e2e/peers/`, and what people call it.
-    pub name: &'static str,
+    name: &'static str,
     /// The version that the module requires, for the folder's name and the binary's own answer.
-    pub version: &'static str,
-    /// The binaries and the packages they are built from.
-    pub binaries: &'static [(&'static str, &'static str)],
+    version: &'static str,
+    binaries: &'static [Binary],
     /// Packages' variables that hold the version.
     ldflags: &'static str,
     tags: &'static str,
     /// What it is good for, told while it is built.
     why: &'static str,
-    /// The minutes a cold build took on two cores.
+}
+
+/// One program of a module.
+#[derive(Debug, Clone, Copy)]
+struct Binary {
+    name: &'static str,
+    package: &'static str,
+    /// The minutes that a cold build took on two cores, the module's other binaries built before it.
     minutes: u32,
+}
+
+const fn binary(name: &'static str, package: &'static str, minutes: u32) -> Binary {
+    Binary { name, package, minutes }
 }
 
 const PEERS: [Peer; 6] = [
@@ -34,65 +43,59 @@ const PEERS: [Peer; 6] = [
         name: "kubernetes",
         version: "1.34.4",
         binaries: &[
-            ("kube-apiserver", "k8s.io/kubernetes/cmd/kube-apiserver"),
-            ("kube-controller-manager", "k8s.io/kubernetes/cmd/kube-controller-manager"),
-            ("kube-scheduler", "k8s.io/kubernetes/cmd/kube-scheduler"),
-            ("kubelet", "k8s.io/kubernetes/cmd/kubelet"),
-            ("kube-proxy", "k8s.io/kubernetes/cmd/kube-proxy"),
+            binary("kube-apiserver", "k8s.io/kubernetes/cmd/kube-apiserver", 7),
+            binary("kube-controller-manager", "k8s.io/kubernetes/cmd/kube-controller-manager", 5),
+            binary("kube-scheduler", "k8s.io/kubernetes/cmd/kube-scheduler", 1),
+            binary("kubelet", "k8s.io/kubernetes/cmd/kubelet", 1),
+            binary("kube-proxy", "k8s.io/kubernetes/cmd/kube-proxy", 1),
         ],
         ldflags: "-X k8s.io/component-base/version.gitVersion=v1.34.4 -X k8s.io/component-base/version.gitMajor=1 \
                   -X k8s.io/component-base/version.gitMinor=34",
         tags: "",
         why: "the clusters",
-        minutes: 15,
     },
     Peer {
         name: "prometheus",
         version: "3.14.0",
         binaries: &[
-            ("prometheus", "github.com/prometheus/prometheus/cmd/prometheus"),
-            ("promtool", "github.com/prometheus/prometheus/cmd/promtool"),
+            binary("prometheus", "github.com/prometheus/prometheus/cmd/prometheus", 7),
+            binary("promtool", "github.com/prometheus/prometheus/cmd/promtool", 1),
         ],
         ldflags: "-X github.com/prometheus/common/version.Version=3.14.0",
         tags: "",
         why: "what the operator deploys",
-        minutes: 8,
     },
     Peer {
         name: "thanos",
         version: "0.42.4",
-        binaries: &[("thanos", "github.com/thanos-io/thanos/cmd/thanos")],
+        binaries: &[binary("thanos", "github.com/thanos-io/thanos/cmd/thanos", 5)],
         ldflags: "-X github.com/prometheus/common/version.Version=0.42.4",
         tags: "slicelabels", // a StoreAPI call panics without it
         why: "the peer that our wire is compared with",
-        minutes: 6,
     },
     Peer {
         name: "kube-state-metrics",
         version: "2.15.0",
-        binaries: &[("kube-state-metrics", "k8s.io/kube-state-metrics/v2")],
+        binaries: &[binary("kube-state-metrics", "k8s.io/kube-state-metrics/v2", 2)],
         ldflags: "-X github.com/prometheus/common/version.Version=2.15.0",
         tags: "",
         why: "what the operator deploys",
-        minutes: 2,
     },
     Peer {
         name: "node-exporter",
         version: "1.12.1",
-        binaries: &[("node_exporter", "github.com/prometheus/node_exporter")],
+        binaries: &[binary("node_exporter", "github.com/prometheus/node_exporter", 1)],
         ldflags: "-X github.com/prometheus/common/version.Version=1.12.1",
         tags: "",
         why: "what the operator deploys",
-        minutes: 1,
     },
     Peer {
         name: "coredns",
         version: "1.14.3",
-        binaries: &[("coredns", "github.com/coredns/coredns")],
+        binaries: &[binary("coredns", "github.com/coredns/coredns", 3)],
         ldflags: "",
         tags: "",
         why: "the clusters' DNS",
-        minutes: 3,
     },
 ];
 
@@ -104,31 +107,41 @@ pub fn names() -> Vec<&'static str> {
 /// What whole clusters and the demo need.
 pub const FOR_CLUSTERS: [&str; 5] = ["kubernetes", "prometheus", "kube-state-metrics", "node-exporter", "coredns"];
 
-/// Builds those of the named peers that are not built yet.
+/// Builds those of the named peers that are not built yet. A name is a module's (`kubernetes`: all its binaries), a binary's
+/// (`kube-apiserver`), or that of a program from the distribution's packages (`etcd`).
 ///
 /// # Errors
-/// When Go is missing or too old, or a build fails.
+/// When a name is unknown, Go is missing or too old, or a build fails.
 pub fn ensure(names: &[&str]) -> anyhow::Result<()> {
     let mut todo = Vec::new();
     for name in names {
-        let peer = PEERS.iter().find(|p| p.name == *name).with_context(|| format!("there is no peer {name}"))?;
-        match peer.state()? {
-            State::Built => peer.link()?,
-            State::Missing(why) => todo.push((peer, why)),
+        let mut known = packages::provides(name);
+        if known {
+            packages::ensure()?;
         }
+        for peer in &PEERS {
+            for binary in peer.binaries.iter().filter(|b| peer.name == *name || b.name == *name) {
+                known = true;
+                match peer.state(binary)? {
+                    State::Built => peer.link(binary)?,
+                    State::Missing(why) => todo.push((peer, binary, why)),
+                }
+            }
+        }
+        anyhow::ensure!(known, "there is no peer {name}");
     }
     if todo.is_empty() {
         return Ok(());
     }
     check_go()?;
-    let minutes: u32 = todo.iter().map(|(p, _)| p.minutes).sum();
+    let minutes: u32 = todo.iter().map(|(_, b, _)| b.minutes).sum();
     say::step(&format!(
-        "building {} peers with Go, once (at most about {minutes} minutes on two cores): {}",
+        "building {} programs with Go, once (about {minutes} minutes on two cores if nothing is cached): {}",
         todo.len(),
-        todo.iter().map(|(p, _)| p.name).collect::<Vec<_>>().join(", ")
+        todo.iter().map(|(_, b, _)| b.name).collect::<Vec<_>>().join(", ")
     ));
-    for (peer, why) in todo {
-        peer.build(&why)?;
+    for (peer, binary, why) in todo {
+        peer.build(binary, why)?;
     }
     Ok(())
 }
@@ -152,7 +165,7 @@ pub fn hex(bytes: &[u8]) -> String {
 
 enum State {
     Built,
-    Missing(String),
+    Missing(&'static str),
 }
 
 impl Peer {
@@ -175,59 +188,55 @@ impl Peer {
         Ok(hex(&hash.finalize()))
     }
 
-    fn state(&self) -> anyhow::Result<State> {
-        let Ok(stamp) = fs::read_to_string(self.folder().join("stamp")) else {
-            return Ok(State::Missing("not built yet".to_owned()));
+    fn state(&self, binary: &Binary) -> anyhow::Result<State> {
+        let file = self.folder().join(binary.name);
+        let Ok(stamp) = fs::read_to_string(file.with_extension("stamp")) else {
+            return Ok(State::Missing("not built yet"));
         };
-        if stamp.trim() != self.key()? {
-            return Ok(State::Missing("its module file or flags changed".to_owned()));
-        }
-        let gone = self.binaries.iter().find(|(binary, _)| !self.folder().join(binary).is_file());
-        Ok(gone.map_or(State::Built, |(binary, _)| State::Missing(format!("{binary} is gone"))))
+        Ok(match (stamp.trim() == self.key()?, file.is_file()) {
+            (false, _) => State::Missing("its module or its flags changed"),
+            (true, false) => State::Missing("it is gone from the cache"),
+            (true, true) => State::Built,
+        })
     }
 
-    fn build(&self, why: &str) -> anyhow::Result<()> {
-        let key = self.key()?;
+    fn build(&self, binary: &Binary, why: &str) -> anyhow::Result<()> {
         fs::create_dir_all(self.folder())?;
-        let start = Instant::now();
-        for (binary, package) in self.binaries {
-            say::step(&format!("  {binary} {}: {why}; needed for {}", self.version, self.why));
-            // Built beside its place and then moved: a running process may hold the old file.
-            let part = self.folder().join(format!("{binary}.part"));
-            let status = Command::new("go")
-                .current_dir(self.module())
-                .env("CGO_ENABLED", "0")
-                .env("GOFLAGS", "-buildvcs=false -mod=readonly")
-                .args(["build", "-trimpath", "-tags", self.tags])
-                .arg("-ldflags")
-                .arg(format!("-s -w {}", self.ldflags))
-                .arg("-o")
-                .arg(&part)
-                .arg(package)
-                .stdin(Stdio::null())
-                .status()
-                .context("start go")?;
-            anyhow::ensure!(status.success(), "go build {package} failed ({status}); what it said is above");
-            fs::rename(&part, self.folder().join(binary))?;
-        }
-        fs::write(self.folder().join("stamp"), key)?;
-        self.link()?;
-        say::step(&format!("  {} {} is built, {:.0} s", self.name, self.version, start.elapsed().as_secs_f64()));
-        Ok(())
+        say::step(&format!(
+            "  {} {} for {}: {why}; at most {} min",
+            binary.name, self.version, self.why, binary.minutes
+        ));
+        // Built beside its place and then moved: a running process may hold the old file.
+        let file = self.folder().join(binary.name);
+        let part = file.with_extension("part");
+        let status = Command::new("go")
+            .current_dir(self.module())
+            .env("CGO_ENABLED", "0")
+            .env("GOFLAGS", "-buildvcs=false -mod=readonly")
+            .args(["build", "-trimpath", "-tags", self.tags])
+            .arg("-ldflags")
+            .arg(format!("-s -w {}", self.ldflags))
+            .arg("-o")
+            .arg(&part)
+            .arg(binary.package)
+            .stdin(Stdio::null())
+            .status()
+            .context("start go")?;
+        anyhow::ensure!(status.success(), "go build {} failed ({status}); what it said is above", binary.package);
+        fs::rename(&part, &file)?;
+        fs::write(file.with_extension("stamp"), self.key()?)?;
+        self.link(binary)
     }
 
-    fn link(&self) -> anyhow::Result<()> {
+    fn link(&self, binary: &Binary) -> anyhow::Result<()> {
         let bin = testkit::peers::cache().join("peers").join("bin");
         fs::create_dir_all(&bin)?;
-        for (binary, _) in self.binaries {
-            let (link, target) = (bin.join(binary), self.folder().join(binary));
-            if fs::read_link(&link).is_ok_and(|to| to == target) {
-                continue;
-            }
-            let _ = fs::remove_file(&link);
-            std::os::unix::fs::symlink(&target, &link).with_context(|| format!("link {}", link.display()))?;
+        let (link, target) = (bin.join(binary.name), self.folder().join(binary.name));
+        if fs::read_link(&link).is_ok_and(|to| to == target) {
+            return Ok(());
         }
-        Ok(())
+        let _ = fs::remove_file(&link);
+        std::os::unix::fs::symlink(&target, &link).with_context(|| format!("link {}", link.display()))
     }
 }
 
@@ -258,8 +267,8 @@ mod tests {
                 |rest| format!(" v0.3{rest}\n"), // Prometheus 3.14.0 is the Go module v0.314.0
             );
             assert!(text.contains(&wanted), "{}: no{wanted}", peer.name);
-            for (_, package) in peer.binaries {
-                assert!(text.contains(package) && text.contains("tool"), "{}: no tool line for {package}", peer.name);
+            for binary in peer.binaries {
+                assert!(text.contains(binary.package) && text.contains("tool"), "no tool line for {}", binary.name);
             }
         }
     }

@@ -52,6 +52,16 @@ fn assign(cluster: &Cluster, service: &Value) -> anyhow::Result<()> {
     let text = |at: &str| service["metadata"][at].as_str().unwrap_or_default();
     let patch = json!({"status": {"loadBalancer": {"ingress": [{"ip": address}]}}}).to_string();
     cluster
-        .kubectl(&["patch", "service", text("name"), "-n", text("namespace"), "--subresource=status", "--type=merge", "-p", &patch])
+        .kubectl(&[
+            "patch",
+            "service",
+            text("name"),
+            "-n",
+            text("namespace"),
+            "--subresource=status",
+            "--type=merge",
+            "-p",
+            &patch,
+        ])
         .map(|_| ())
 }

@@ -15,7 +15,14 @@ pub(super) fn write_certificates(cluster: &Cluster) -> anyhow::Result<()> {
     fs::write(dir.join("ca.crt"), authority.cert())?;
     write_pair(&dir, "sa", &certs::bare_key()?)?;
     let node_ip = cluster.node_ip();
-    let hosts = ["kubernetes.default.svc", "kubernetes", "kubernetes.default", "127.0.0.1", &node_ip, &cluster.api_service_ip()];
+    let hosts = [
+        "kubernetes.default.svc",
+        "kubernetes",
+        "kubernetes.default",
+        "127.0.0.1",
+        &node_ip,
+        &cluster.api_service_ip(),
+    ];
     write_pair(&dir, "api", &authority.server(&hosts)?)?;
     let node = authority.issue(&Request {
         name: format!("system:node:{}", cluster.node_name()),

@@ -53,7 +53,9 @@ impl Cluster {
     /// # Errors
     /// When there is none.
     pub fn named(name: &str) -> anyhow::Result<Self> {
-        ALL.into_iter().find(|c| c.name == name).ok_or_else(|| anyhow::anyhow!("no cluster {name}: ops, prod or staging"))
+        ALL.into_iter()
+            .find(|c| c.name == name)
+            .ok_or_else(|| anyhow::anyhow!("no cluster {name}: ops, prod or staging"))
     }
 
     /// The administrator's kubeconfig file.

@@ -52,9 +52,7 @@ pub(super) fn remove(cluster: &Cluster) {
 }
 
 fn forward_rules(cluster: &Cluster) -> Vec<Vec<String>> {
-    ["-i", "-o"]
-        .map(|side| ["FORWARD", side, &cluster.link(), "-j", "ACCEPT"].map(str::to_owned).to_vec())
-        .to_vec()
+    ["-i", "-o"].map(|side| ["FORWARD", side, &cluster.link(), "-j", "ACCEPT"].map(str::to_owned).to_vec()).to_vec()
 }
 
 /// The ids of all processes in the cluster's network namespace: its daemons, and pods that use the host's network.

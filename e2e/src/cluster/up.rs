@@ -62,14 +62,16 @@ pub fn up(clusters: &[Cluster], purpose: Purpose, extra: &[Archive]) -> anyhow::
     if !new.is_empty() {
         say::step(&format!("starting clusters: {} (about 20 s)", names(&new)));
     }
-    let blank = State { purpose, version, checkout, processes: BTreeMap::new(), images: BTreeMap::new(), complete: false };
+    let blank =
+        State { purpose, version, checkout, processes: BTreeMap::new(), images: BTreeMap::new(), complete: false };
     std::thread::scope(|scope| {
         let running: Vec<_> = clusters
             .iter()
             .map(|cluster| {
                 let (blank, archives, kept) = (blank.clone(), &archives, kept.contains(cluster));
                 scope.spawn(move || {
-                    let state = if kept { State::load(cluster).context("its state is gone")? } else { start(cluster, blank)? };
+                    let state =
+                        if kept { State::load(cluster).context("its state is gone")? } else { start(cluster, blank)? };
                     finish(cluster, state, archives, kept).with_context(|| format!("cluster {}", cluster.name))
                 })
             })
@@ -188,13 +190,16 @@ fn version() -> anyhow::Result<String> {
 fn node_is_ready(cluster: &Cluster) -> bool {
     let path = r#"jsonpath={.status.conditions[?(@.type=="Ready")].status}"#;
     let name = cluster.node_name();
-    cluster
-        .kubectl(&["get", "node", &name, "--request-timeout=5s", "-o", path])
-        .is_ok_and(|status| status == "True")
+    cluster.kubectl(&["get", "node", &name, "--request-timeout=5s", "-o", path]).is_ok_and(|status| status == "True")
 }
 
 /// Waits, and shows the end of the process's log when it does not come.
-fn wait_for(cluster: &Cluster, process: &str, seconds: u64, attempt: impl FnMut() -> anyhow::Result<()>) -> anyhow::Result<()> {
+fn wait_for(
+    cluster: &Cluster,
+    process: &str,
+    seconds: u64,
+    attempt: impl FnMut() -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
     wait::until(process, Duration::from_secs(seconds), Duration::from_millis(200), attempt).map_err(|error| {
         let log = fs::read(cluster.log(process)).unwrap_or_default();
         let log = String::from_utf8_lossy(&log);
