@@ -5,4 +5,5 @@
 
 pub mod api;
 pub mod cmd;
+pub mod leader;
 pub mod observe;
