@@ -1,0 +1,154 @@
+//! Regular expressions as Prometheus means them: RE2 syntax as Go's `regexp` reads it, anchored on both ends,
+//! dot matches newline.
+//!
+//! The text goes through our own parser ([`parse`]), which accepts and refuses what Go does, with Go's error texts.
+//! From the tree come two things: an automaton of `regex_automata`, and, where the expression allows, a short cut
+//! ([`fast`]): a set of literal values, or literals with gaps between them (`foo.*bar`), which needs no automaton.
+//!
+//! Known differences, all deliberate: Unicode tables are of version 16 (Go: 15); `\p{Old_Italic}` and the other scripts
+//! with two words in their name are accepted (Go 1.25 and later lost them); an expression whose automaton takes more
+//! than 10 MiB, or with more than 1000 open groups, is an error.
+
+mod class;
+mod expand;
+mod fast;
+mod parse;
+mod tree;
+
+use fast::Fast;
+use regex_automata::meta;
+use regex_syntax::hir::{Hir, Look};
+use std::fmt;
+use std::sync::{Arc, OnceLock};
+
+/// Largest automaton we build, in bytes.
+const AUTOMATON_LIMIT: usize = 10 << 20;
+
+/// Height of a tree up to which any thread's stack will do.
+const SHALLOW: u32 = 100;
+
+/// The stack for higher trees, in bytes: the parser allows a height of 1000.
+const DEEP_STACK: usize = 32 << 20;
+
+/// Why an expression was refused, in the words of Go's `regexp/syntax`.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct RegexError(pub String);
+
+impl RegexError {
+    /// Go's text: the reason and the part of the expression it is about.
+    fn new(reason: &str, part: &str) -> Self {
+        Self(format!("error parsing regexp: {reason}: `{part}`"))
+    }
+}
+
+/// A compiled, fully anchored expression. Cloning is cheap.
+#[derive(Clone)]
+pub struct Regex(Arc<Inner>);
+
+struct Inner {
+    source: String,
+    fast: Option<Fast>,
+    /// What every matching value begins with; may be empty.
+    prefix: String,
+    /// Named groups in order, with their numbers.
+    names: Vec<(String, usize)>,
+    /// Built at once without a short cut; otherwise only when groups are asked for.
+    automaton: OnceLock<meta::Regex>,
+}
+
+impl Regex {
+    /// Compiles `source`.
+    ///
+    /// # Errors
+    /// What Go refuses, in Go's words; and `expression too large` if the automaton would take more than 10 MiB.
+    pub fn new(source: &str) -> Result<Self, RegexError> {
+        let parsed = parse::parse(source)?;
+        if parsed.height <= SHALLOW {
+            return Self::compile(source, parsed);
+        }
+        // What follows walks the tree by recursion, ours and that of `regex_automata`: give it the room.
+        std::thread::scope(|scope| {
+            std::thread::Builder::new()
+                .stack_size(DEEP_STACK)
+                .spawn_scoped(scope, || Self::compile(source, parsed))
+                .ok()
+                .and_then(|worker| worker.join().ok())
+                .unwrap_or_else(|| Err(RegexError::new("expression nests too deeply", source)))
+        })
+    }
+
+    fn compile(source: &str, parsed: parse::Parsed) -> Result<Self, RegexError> {
+        let fast = if parsed.height <= SHALLOW { Fast::of(&parsed.tree, source.len()) } else { None };
+        let automaton = OnceLock::new();
+        if fast.is_none() {
+            let built = build(&parsed.tree, Some(AUTOMATON_LIMIT))
+                .ok_or_else(|| RegexError::new("expression too large", source))?;
+            let _ = automaton.set(built);
+        }
+        let prefix = parsed.tree.prefix();
+        Ok(Self(Arc::new(Inner { source: source.to_owned(), fast, prefix, names: parsed.names, automaton })))
+    }
+
+    /// True if the whole of `value` matches.
+    pub fn is_match(&self, value: &str) -> bool {
+        match &self.0.fast {
+            Some(fast) => fast.is_match(value),
+            None => self.automaton().is_some_and(|a| a.is_match(value)),
+        }
+    }
+
+    /// The expression as written.
+    pub fn as_str(&self) -> &str {
+        &self.0.source
+    }
+
+    /// All values that match, sorted and without duplicates, if they are finite and few enough to be looked up one by one.
+    pub fn set_matches(&self) -> Option<&[String]> {
+        self.0.fast.as_ref()?.values()
+    }
+
+    /// What every matching value begins with, if anything: bounds a look-up in sorted values.
+    pub fn prefix(&self) -> Option<&str> {
+        Some(self.0.prefix.as_str()).filter(|p| !p.is_empty())
+    }
+
+    /// If `value` matches: `template` with `$1`, `${1}`, `$name`, `${name}` replaced by the groups, as Go's
+    /// `Regexp.Expand` does it (`$$` is a dollar, an unknown or unmatched group is empty, `$1x` is the group `1x`).
+    pub fn captures_expand(&self, value: &str, template: &str) -> Option<String> {
+        if self.0.fast.as_ref().is_some_and(|f| !f.is_match(value)) {
+            return None;
+        }
+        let automaton = self.automaton()?;
+        let mut groups = automaton.create_captures();
+        automaton.captures(value, &mut groups);
+        groups.is_match().then(|| {
+            expand::expand(template, &self.0.names, |n| groups.get_group(n).and_then(|s| value.get(s.start..s.end)))
+        })
+    }
+
+    /// The automaton, built now if the short cut made it unnecessary until now. The parser bounds such an expression to
+    /// a few million literal characters, far below what an automaton can number, so that building it can't fail.
+    fn automaton(&self) -> Option<&meta::Regex> {
+        if let Some(built) = self.0.automaton.get() {
+            return Some(built);
+        }
+        let built = build(&parse::parse(&self.0.source).ok()?.tree, None)?;
+        Some(self.0.automaton.get_or_init(|| built))
+    }
+}
+
+/// The automaton of an anchored tree; nothing if it grows over the limit (bytes).
+fn build(tree: &tree::Node, limit: Option<usize>) -> Option<meta::Regex> {
+    let anchored = Hir::concat(vec![Hir::look(Look::Start), tree.to_hir(), Hir::look(Look::End)]);
+    meta::Builder::new().configure(meta::Config::new().nfa_size_limit(limit)).build_from_hir(&anchored).ok()
+}
+
+impl fmt::Debug for Regex {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.source)
+    }
+}
+
+#[cfg(test)]
+mod tests;
