@@ -5,7 +5,11 @@
 #![allow(clippy::disallowed_methods, reason = "the harness waits for real clusters in real time")]
 
 pub mod cluster;
+pub mod demo;
+pub mod fleet;
 pub mod image;
+pub mod install;
+pub mod memory;
 pub mod packages;
 pub mod peers;
 pub mod run;

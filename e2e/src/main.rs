@@ -1,10 +1,11 @@
 //! The harness as a command: clusters, demo, stories.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use e2e::cluster::{self, Cluster, Purpose};
-use e2e::{peers, say};
+use e2e::{demo, image, peers, say};
 
 #[derive(Parser)]
 #[command(about = "Whole Kubernetes clusters on this machine: demo and end-to-end stories of Panoptes")]
@@ -32,6 +33,26 @@ enum Command {
     Down {
         /// ops, prod, staging
         clusters: Vec<String>,
+    },
+    /// Three clusters, one view over all of them
+    Demo {
+        /// The release binary `panoptes`
+        #[arg(long)]
+        binary: PathBuf,
+    },
+    /// End the demo and remove what it left
+    DemoDown,
+    /// Write the product's image as an archive for `ctr images import`
+    Image {
+        /// The release binary `panoptes`
+        #[arg(long)]
+        binary: PathBuf,
+        /// Reference of the image
+        #[arg(long, default_value = image::PANOPTES)]
+        name: String,
+        /// The file to be written
+        #[arg(long)]
+        output: PathBuf,
     },
     /// Give addresses to Services of type LoadBalancer (started by `up`)
     #[command(hide = true)]
@@ -67,6 +88,14 @@ fn run(command: Command) -> anyhow::Result<()> {
                 cluster::down(&cluster)?;
                 say::step(&format!("{} is gone", cluster.name));
             }
+            Ok(())
+        }
+        Command::Demo { binary } => demo::demo(&binary),
+        Command::DemoDown => demo::demo_down(),
+        Command::Image { binary, name, output } => {
+            let archive = image::Image::of_panoptes(&name, &binary).write()?;
+            std::fs::copy(&archive.file, &output)?;
+            say::step(&format!("{name} is in {}", output.display()));
             Ok(())
         }
         Command::Balancer { cluster } => cluster::serve_load_balancers(&Cluster::named(&cluster)?),

@@ -7,6 +7,9 @@ use serde_json::{Value, json};
 
 use super::{Cluster, NodeProcess};
 
+/// The annotation by which a well-known balancer for plain machines takes a wish for an address.
+const WANTED: &str = "metallb.io/loadBalancerIPs";
+
 /// The process that gives out addresses: this very program.
 pub(super) fn process(cluster: &Cluster) -> anyhow::Result<NodeProcess> {
     let program = std::env::current_exe()?;
@@ -48,7 +51,8 @@ fn wants_address(service: &Value) -> bool {
 /// The node port is unique in the cluster, so an address made from it is too (as far as 254 go).
 fn assign(cluster: &Cluster, service: &Value) -> anyhow::Result<()> {
     let port = service["spec"]["ports"][0]["nodePort"].as_u64().unwrap_or_default();
-    let address = format!("10.76.{}.{}", cluster.index, 1 + port % 254);
+    let wanted = service["metadata"]["annotations"][WANTED].as_str().map(str::to_owned);
+    let address = wanted.unwrap_or_else(|| format!("10.76.{}.{}", cluster.index, 1 + port % 254));
     let text = |at: &str| service["metadata"][at].as_str().unwrap_or_default();
     let patch = json!({"status": {"loadBalancer": {"ingress": [{"ip": address}]}}}).to_string();
     cluster

@@ -18,9 +18,7 @@ pub fn down(cluster: &Cluster) -> anyhow::Result<()> {
     let start = Instant::now();
     loop {
         let mut left = net::processes(cluster);
-        for group in control_groups(cluster) {
-            collect_processes(&group, &mut left);
-        }
+        left.extend(pod_processes(cluster));
         if left.is_empty() {
             break;
         }
@@ -48,6 +46,24 @@ pub fn down(cluster: &Cluster) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Removes the machine-wide folders when no cluster is left in them.
+pub fn remove_folders() {
+    let _ = fs::remove_file(Path::new(super::RUN).join("lock"));
+    let _ = fs::remove_dir(super::RUN);
+    let _ = fs::remove_dir(super::DATA);
+}
+
+/// The ids of all processes in the cluster's pods.
+pub(super) fn pod_processes(cluster: &Cluster) -> Vec<u32> {
+    let mut found = Vec::new();
+    for group in control_groups(cluster) {
+        collect_processes(&group, &mut found);
+    }
+    found.sort_unstable();
+    found.dedup();
+    found
+}
+
 /// Whether anything of the cluster is there.
 pub(super) fn is_anything_left(cluster: &Cluster) -> bool {
     cluster.run_dir().exists()
@@ -72,8 +88,6 @@ fn collect_processes(group: &Path, into: &mut Vec<u32>) {
             collect_processes(&child.path(), into);
         }
     }
-    into.sort_unstable();
-    into.dedup();
 }
 
 fn remove_groups(group: &Path) {

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 pub use balancer::serve as serve_load_balancers;
-pub use down::down;
+pub use down::{down, remove_folders};
 pub use faults::Fault;
 pub use net::NodeProcess;
 pub use state::Purpose;
@@ -76,6 +76,16 @@ impl Cluster {
     /// The only node's name.
     pub fn node_name(&self) -> String {
         format!("{}-node", self.name)
+    }
+
+    /// A file that lives and dies with the cluster.
+    pub fn fleet_file(&self, name: &str) -> PathBuf {
+        self.run_dir().join(name)
+    }
+
+    /// The ids, on the host, of all processes in its pods.
+    pub fn pod_processes(&self) -> Vec<u32> {
+        down::pod_processes(self)
     }
 
     fn run_dir(&self) -> PathBuf {
