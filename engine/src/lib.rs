@@ -1,1 +1,4 @@
 //! The services of the embedded engine: sidecar, query.
+
+pub mod server;
+pub mod storeapi;

@@ -1,0 +1,260 @@
+//! gRPC channels to other parts: connect deadline, keep-alive, TLS with reloaded files, and errors that say what is wrong.
+
+use super::{net, tls};
+use args::state::{ErrorClass, Tls};
+use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
+use rustls::{AlertDescription, CertificateError};
+use rustls_pki_types::ServerName;
+use std::error::Error;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+use tonic::transport::{Channel, Endpoint, Uri};
+
+/// How often an idle connection is probed. Thanos's servers refuse pings that come sooner than every 10 s.
+const KEEP_ALIVE: Duration = Duration::from_secs(11);
+/// How long the answer to a probe may take.
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Bytes that a server may send ahead on one stream: a reader that stalls holds up no more than this.
+const STREAM_WINDOW: u32 = 1 << 20;
+/// The same for a whole connection.
+const CONNECTION_WINDOW: u32 = 4 << 20;
+
+/// Where and how to connect.
+#[derive(Clone)]
+pub struct Target {
+    /// `host:port` to dial: normally `ip:port`.
+    pub address: String,
+    /// `host[:port]` that requests name as their authority; empty: the address.
+    pub authority: String,
+    /// TLS; `None` is plaintext.
+    pub tls: Option<Arc<tls::ClientTls>>,
+    /// Name that the server's certificate must carry; empty: the host of the authority.
+    pub server_name: String,
+    /// Deadline for TCP and TLS together.
+    pub connect_timeout: Duration,
+}
+
+/// A connection could not be made.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[error("{message}")]
+pub struct DialError {
+    /// Which kind of failure.
+    pub class: ErrorClass,
+    /// What happened, in one sentence.
+    pub message: String,
+}
+
+/// What is known of a channel's connections; clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct Link(Arc<Mutex<LinkState>>);
+
+#[derive(Debug, Default)]
+struct LinkState {
+    tls: Option<Tls>,
+    error: Option<DialError>,
+}
+
+impl Link {
+    /// What the last TLS handshake showed; `None` for plaintext, or before the first connection.
+    pub fn tls(&self) -> Option<Tls> {
+        self.0.lock().tls.clone()
+    }
+
+    /// Why the last attempt to connect failed; `None` if it did not.
+    pub fn error(&self) -> Option<DialError> {
+        self.0.lock().error.clone()
+    }
+}
+
+/// A channel that connects when it is first used, and again when the connection is lost.
+pub fn channel(target: Target) -> Result<(Channel, Link), DialError> {
+    let invalid = |what: &str, e: &dyn std::fmt::Display| DialError {
+        class: ErrorClass::Dns,
+        message: format!("{what} is not an address: {e}"),
+    };
+    let authority = if target.authority.is_empty() { &target.address } else { &target.authority };
+    let scheme = if target.tls.is_some() { "https" } else { "http" };
+    let origin: Uri = format!("{scheme}://{authority}").parse().map_err(|e| invalid(authority, &e))?;
+    // The scheme that tonic dials is always http: TLS is done by the connector below.
+    let endpoint = Endpoint::from_shared(format!("http://{}", target.address))
+        .map_err(|e| invalid(&target.address, &e))?
+        .origin(origin.clone())
+        .http2_keep_alive_interval(KEEP_ALIVE)
+        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
+        .keep_alive_while_idle(true)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW);
+    let name = if target.server_name.is_empty() { origin.host().unwrap_or_default() } else { &target.server_name };
+    let name = ServerName::try_from(name.trim_matches(['[', ']']).to_owned()).map_err(|e| invalid(name, &e))?;
+    let link = Link::default();
+    let dialer = Arc::new(Dialer { target, name, link: link.clone() });
+    let connector = tower::service_fn(move |_: Uri| {
+        let dialer = Arc::clone(&dialer);
+        async move { dialer.dial().await }
+    });
+    Ok((endpoint.connect_with_connector_lazy(connector), link))
+}
+
+struct Dialer {
+    target: Target,
+    name: ServerName<'static>,
+    link: Link,
+}
+
+impl Dialer {
+    async fn dial(&self) -> Result<TokioIo<Box<dyn Stream>>, DialError> {
+        let outcome = match tokio::time::timeout(self.target.connect_timeout, self.connect()).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(DialError {
+                class: ErrorClass::Timeout,
+                message: format!("no connection to {} within {:?}", self.target.address, self.target.connect_timeout),
+            }),
+        };
+        let mut state = self.link.0.lock();
+        match outcome {
+            Ok((stream, tls)) => {
+                *state = LinkState { tls, error: None };
+                Ok(TokioIo::new(stream))
+            }
+            Err(error) => {
+                state.error = Some(error.clone());
+                Err(error)
+            }
+        }
+    }
+
+    async fn connect(&self) -> Result<(Box<dyn Stream>, Option<Tls>), DialError> {
+        let address = &self.target.address;
+        let stream = net::connect(address).await.map_err(|e| {
+            let class = if e.kind() == io::ErrorKind::TimedOut { ErrorClass::Timeout } else { ErrorClass::Connect };
+            DialError { class, message: format!("can't connect to {address}: {e}") }
+        })?;
+        let Some(tls) = &self.target.tls else { return Ok((Box::new(stream), None)) };
+        let connector = tokio_rustls::TlsConnector::from(tls.config());
+        let stream = connector.connect(self.name.clone(), stream).await.map_err(|e| {
+            let class = classify(&e).unwrap_or(ErrorClass::TlsHandshake);
+            DialError { class, message: format!("TLS handshake with {address}: {e}") }
+        })?;
+        let (_, session) = stream.get_ref();
+        let certificate = session.peer_certificates().and_then(|c| c.first());
+        let seen = Tls {
+            protocol: match session.protocol_version() {
+                Some(rustls::ProtocolVersion::TLSv1_2) => "1.2".to_owned(),
+                Some(rustls::ProtocolVersion::TLSv1_3) => "1.3".to_owned(),
+                other => format!("{other:?}"),
+            },
+            peer_subject: certificate.and_then(tls::subject).unwrap_or_default(),
+            server_not_after_ms: certificate.and_then(tls::not_after_ms),
+            client_not_after_ms: tls.own_not_after_ms(),
+        };
+        if session.alpn_protocol().is_some_and(|p| p != b"h2") {
+            let message = format!("{address} does not speak HTTP/2");
+            return Err(DialError { class: ErrorClass::NotHttp2, message });
+        }
+        Ok((Box::new(stream), Some(seen)))
+    }
+}
+
+/// What a connection is made of.
+trait Stream: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin {}
+impl<T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin> Stream for T {}
+
+/// The kind of failure behind a failed call.
+pub fn classify_status(status: &tonic::Status) -> ErrorClass {
+    use tonic::Code;
+    if let Some(class) = classify(status) {
+        return class;
+    }
+    match status.code() {
+        Code::Unauthenticated | Code::PermissionDenied => ErrorClass::Unauthorized,
+        Code::DeadlineExceeded => ErrorClass::Timeout,
+        // tonic's own deadline ends this way.
+        Code::Cancelled if status.message().contains("Timeout expired") => ErrorClass::Timeout,
+        Code::Unavailable => ErrorClass::Connect,
+        _ => ErrorClass::Protocol,
+    }
+}
+
+/// What happened, from the outermost message to the innermost cause, without repeating what a message already says.
+pub fn explain(status: &tonic::Status) -> String {
+    let mut text = if status.message().is_empty() { status.code().to_string() } else { status.message().to_owned() };
+    let mut cause = status.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        // A status' source prints the same words again in its own form.
+        if !more.is_empty() && !text.contains(&more) && !error.is::<tonic::Status>() {
+            text = format!("{text}: {more}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
+/// The kind of failure, if the chain of causes shows one.
+fn classify(error: &(dyn Error + 'static)) -> Option<ErrorClass> {
+    let mut next = Some(error);
+    while let Some(e) = next {
+        if let Some(dial) = e.downcast_ref::<DialError>() {
+            return Some(dial.class);
+        }
+        if let Some(tls) = e.downcast_ref::<rustls::Error>() {
+            return Some(classify_tls(tls));
+        }
+        if let Some(io) = e.downcast_ref::<io::Error>() {
+            // An I/O error that carries another one does not show it as its source.
+            if let Some(inner) = io.get_ref().and_then(|inner| classify(inner)) {
+                return Some(inner);
+            }
+            match io.kind() {
+                io::ErrorKind::TimedOut => return Some(ErrorClass::Timeout),
+                io::ErrorKind::ConnectionRefused
+                | io::ErrorKind::HostUnreachable
+                | io::ErrorKind::NetworkUnreachable => {
+                    return Some(ErrorClass::Connect);
+                }
+                _ => {}
+            }
+        }
+        let text = e.to_string();
+        // The h2 crate has no type for it: what a server that speaks something else makes it say.
+        if ["frame with invalid size", "invalid connection preface", "FRAME_SIZE_ERROR", "PROTOCOL_ERROR"]
+            .iter()
+            .any(|t| text.contains(t))
+        {
+            return Some(ErrorClass::NotHttp2);
+        }
+        next = e.source();
+    }
+    None
+}
+
+fn classify_tls(error: &rustls::Error) -> ErrorClass {
+    match error {
+        rustls::Error::InvalidCertificate(e) => match e {
+            CertificateError::Expired
+            | CertificateError::ExpiredContext { .. }
+            | CertificateError::NotValidYet
+            | CertificateError::NotValidYetContext { .. } => ErrorClass::CertificateExpired,
+            CertificateError::UnknownIssuer | CertificateError::BadSignature => ErrorClass::UnknownCa,
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+                ErrorClass::WrongServerName
+            }
+            _ => ErrorClass::TlsHandshake,
+        },
+        // The far side did not like what we showed: our certificate, or that we have none.
+        rustls::Error::AlertReceived(
+            AlertDescription::CertificateRequired
+            | AlertDescription::BadCertificate
+            | AlertDescription::UnknownCA
+            | AlertDescription::CertificateExpired
+            | AlertDescription::CertificateRevoked
+            | AlertDescription::CertificateUnknown
+            | AlertDescription::UnsupportedCertificate
+            | AlertDescription::AccessDenied
+            | AlertDescription::DecryptError,
+        ) => ErrorClass::ClientCertificate,
+        _ => ErrorClass::TlsHandshake,
+    }
+}
