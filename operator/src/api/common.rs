@@ -62,9 +62,7 @@ impl Quantity {
             Self::Int(n) => return Some(*n as f64),
             Self::Text(s) => s.as_str(),
         };
-        let digits = text
-            .find(|c: char| !(c.is_ascii_digit() || matches!(c, '.' | '+' | '-')))
-            .unwrap_or(text.len());
+        let digits = text.find(|c: char| !(c.is_ascii_digit() || matches!(c, '.' | '+' | '-'))).unwrap_or(text.len());
         let (number, suffix) = text.split_at(digits);
         let scale = match suffix {
             "" => 1.0,
@@ -260,8 +258,7 @@ pub(super) fn optional_duration_schema(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"type": "string", "minLength": 1, "maxLength": 32, "nullable": true, "pattern": DURATION_PATTERN})
 }
 
-const DURATION_PATTERN: &str =
-    r"^(0|([0-9]+y)?([0-9]+w)?([0-9]+d)?([0-9]+h)?([0-9]+m)?([0-9]+s)?([0-9]+ms)?)$";
+const DURATION_PATTERN: &str = r"^(0|([0-9]+y)?([0-9]+w)?([0-9]+d)?([0-9]+h)?([0-9]+m)?([0-9]+s)?([0-9]+ms)?)$";
 
 /// Milliseconds of a Prometheus duration, or `None` where the text is none or overflows.
 #[must_use]

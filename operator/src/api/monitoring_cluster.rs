@@ -6,9 +6,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::common::{
-    KeyRef, LabelSelector, LocalRef, Quantity, duration_schema,
-};
+use super::common::{KeyRef, LabelSelector, LocalRef, Quantity, duration_schema};
 use super::parts::{KubeStateMetricsSpec, NodeExporterSpec, PrometheusSpec, QuerierSpec, SidecarSpec, yes};
 use super::status::MonitoringClusterStatus;
 

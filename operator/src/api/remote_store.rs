@@ -46,7 +46,10 @@ pub struct RemoteStoreSpec {
     pub monitoring_cluster_ref: Option<LocalRef>,
     /// Where it answers: `host:port`, `https://host[:port]`, `dns+host:port` (all addresses of a name) or `dnssrv+name`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 300), regex(pattern = r"^(https://[^/\s]+/?|((dns|dnssrv|dnssrvnoa)\+)?[^/\s+]+)$"))]
+    #[schemars(
+        length(min = 1, max = 300),
+        regex(pattern = r"^(https://[^/\s]+/?|((dns|dnssrv|dnssrvnoa)\+)?[^/\s+]+)$")
+    )]
     pub address: Option<String>,
     /// A Service of this Kubernetes cluster instead of an address.
     #[serde(default, skip_serializing_if = "Option::is_none")]

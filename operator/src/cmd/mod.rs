@@ -5,12 +5,13 @@ mod manifests;
 use std::io::Write;
 use std::net::SocketAddr;
 
+use args::{LogFormat, LogLevel};
 use tokio_util::sync::CancellationToken;
 
 use crate::api;
 
 /// The image of our own parts where neither `--image` nor an object says another.
-pub const DEFAULT_IMAGE: &str = concat!("ghcr.io/panoptes-dev/panoptes:", env!("CARGO_PKG_VERSION"));
+pub const DEFAULT_IMAGE: &str = concat!("panoptes.dev/panoptes:", env!("CARGO_PKG_VERSION"));
 
 /// The namespace that the operator is installed in.
 pub const SYSTEM_NAMESPACE: &str = "panoptes-system";
@@ -56,6 +57,12 @@ pub struct RunArgs {
     /// Image of our own parts, where an object doesn't say another
     #[arg(long, value_name = "IMAGE", default_value = DEFAULT_IMAGE)]
     pub image: String,
+    /// Least severe level that is logged: error, warn, info, debug, trace
+    #[arg(long = "log.level", value_name = "LEVEL", default_value_t = LogLevel::Info)]
+    pub log_level: LogLevel,
+    /// How log lines look: logfmt or json
+    #[arg(long = "log.format", value_name = "FORMAT", default_value_t = LogFormat::Logfmt)]
+    pub log_format: LogFormat,
 }
 
 /// Flags of `panoptes operator manifests`.
