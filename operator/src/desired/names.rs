@@ -1,11 +1,6 @@
 //! Every name of every child, in one place; most can never change, because they are immutable or wired into clients.
 
-/// Slots of the Prometheus configuration: Secrets that are declared in the pod template from the start.
-pub const CONFIGURATION_SLOTS: usize = 4;
-/// Slots of rule files: ConfigMaps.
-pub const RULE_SLOTS: usize = 8;
-/// Slots of the querier's endpoints: Secrets.
-pub const ENDPOINT_SLOTS: usize = 8;
+use args::files::{CONFIG_SLOTS, ENDPOINT_SLOTS, RULE_SLOTS};
 
 /// `<cr>-prometheus`: StatefulSet, ClusterIP Service, ServiceAccount.
 #[must_use]
@@ -58,7 +53,7 @@ pub fn objstore(cr: &str) -> String {
 /// Secrets of the Prometheus configuration.
 #[must_use]
 pub fn configuration_slots(cr: &str) -> Vec<String> {
-    (0..CONFIGURATION_SLOTS).map(|i| format!("{cr}-prometheus-config-{i}")).collect()
+    (0..CONFIG_SLOTS).map(|i| format!("{cr}-prometheus-config-{i}")).collect()
 }
 
 /// ConfigMaps of the rules.

@@ -1,0 +1,150 @@
+//! Rule files: parsed as Prometheus would, each expression by our own parser, before they come near a Prometheus.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Deserialize;
+
+use crate::api::{RejectedObject, duration_millis};
+use crate::observe::{Found, Observed};
+
+use super::object_storage::at;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    #[serde(default)]
+    groups: Vec<Group>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(dead_code, reason = "all fields are named, so that an unknown one is refused")]
+struct Group {
+    name: String,
+    #[serde(default)]
+    interval: Option<String>,
+    #[serde(default)]
+    query_offset: Option<String>,
+    #[serde(default)]
+    limit: Option<u64>,
+    #[serde(default)]
+    labels: Option<BTreeMap<String, String>>,
+    #[serde(default)]
+    rules: Vec<Rule>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Rule {
+    #[serde(default)]
+    record: Option<String>,
+    #[serde(default)]
+    alert: Option<String>,
+    expr: serde_json::Value,
+    #[serde(default, rename = "for")]
+    hold: Option<String>,
+    #[serde(default)]
+    keep_firing_for: Option<String>,
+    #[serde(default)]
+    labels: Option<BTreeMap<String, String>>,
+    #[serde(default)]
+    annotations: Option<BTreeMap<String, String>>,
+}
+
+/// The rule files of all selected ConfigMaps, by the name of the file that Prometheus reads.
+pub(super) fn check(observed: &Observed, rejected: &mut Vec<RejectedObject>) -> BTreeMap<String, String> {
+    let mut files = BTreeMap::new();
+    for name in &observed.rule_config_maps {
+        let Some(map) = observed.config_maps.get(name).and_then(Found::present) else { continue };
+        for (key, text) in map.data.iter().flatten() {
+            let Some(stem) = key.strip_suffix(".yaml").or_else(|| key.strip_suffix(".yml")) else { continue };
+            match parse(text) {
+                Ok(()) => {
+                    files.insert(file_name(name, stem), text.clone());
+                }
+                Err(reason) => rejected.push(RejectedObject {
+                    kind: "ConfigMap".to_owned(),
+                    name: format!("{name}/{key}"),
+                    reason: reason.chars().take(1000).collect(),
+                }),
+            }
+        }
+    }
+    files
+}
+
+/// A ConfigMap's name holds no `_`, so that two different sources never give one file.
+fn file_name(map: &str, stem: &str) -> String {
+    let name = format!("{map}_{stem}.yaml");
+    if name.len() <= 200 { name } else { format!("{}.yaml", crate::desired::hash(name.as_bytes())) }
+}
+
+/// Whether Prometheus would load it; else why not.
+pub(crate) fn parse(text: &str) -> Result<(), String> {
+    let file: File = serde_saphyr::from_str(text).map_err(|e| {
+        let said = e.to_string();
+        format!("it is no rule file{}: {}", at(&e), said.lines().next().unwrap_or_default())
+    })?;
+    let mut groups = BTreeSet::new();
+    for group in &file.groups {
+        if group.name.is_empty() {
+            return Err("a group has no name".to_owned());
+        }
+        if !groups.insert(&group.name) {
+            return Err(format!("group {:?} is there twice", group.name));
+        }
+        for duration in [&group.interval, &group.query_offset].into_iter().flatten() {
+            is_duration(duration).map_err(|e| format!("group {:?}: {e}", group.name))?;
+        }
+        for (i, rule) in group.rules.iter().enumerate() {
+            self::rule(rule).map_err(|e| format!("group {:?}, rule {}: {e}", group.name, i + 1))?;
+        }
+    }
+    Ok(())
+}
+
+fn rule(rule: &Rule) -> Result<(), String> {
+    match (&rule.record, &rule.alert) {
+        (Some(_), None) if rule.hold.is_some() || rule.keep_firing_for.is_some() => {
+            return Err("a recording rule takes neither for nor keep_firing_for".to_owned());
+        }
+        (Some(_), None) if rule.annotations.is_some() => {
+            return Err("a recording rule takes no annotations".to_owned());
+        }
+        (Some(name), None) if !is_metric_name(name) => return Err(format!("record {name:?} is no metric name")),
+        (None, Some(name)) if name.is_empty() => return Err("the alert has no name".to_owned()),
+        (Some(_), None) | (None, Some(_)) => {}
+        _ => return Err("it needs exactly one of record and alert".to_owned()),
+    }
+    for duration in [&rule.hold, &rule.keep_firing_for].into_iter().flatten() {
+        is_duration(duration)?;
+    }
+    for label in rule.labels.iter().flatten().map(|(name, _)| name) {
+        if label == "__name__" || label.is_empty() {
+            return Err(format!("{label:?} can't be set as a label"));
+        }
+    }
+    let expr = match &rule.expr {
+        serde_json::Value::String(text) => text.clone(),
+        serde_json::Value::Number(number) => number.to_string(),
+        _ => return Err("expr is no text".to_owned()),
+    };
+    expression(&expr)
+}
+
+fn expression(text: &str) -> Result<(), String> {
+    if text.trim().is_empty() {
+        return Err("expr is empty".to_owned());
+    }
+    Ok(())
+}
+
+fn is_duration(text: &str) -> Result<(), String> {
+    duration_millis(text).map(drop).ok_or_else(|| format!("{text:?} is no duration"))
+}
+
+fn is_metric_name(name: &str) -> bool {
+    let mut chars = name.chars();
+    let first = |c: char| c.is_ascii_alphabetic() || matches!(c, '_' | ':');
+    chars.next().is_some_and(first) && chars.all(|c| first(c) || c.is_ascii_digit())
+}

@@ -1,0 +1,72 @@
+//! Which images run.
+
+use crate::api::MonitoringClusterSpec;
+
+/// The Prometheus that this operator is tested with.
+pub const PROMETHEUS_VERSION: &str = "3.14.0";
+const PROMETHEUS: &str = "quay.io/prometheus/prometheus";
+const KUBE_STATE_METRICS: &str = "registry.k8s.io/kube-state-metrics/kube-state-metrics:v2.15.0";
+const NODE_EXPORTER: &str = "quay.io/prometheus/node-exporter:v1.12.1";
+
+/// Image references, mirror and overrides applied.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "one per part")]
+pub struct Images {
+    pub prometheus: String,
+    pub sidecar: String,
+    pub querier: String,
+    pub kube_state_metrics: String,
+    pub node_exporter: String,
+}
+
+impl Images {
+    /// `engine` is the installation's image of our own parts; its tag gives way to the pinned version.
+    pub(crate) fn new(spec: &MonitoringClusterSpec, engine: &str, engine_version: &str, prometheus_version: &str) -> Self {
+        let mirror = |image: &str| match &spec.image_registry {
+            None => image.to_owned(),
+            Some(registry) => format!("{}/{}", registry.trim_end_matches('/'), without_registry(image)),
+        };
+        let choose = |own: &Option<String>, default: &str| own.clone().unwrap_or_else(|| mirror(default));
+        let engine = with_version(engine, engine_version);
+        Self {
+            prometheus: choose(&spec.prometheus.image, &format!("{PROMETHEUS}:v{prometheus_version}")),
+            sidecar: choose(&spec.sidecar.image, &engine),
+            querier: choose(&spec.querier.image, &engine),
+            kube_state_metrics: choose(&spec.kube_state_metrics.image, KUBE_STATE_METRICS),
+            node_exporter: choose(&spec.node_exporter.image, NODE_EXPORTER),
+        }
+    }
+}
+
+/// The image at another version. A digest names exactly one image, so it stays.
+fn with_version(image: &str, version: &str) -> String {
+    if image.contains('@') {
+        return image.to_owned();
+    }
+    let slash = image.rfind('/').map_or(0, |at| at + 1);
+    let repository = image[slash..].find(':').map_or(image, |colon| &image[..slash + colon]);
+    format!("{repository}:{version}")
+}
+
+/// The image without its registry's host.
+fn without_registry(image: &str) -> &str {
+    match image.split_once('/') {
+        Some((host, rest)) if host.contains(['.', ':']) || host == "localhost" => rest,
+        _ => image,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn references() {
+        assert_eq!(with_version("panoptes.dev/panoptes:0.1.0", "0.2.0"), "panoptes.dev/panoptes:0.2.0");
+        assert_eq!(with_version("host:5000/panoptes", "0.2.0"), "host:5000/panoptes:0.2.0");
+        assert_eq!(with_version("x/panoptes@sha256:00", "0.2.0"), "x/panoptes@sha256:00");
+        assert_eq!(without_registry("quay.io/a/b:1"), "a/b:1");
+        assert_eq!(without_registry("localhost/b:1"), "b:1");
+        assert_eq!(without_registry("library/b:1"), "library/b:1");
+    }
+}

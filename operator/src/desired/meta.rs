@@ -1,0 +1,89 @@
+//! Names, labels and owners of the children.
+
+use serde_json::{Map, Value, json};
+
+use crate::api::GROUP;
+use crate::cluster::ValidCluster;
+
+/// The manager's name in labels.
+const MANAGED_BY: &str = "panoptes-operator";
+/// The label that puts a pod behind the headless store-API Service, as in the tutorial.
+pub(super) const STORE_API: (&str, &str) = ("thanos-store-api", "true");
+
+/// A part: which software, in which role.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Part {
+    /// The software: `prometheus`, `panoptes`, …
+    pub(super) name: &'static str,
+    /// The role: `prometheus`, `query`, …
+    pub(super) component: &'static str,
+}
+
+pub(super) const PROMETHEUS: Part = Part { name: "prometheus", component: "prometheus" };
+pub(super) const QUERY: Part = Part { name: "panoptes", component: "query" };
+pub(super) const KUBE_STATE_METRICS: Part = Part { name: "kube-state-metrics", component: "kube-state-metrics" };
+pub(super) const NODE_EXPORTER: Part = Part { name: "node-exporter", component: "node-exporter" };
+/// What belongs to the whole object.
+pub(super) const WHOLE: Part = Part { name: "panoptes", component: "cluster" };
+
+/// Labels of a selector. They never change: selectors are immutable.
+pub(super) fn selector(cluster: &ValidCluster, part: Part) -> Value {
+    let mut labels = json!({
+        "app.kubernetes.io/name": part.name,
+        "app.kubernetes.io/instance": cluster.name,
+        "app.kubernetes.io/component": part.component,
+    });
+    if part.component == PROMETHEUS.component {
+        labels["panoptes.dev/shard"] = json!("0");
+    }
+    labels
+}
+
+/// Labels of a child: those of the selector, who made it, and the user's.
+pub(super) fn labels(cluster: &ValidCluster, part: Part) -> Map<String, Value> {
+    let mut all: Map<String, Value> =
+        cluster.spec.common_metadata.labels.iter().map(|(k, v)| (k.clone(), Value::from(v.as_str()))).collect();
+    if let Value::Object(own) = selector(cluster, part) {
+        all.extend(own);
+    }
+    all.insert("app.kubernetes.io/part-of".to_owned(), json!("panoptes"));
+    all.insert("app.kubernetes.io/managed-by".to_owned(), json!(MANAGED_BY));
+    all
+}
+
+/// Metadata of a child in the object's namespace; it goes when the object goes.
+pub(super) fn metadata(cluster: &ValidCluster, part: Part, name: &str) -> Value {
+    let mut meta = json!({
+        "name": name,
+        "namespace": cluster.namespace,
+        "labels": labels(cluster, part),
+        "ownerReferences": [{
+            "apiVersion": format!("{GROUP}/v1alpha1"),
+            "kind": "MonitoringCluster",
+            "name": cluster.name,
+            "uid": cluster.uid,
+            "controller": true,
+            "blockOwnerDeletion": true,
+        }],
+    });
+    let annotations = &cluster.spec.common_metadata.annotations;
+    if !annotations.is_empty() {
+        meta["annotations"] = json!(annotations);
+    }
+    meta
+}
+
+/// Metadata of a child of the whole cluster. It can't be owned by an object in a namespace, so it says whose it is and
+/// is swept when that one is gone.
+pub(super) fn cluster_metadata(cluster: &ValidCluster, part: Part, name: &str) -> Value {
+    let mut labels = labels(cluster, part);
+    labels.insert("panoptes.dev/namespace".to_owned(), json!(cluster.namespace));
+    labels.insert("panoptes.dev/name".to_owned(), json!(cluster.name));
+    labels.insert("panoptes.dev/uid".to_owned(), json!(cluster.uid));
+    let mut meta = json!({"name": name, "labels": labels});
+    let annotations = &cluster.spec.common_metadata.annotations;
+    if !annotations.is_empty() {
+        meta["annotations"] = json!(annotations);
+    }
+    meta
+}
