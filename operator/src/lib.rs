@@ -4,6 +4,8 @@
 //! `cluster` (validate) and `desired` are pure: no client, no clock.
 
 pub mod api;
+pub mod cluster;
 pub mod cmd;
+pub mod desired;
 pub mod leader;
 pub mod observe;

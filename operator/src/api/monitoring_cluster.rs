@@ -224,6 +224,9 @@ pub struct Scrape {
     #[serde(default = "ScrapeJob::all")]
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "set"))]
     pub jobs: Vec<ScrapeJob>,
+    /// Whether the kubelets' certificates must be signed by the cluster's authority. Most installers sign them otherwise.
+    #[serde(default)]
+    pub verify_kubelets: bool,
     /// Pods and Services that ask for it by an annotation.
     #[serde(default)]
     pub annotations: ScrapeAnnotations,
@@ -240,6 +243,7 @@ impl Default for Scrape {
             timeout: scrape_timeout(),
             evaluation_interval: scrape_interval(),
             jobs: ScrapeJob::all(),
+            verify_kubelets: false,
             annotations: ScrapeAnnotations::default(),
             additional: Vec::new(),
         }

@@ -218,7 +218,7 @@ pub enum OnConflict {
 }
 
 fn probe_interval() -> String {
-    "30s".to_owned()
+    "10s".to_owned()
 }
 fn probe_timeout() -> String {
     "5s".to_owned()

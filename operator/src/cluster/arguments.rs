@@ -29,15 +29,14 @@ const QUERIER: &[&str] = &[
 ];
 
 pub(super) fn check(spec: &MonitoringClusterSpec, problems: &mut Vec<Problem>) {
-    let prometheus = ("spec.prometheus.extraArgs", &spec.prometheus.extra_args);
-    managed(prometheus, PROMETHEUS, problems);
+    managed(("spec.prometheus.extraArgs", &spec.prometheus.extra_args), PROMETHEUS, problems);
     managed(("spec.kubeStateMetrics.extraArgs", &spec.kube_state_metrics.extra_args), KUBE_STATE_METRICS, problems);
     managed(("spec.nodeExporter.extraArgs", &spec.node_exporter.extra_args), NODE_EXPORTER, problems);
-    let sidecar = ("spec.sidecar.extraArgs", &spec.sidecar.extra_args);
+    let sidecar = ("spec.sidecar.extraArgs", spec.sidecar.extra_args.as_slice());
     if managed(sidecar, SIDECAR, problems) && spec.sidecar.image.is_none() && spec.version.is_none() {
         parses(sidecar, args::SidecarArgs::augment_args(clap::Command::new("sidecar")), problems);
     }
-    let querier = ("spec.querier.extraArgs", &spec.querier.extra_args);
+    let querier = ("spec.querier.extraArgs", spec.querier.extra_args.as_slice());
     if managed(querier, QUERIER, problems) && spec.querier.image.is_none() && spec.version.is_none() {
         parses(querier, args::QueryArgs::augment_args(clap::Command::new("query")), problems);
     }

@@ -19,8 +19,6 @@ pub struct ValidObjectStorage {
 
 /// Key file of a service account inside the rendered Secret.
 pub(crate) const KEY_FILE: &str = "service-account.json";
-/// Where parts mount the rendered Secret.
-pub(crate) const MOUNT: &str = "/etc/panoptes/objstore";
 
 /// Says what is wrong, and gives the rendered files where nothing is.
 pub(super) fn check(

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use promql::parse::Options;
 use serde::Deserialize;
 
 use crate::api::{RejectedObject, duration_millis};
@@ -53,12 +54,13 @@ struct Rule {
 
 /// The rule files of all selected ConfigMaps, by the name of the file that Prometheus reads.
 pub(super) fn check(observed: &Observed, rejected: &mut Vec<RejectedObject>) -> BTreeMap<String, String> {
+    let options = features(&observed.cluster.spec.prometheus.extra_args);
     let mut files = BTreeMap::new();
     for name in &observed.rule_config_maps {
         let Some(map) = observed.config_maps.get(name).and_then(Found::present) else { continue };
         for (key, text) in map.data.iter().flatten() {
             let Some(stem) = key.strip_suffix(".yaml").or_else(|| key.strip_suffix(".yml")) else { continue };
-            match parse(text) {
+            match parse(text, &options) {
                 Ok(()) => {
                     files.insert(file_name(name, stem), text.clone());
                 }
@@ -73,6 +75,22 @@ pub(super) fn check(observed: &Observed, rejected: &mut Vec<RejectedObject>) -> 
     files
 }
 
+/// Which experimental parts of the language this Prometheus reads.
+fn features(extra_args: &[String]) -> Options {
+    let enabled = |feature: &str| {
+        extra_args
+            .iter()
+            .filter_map(|arg| arg.strip_prefix("--enable-feature="))
+            .any(|list| list.split(',').any(|name| name == feature))
+    };
+    Options {
+        experimental_functions: enabled("promql-experimental-functions"),
+        extended_range_selectors: enabled("promql-extended-range-selectors"),
+        fill_modifiers: enabled("promql-binop-fill-modifiers"),
+        ..Options::default()
+    }
+}
+
 /// A ConfigMap's name holds no `_`, so that two different sources never give one file.
 fn file_name(map: &str, stem: &str) -> String {
     let name = format!("{map}_{stem}.yaml");
@@ -80,7 +98,7 @@ fn file_name(map: &str, stem: &str) -> String {
 }
 
 /// Whether Prometheus would load it; else why not.
-pub(crate) fn parse(text: &str) -> Result<(), String> {
+pub(crate) fn parse(text: &str, options: &Options) -> Result<(), String> {
     let file: File = serde_saphyr::from_str(text).map_err(|e| {
         let said = e.to_string();
         format!("it is no rule file{}: {}", at(&e), said.lines().next().unwrap_or_default())
@@ -97,13 +115,13 @@ pub(crate) fn parse(text: &str) -> Result<(), String> {
             is_duration(duration).map_err(|e| format!("group {:?}: {e}", group.name))?;
         }
         for (i, rule) in group.rules.iter().enumerate() {
-            self::rule(rule).map_err(|e| format!("group {:?}, rule {}: {e}", group.name, i + 1))?;
+            self::rule(rule, options).map_err(|e| format!("group {:?}, rule {}: {e}", group.name, i + 1))?;
         }
     }
     Ok(())
 }
 
-fn rule(rule: &Rule) -> Result<(), String> {
+fn rule(rule: &Rule, options: &Options) -> Result<(), String> {
     match (&rule.record, &rule.alert) {
         (Some(_), None) if rule.hold.is_some() || rule.keep_firing_for.is_some() => {
             return Err("a recording rule takes neither for nor keep_firing_for".to_owned());
@@ -129,14 +147,11 @@ fn rule(rule: &Rule) -> Result<(), String> {
         serde_json::Value::Number(number) => number.to_string(),
         _ => return Err("expr is no text".to_owned()),
     };
-    expression(&expr)
+    expression(&expr, options)
 }
 
-fn expression(text: &str) -> Result<(), String> {
-    if text.trim().is_empty() {
-        return Err("expr is empty".to_owned());
-    }
-    Ok(())
+fn expression(text: &str, options: &Options) -> Result<(), String> {
+    promql::parse::parse_expr(text, options).map(drop).map_err(|e| e.to_string())
 }
 
 fn is_duration(text: &str) -> Result<(), String> {

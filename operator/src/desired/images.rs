@@ -3,7 +3,7 @@
 use crate::api::MonitoringClusterSpec;
 
 /// The Prometheus that this operator is tested with.
-pub const PROMETHEUS_VERSION: &str = "3.14.0";
+pub(crate) const PROMETHEUS_VERSION: &str = "3.14.0";
 const PROMETHEUS: &str = "quay.io/prometheus/prometheus";
 const KUBE_STATE_METRICS: &str = "registry.k8s.io/kube-state-metrics/kube-state-metrics:v2.15.0";
 const NODE_EXPORTER: &str = "quay.io/prometheus/node-exporter:v1.12.1";

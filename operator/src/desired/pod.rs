@@ -177,3 +177,8 @@ pub(super) fn service_port(name: &str, port: u16) -> Value {
 pub(super) fn container_port(name: &str, port: u16) -> Value {
     json!({"name": name, "containerPort": port, "protocol": "TCP"})
 }
+
+/// The arguments of one of our own containers: the subcommand, what we set, what the user adds.
+pub(super) fn command(subcommand: &str, flags: Vec<String>, extra: &[String]) -> Vec<String> {
+    [vec![subcommand.to_owned()], flags, extra.to_vec()].concat()
+}

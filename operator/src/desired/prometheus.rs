@@ -204,7 +204,7 @@ fn init_config(cluster: &ValidCluster) -> Value {
     json!({
         "name": "init-config",
         "image": cluster.images.sidecar,
-        "args": [vec!["sidecar".to_owned()], argv].concat(),
+        "args": pod::command("sidecar", argv, &[]),
         "env": pod_name(),
         "resources": profile::resources(cluster.spec.profile, Sized::Sidecar, cluster.spec.sidecar.resources.as_ref()),
         "volumeMounts": [
@@ -226,7 +226,7 @@ fn sidecar(cluster: &ValidCluster) -> Value {
     json!({
         "name": "sidecar",
         "image": cluster.images.sidecar,
-        "args": [vec!["sidecar".to_owned()], flags.render(), spec.extra_args.clone()].concat(),
+        "args": pod::command("sidecar", flags.render(), &spec.extra_args),
         "env": pod_name(),
         "ports": [pod::container_port("http", args::HTTP_PORT), pod::container_port("grpc", args::GRPC_PORT)],
         "readinessProbe": pod::probe("/-/ready", "http", 5, 3),

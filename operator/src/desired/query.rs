@@ -94,7 +94,7 @@ fn deployment(cluster: &ValidCluster, name: &str) -> Object {
     let container = json!({
         "name": "query",
         "image": cluster.images.querier,
-        "args": [vec!["query".to_owned()], flags.render(), spec.extra_args.clone()].concat(),
+        "args": pod::command("query", flags.render(), &spec.extra_args),
         "ports": [pod::container_port("http", args::HTTP_PORT), pod::container_port("grpc", args::GRPC_PORT)],
         "readinessProbe": pod::probe("/-/ready", "http", 5, 3),
         "livenessProbe": pod::probe("/-/healthy", "http", 10, 6),

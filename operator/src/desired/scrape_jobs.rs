@@ -4,7 +4,7 @@
 
 use serde_json::{Value, json};
 
-use crate::api::{ScrapeJob, duration_millis};
+use crate::api::ScrapeJob;
 use crate::cluster::ValidCluster;
 
 use super::configuration::has_job;
@@ -255,10 +255,4 @@ fn annotated_services(cluster: &ValidCluster) -> Value {
         "kubernetes_sd_configs": [{"role": "endpointslice"}],
         "relabel_configs": relabel,
     })
-}
-
-/// The scrape interval in whole seconds, for rules that count scrapes.
-#[allow(dead_code, reason = "used by the rules")]
-pub(super) fn interval_seconds(cluster: &ValidCluster) -> i64 {
-    duration_millis(&cluster.spec.scrape.interval).unwrap_or(30_000).div_euclid(1000).max(1)
 }

@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Secret, 
 
 use crate::api::{MonitoringCluster, RemoteStore};
 
-pub use references::{References, configuration_secret, references};
+pub use references::{References, references};
 
 /// The world as one MonitoringCluster's reconciliation sees it.
 #[derive(Clone, Debug)]

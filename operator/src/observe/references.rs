@@ -15,7 +15,7 @@ pub struct References {
     pub config_maps: BTreeSet<String>,
 }
 
-/// What a MonitoringCluster and its RemoteStores name, and the generated Secret that holds the last good configuration.
+/// What a MonitoringCluster and its RemoteStores name, and the generated Secrets that hold the last good configuration.
 #[must_use]
 pub fn references(cluster: &MonitoringCluster, remotes: &[RemoteStore]) -> References {
     let mut found = References::default();
@@ -36,12 +36,6 @@ pub fn references(cluster: &MonitoringCluster, remotes: &[RemoteStore]) -> Refer
         found.secrets.extend(tls.ca_secret_ref.as_ref().map(|ca| ca.name.clone()));
         found.secrets.extend(tls.client_secret_ref.as_ref().map(|client| client.name.clone()));
     }
-    found.secrets.insert(configuration_secret(&cluster.name_any()));
+    found.secrets.extend(crate::desired::names::configuration_slots(&cluster.name_any()));
     found
-}
-
-/// Name of the generated Secret that holds Prometheus's configuration, last good and next.
-#[must_use]
-pub fn configuration_secret(cluster: &str) -> String {
-    format!("{cluster}-prometheus-config")
 }
