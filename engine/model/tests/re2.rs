@@ -33,6 +33,7 @@ fn agrees_with_go() {
     eprintln!("PANOPTES_SEED={seed}");
     let mut random = Random(seed | 1);
     let mut cases = names();
+    cases.extend(foldings());
     cases.extend((0..rounds).map(|n| if n % 3 == 0 { random.soup() } else { random.case() }));
 
     let answers = go(&cases);
@@ -180,6 +181,26 @@ fn names() -> Vec<Case> {
         )
         .chain("dDsSwWbB".chars().flat_map(|c| [format!("\\{c}."), format!("(?i)\\{c}."), format!("[^\\{c}].?")]))
         .map(|source| Case { source, template: String::new(), values: values.clone() })
+        .collect()
+}
+
+/// Every letter of Unicode 15 that has another case, on the letters that differ from it by case or nearly so.
+fn foldings() -> Vec<Case> {
+    let old = regex_automata::meta::Regex::new(r"^\p{age=15.0}+$").unwrap();
+    let letters = (0..0x1_F000u32).filter_map(char::from_u32).filter(|c| old.is_match(c.to_string().as_str()));
+    letters
+        .filter_map(|c| {
+            let lower: String = c.to_lowercase().collect();
+            let upper: String = c.to_uppercase().collect();
+            let once = c.to_string();
+            if lower == once && upper == once {
+                return None;
+            }
+            let again: String = upper.to_lowercase();
+            let mut values = vec![once, lower, upper, again];
+            values.retain(|v| old.is_match(v.as_str())); // capitals that came later
+            Some(Case { source: format!("(?i){c}"), template: String::new(), values })
+        })
         .collect()
 }
 

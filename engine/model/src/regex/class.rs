@@ -97,21 +97,17 @@ fn ascii(pairs: &[(char, char)]) -> ClassUnicode {
 
 /// All other characters.
 pub(super) fn negate(mut class: ClassUnicode) -> ClassUnicode {
-    bridge(&mut class);
+    // Nothing is between the ranges beside the surrogates, but `regex_syntax` doesn't see it and would negate wrongly.
+    if contains(&class, '\u{D7FF}') && contains(&class, '\u{E000}') {
+        class.push(ClassUnicodeRange::new('\u{D7FF}', '\u{E000}'));
+    }
     class.negate();
     class
 }
 
-/// Joins the two ranges beside the surrogates: `regex_syntax` doesn't see that nothing is between them, and negates wrongly.
-pub(super) fn bridge(class: &mut ClassUnicode) {
-    if contains(class, '\u{D7FF}') && contains(class, '\u{E000}') {
-        class.push(ClassUnicodeRange::new('\u{D7FF}', '\u{E000}'));
-    }
-}
-
 /// True if the class holds every character.
 pub(super) fn is_full(class: &ClassUnicode) -> bool {
-    matches!(class.ranges(), [r] if r.start() == '\0' && r.end() == char::MAX)
+    negate(class.clone()).ranges().is_empty()
 }
 
 /// The part of the class where case matters, and how many characters that are.

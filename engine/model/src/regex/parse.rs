@@ -310,9 +310,8 @@ impl<'s> Parser<'s> {
         if self.flags.fold {
             self.folded += class::fold(&mut class);
         }
-        class::bridge(&mut class);
         if not {
-            class.negate();
+            class = class::negate(class);
         }
         self.ranges += class.ranges().len();
         if self.ranges > MAX_RANGES || self.folded > MAX_FOLD {

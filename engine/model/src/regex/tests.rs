@@ -89,6 +89,13 @@ fn constructs() {
         (r"\x{D800}", &[], &["a", "\u{FFFD}"]),
         (r"é+", &["éé"], &["e"]),
         ("a]b}", &["a]b}"], &["ab"]),
+        ("foo.*oo", &["foooo", "foo-oo"], &["foo", "fooo"]),
+        (".*foo.+oo", &["foo-oo"], &["foooo", "fooo", "foo"]),
+        (".+.+", &["ab", "éé"], &["a", "é"]),
+        ("(a|ab).*bc", &["abc", "abbc"], &["bc", "ac"]),
+        ("(?:^a){1,2}b?", &["a", "ab"], &["aa", "aab"]),
+        ("(?:a$){1,2}", &["a"], &["aa"]),
+        (r"[\x{0}-\x{D7FF}\x{E000}-\x{10FFFF}]*", &["", "a"], &[]),
     ];
     for (source, yes, no) in table {
         let r = regex(source);
@@ -173,19 +180,27 @@ fn bombs_are_errors_or_fit() {
     assert!(Regex::new(&"((a{100}){10}){10}".repeat(10)).is_err());
     assert!(regex("(x+x+)+y").is_match(&format!("{}y", "x".repeat(5000))));
     assert!(!regex("(x+x+)+y").is_match(&"x".repeat(5000)));
-    // As deep as Go allows, on a thread with the usual stack.
-    for (open, close) in [("(", ")"), ("(?:b", ")*"), ("(a|b", ")")] {
-        let deep = format!("{}a{}", open.repeat(330), close.repeat(330));
-        let _ = regex(&deep).is_match("a");
-    }
-    let deep = format!("{}a{}", "(".repeat(999), ")".repeat(999));
-    assert!(regex(&deep).is_match("a"));
-    assert_eq!(regex(&deep).captures_expand("a", "<$999>").as_deref(), Some("<a>"));
     let large: Vec<String> = (0..50_000).map(|i| format!("instance-{i:06}.example.com:9090")).collect();
     let r = regex(&large.join("|").replace('.', r"\."));
     assert!(r.is_match(&large[777]) && !r.is_match("instance-"));
     assert_eq!(r.set_matches().unwrap().len(), 50_000);
     assert_eq!(r.prefix(), Some("instance-0"));
+    assert_eq!(r.captures_expand(&large[777], "<$0>"), Some(format!("<{}>", large[777])));
+}
+
+#[test]
+fn deep_trees_need_no_deep_stack() {
+    let test = || {
+        for (open, close, times) in [("(", ")", 99), ("(", ")", 999), ("(?:b", ")*", 490), ("(a|b", ")", 330)] {
+            let r = regex(&format!("{}a{}", open.repeat(times), close.repeat(times)));
+            assert!(slow(&r, if open == "(?:b" { "" } else { "a" }));
+            assert!(!r.is_match("x"));
+            if open == "(" {
+                assert_eq!(r.captures_expand("a", &format!("<${times}>")).as_deref(), Some("<a>"));
+            }
+        }
+    };
+    std::thread::Builder::new().stack_size(512 << 10).spawn(test).unwrap().join().unwrap();
 }
 
 #[test]
@@ -243,6 +258,8 @@ fn short_cuts() {
         ("(?i)foo.*", None),
         ("a.*b.+c", None),
         ("(^a)?.*", None),
+        (r"[\s\S]+", None),
+        (r"[\x{0}-\x{D7FF}\x{E000}-\x{10FFFF}]*", None),
     ];
     for (source, want) in table {
         let r = regex(source);
