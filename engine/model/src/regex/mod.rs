@@ -1,9 +1,9 @@
 //! Regular expressions as Prometheus means them: RE2 syntax as Go's `regexp` reads it, anchored on both ends,
 //! dot matches newline.
 //!
-//! The text goes through our own parser ([`parse`]), which accepts and refuses what Go does, with Go's error texts.
+//! The text goes through our own parser (`parse`), which accepts and refuses what Go does, with Go's error texts.
 //! From the tree come two things: an automaton of `regex_automata`, and, where the expression allows, a short cut
-//! ([`fast`]): a set of literal values, or literals with gaps between them (`foo.*bar`), which needs no automaton.
+//! (`fast`): a set of literal values, or literals with gaps between them (`foo.*bar`), which needs no automaton.
 //!
 //! Known differences, all deliberate: Unicode tables are of version 16 (Go: 15); `\p{Old_Italic}` and the other scripts
 //! with two words in their name are accepted (Go 1.25 and later lost them); an expression whose automaton takes more
@@ -12,6 +12,7 @@
 mod class;
 mod expand;
 mod fast;
+mod lex;
 mod parse;
 mod tree;
 
