@@ -1,4 +1,5 @@
 //! The services of the embedded engine: sidecar, query.
 
+pub mod query;
 pub mod server;
 pub mod storeapi;

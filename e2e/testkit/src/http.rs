@@ -59,10 +59,9 @@ pub fn request(
     method: &str,
     url: &str,
     headers: &[(&str, &str)],
-    body: impl AsRef<[u8]>,
+    body: &str,
     limit: Duration,
 ) -> anyhow::Result<Answer> {
-    let body = body.as_ref();
     let rest = url.strip_prefix("http://").with_context(|| format!("{url}: only http:// here"))?;
     let (host, path) = rest.find('/').map_or((rest, "/"), |at| rest.split_at(at));
     let address = host
@@ -80,7 +79,7 @@ pub fn request(
     }
     head.push_str("\r\n");
     stream.write_all(head.as_bytes())?;
-    stream.write_all(body)?;
+    stream.write_all(body.as_bytes())?;
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes).with_context(|| format!("{method} {url}"))?;
     parse(&bytes).with_context(|| format!("{method} {url}"))

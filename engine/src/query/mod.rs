@@ -1,0 +1,5 @@
+//! The querier: PromQL over all stores, deduplicated; itself a store.
+
+pub mod dedup;
+pub mod merge;
+pub mod series;
