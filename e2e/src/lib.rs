@@ -4,6 +4,7 @@
 //! `e2e stories` runs the end-to-end tests; `e2e down` leaves nothing behind.
 #![allow(clippy::disallowed_methods, reason = "the harness waits for real clusters in real time")]
 
+pub mod bench;
 pub mod cluster;
 pub mod demo;
 pub mod fleet;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use e2e::cluster::{self, Cluster, Purpose};
-use e2e::{demo, image, peers, say};
+use e2e::{bench, demo, image, peers, say};
 
 #[derive(Parser)]
 #[command(about = "Whole Kubernetes clusters on this machine: demo and end-to-end stories of Panoptes")]
@@ -42,6 +42,12 @@ enum Command {
     },
     /// End the demo and remove what it left
     DemoDown,
+    /// Ours beside the peer, on the same data, in one run
+    Bench {
+        /// The release binary `panoptes`
+        #[arg(long)]
+        binary: PathBuf,
+    },
     /// Write the product's image as an archive for `ctr images import`
     Image {
         /// The release binary `panoptes`
@@ -92,6 +98,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         }
         Command::Demo { binary } => demo::demo(&binary),
         Command::DemoDown => demo::demo_down(),
+        Command::Bench { binary } => bench::run(&binary),
         Command::Image { binary, name, output } => {
             let archive = image::Image::of_panoptes(&name, &binary).write()?;
             std::fs::copy(&archive.file, &output)?;

@@ -59,9 +59,10 @@ pub fn request(
     method: &str,
     url: &str,
     headers: &[(&str, &str)],
-    body: &str,
+    body: impl AsRef<[u8]>,
     limit: Duration,
 ) -> anyhow::Result<Answer> {
+    let body = body.as_ref();
     let rest = url.strip_prefix("http://").with_context(|| format!("{url}: only http:// here"))?;
     let (host, path) = rest.find('/').map_or((rest, "/"), |at| rest.split_at(at));
     let address = host
@@ -79,7 +80,7 @@ pub fn request(
     }
     head.push_str("\r\n");
     stream.write_all(head.as_bytes())?;
-    stream.write_all(body.as_bytes())?;
+    stream.write_all(body)?;
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes).with_context(|| format!("{method} {url}"))?;
     parse(&bytes).with_context(|| format!("{method} {url}"))

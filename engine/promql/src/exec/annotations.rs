@@ -53,11 +53,8 @@ impl Annotations {
         let (mut warnings, mut infos) = (Vec::new(), Vec::new());
         let (mut more_warnings, mut more_infos) = (0usize, 0usize);
         for (text, annotation) in &self.by_text {
-            let (list, more) = if annotation.info {
-                (&mut infos, &mut more_infos)
-            } else {
-                (&mut warnings, &mut more_warnings)
-            };
+            let (list, more) =
+                if annotation.info { (&mut infos, &mut more_infos) } else { (&mut warnings, &mut more_warnings) };
             if limit == 0 || list.len() < limit {
                 list.push(annotation.print(text, query));
             } else {
@@ -224,7 +221,9 @@ impl Annotations {
     }
 
     pub(crate) fn forced_monotonicity(&mut self, metric: &str, t: i64, buckets: (f64, f64), max_diff: f64, span: Span) {
-        let text = format!("PromQL info: input to histogram_quantile needed to be fixed for monotonicity (see {MONOTONICITY_DOC})");
+        let text = format!(
+            "PromQL info: input to histogram_quantile needed to be fixed for monotonicity (see {MONOTONICITY_DOC})"
+        );
         let detail = Detail::Monotonicity {
             min_t: t,
             max_t: t,

@@ -5,70 +5,103 @@ use model::Matcher;
 use model::number::format_f;
 use serde_json::{Value, json};
 
-/// The JSON of an expression: Prometheus' `translateAST`.
+/// The JSON of an expression: Prometheus' `translateAST`. The children are rendered first, so that the recursion takes
+/// little stack.
 pub fn ast_json(expr: &Expr) -> Value {
     match expr {
-        Expr::Number(n) => json!({"type": "numberLiteral", "val": format_f(n.value)}),
-        Expr::String(s) => json!({"type": "stringLiteral", "val": s.value}),
+        Expr::Number(n) => number_literal(n),
+        Expr::String(s) => string_literal(s),
         Expr::Vector(v) => selector("vectorSelector", v),
-        Expr::Matrix(m) => {
-            let mut node = selector("matrixSelector", &m.selector);
-            if let Value::Object(fields) = &mut node {
-                fields.insert("range".into(), m.range_ms.into());
-                fields.insert("rangeExpr".into(), optional(m.range_expr.as_deref()));
-            }
-            node
-        }
-        Expr::Subquery(s) => {
-            let (timestamp, start_or_end) = at(s.at);
-            json!({
-                "type": "subquery",
-                "expr": ast_json(&s.expr),
-                "range": s.range_ms,
-                "rangeExpr": optional(s.range_expr.as_deref()),
-                "offset": s.offset_ms,
-                "offsetExpr": optional(s.offset_expr.as_deref()),
-                "step": s.step_ms,
-                "stepExpr": optional(s.step_expr.as_deref()),
-                "timestamp": timestamp,
-                "startOrEnd": start_or_end,
-            })
-        }
-        Expr::Aggregate(a) => json!({
-            "type": "aggregation",
-            "op": a.op.as_str(),
-            "expr": ast_json(&a.expr),
-            "param": a.param.as_ref().map(ast_json),
-            "grouping": a.grouping,
-            "without": a.without,
-        }),
-        Expr::Binary(b) => json!({
-            "type": "binaryExpr",
-            "op": b.op.as_str(),
-            "lhs": ast_json(&b.lhs),
-            "rhs": ast_json(&b.rhs),
-            "matching": b.matching.as_ref().map(|m| json!({
-                "card": m.card.as_str(),
-                "labels": m.labels,
-                "on": m.on,
-                "include": m.include,
-                "fillValues": {"lhs": m.fill_left.map(number), "rhs": m.fill_right.map(number)},
-            })),
-            "bool": b.return_bool,
-        }),
-        Expr::Unary(u) => json!({"type": "unaryExpr", "op": u.op.as_str(), "expr": ast_json(&u.expr)}),
-        Expr::Paren(p) => json!({"type": "parenExpr", "expr": ast_json(&p.expr)}),
-        Expr::Call(c) => json!({
-            "type": "call",
-            "func": {
-                "name": c.func.name,
-                "argTypes": c.func.arg_types.iter().map(|t| t.as_str()).collect::<Vec<_>>(),
-                "variadic": c.func.variadic,
-                "returnType": c.func.return_type.as_str(),
-            },
-            "args": c.args.iter().map(ast_json).collect::<Vec<_>>(),
-        }),
+        Expr::Matrix(m) => matrix(m),
+        Expr::Subquery(s) => subquery(s, ast_json(&s.expr)),
+        Expr::Aggregate(a) => aggregation(a, ast_json(&a.expr), a.param.as_ref().map(ast_json)),
+        Expr::Binary(b) => binary(b, ast_json(&b.lhs), ast_json(&b.rhs)),
+        Expr::Unary(u) => unary(u, ast_json(&u.expr)),
+        Expr::Paren(p) => paren(ast_json(&p.expr)),
+        Expr::Call(c) => call(c, c.args.iter().map(ast_json).collect()),
     }
+}
+
+fn number_literal(n: &NumberLiteral) -> Value {
+    json!({"type": "numberLiteral", "val": format_f(n.value)})
+}
+
+fn string_literal(s: &StringLiteral) -> Value {
+    json!({"type": "stringLiteral", "val": s.value})
+}
+
+fn matrix(m: &MatrixSelector) -> Value {
+    let mut node = selector("matrixSelector", &m.selector);
+    if let Value::Object(fields) = &mut node {
+        fields.insert("range".into(), m.range_ms.into());
+        fields.insert("rangeExpr".into(), optional(m.range_expr.as_deref()));
+    }
+    node
+}
+
+fn subquery(s: &SubqueryExpr, expr: Value) -> Value {
+    let (timestamp, start_or_end) = at(s.at);
+    json!({
+        "type": "subquery",
+        "expr": expr,
+        "range": s.range_ms,
+        "rangeExpr": optional(s.range_expr.as_deref()),
+        "offset": s.offset_ms,
+        "offsetExpr": optional(s.offset_expr.as_deref()),
+        "step": s.step_ms,
+        "stepExpr": optional(s.step_expr.as_deref()),
+        "timestamp": timestamp,
+        "startOrEnd": start_or_end,
+    })
+}
+
+fn aggregation(a: &AggregateExpr, expr: Value, param: Option<Value>) -> Value {
+    json!({
+        "type": "aggregation",
+        "op": a.op.as_str(),
+        "expr": expr,
+        "param": param,
+        "grouping": a.grouping,
+        "without": a.without,
+    })
+}
+
+fn binary(b: &BinaryExpr, lhs: Value, rhs: Value) -> Value {
+    json!({
+        "type": "binaryExpr",
+        "op": b.op.as_str(),
+        "lhs": lhs,
+        "rhs": rhs,
+        "matching": b.matching.as_ref().map(|m| json!({
+            "card": m.card.as_str(),
+            "labels": m.labels,
+            "on": m.on,
+            "include": m.include,
+            "fillValues": {"lhs": m.fill_left.map(number), "rhs": m.fill_right.map(number)},
+        })),
+        "bool": b.return_bool,
+    })
+}
+
+fn unary(u: &UnaryExpr, expr: Value) -> Value {
+    json!({"type": "unaryExpr", "op": u.op.as_str(), "expr": expr})
+}
+
+fn paren(expr: Value) -> Value {
+    json!({"type": "parenExpr", "expr": expr})
+}
+
+fn call(c: &Call, args: Vec<Value>) -> Value {
+    json!({
+        "type": "call",
+        "func": {
+            "name": c.func.name,
+            "argTypes": c.func.arg_types.iter().map(|t| t.as_str()).collect::<Vec<_>>(),
+            "variadic": c.func.variadic,
+            "returnType": c.func.return_type.as_str(),
+        },
+        "args": args,
+    })
 }
 
 fn selector(kind: &str, v: &VectorSelector) -> Value {

@@ -14,12 +14,15 @@ use super::token::{Keyword, Kind, Preprocessor, Token};
 use model::{MatchOp, Matcher};
 
 /// How deep parentheses, calls and signs may nest. A deeper query would risk the stack of whoever walks the tree.
-pub const MAX_NESTING: u32 = 250;
+pub const MAX_NESTING: u32 = 128;
 /// How high a tree may grow: `a + b + c` has height 3, because operators of one rank lean to the left.
-pub const MAX_HEIGHT: u32 = 1000;
+pub const MAX_HEIGHT: u32 = 500;
 
 /// What has been parsed, and the height of its tree.
 pub(super) type Parsed<T> = Result<(T, u32), ParseError>;
+
+/// `by (…)` or `without (…)`: whether it is the latter, the labels, the end.
+type Grouping = (bool, Vec<String>, Span);
 
 /// The state of the parser.
 pub(super) struct Parser<'a> {
@@ -168,16 +171,19 @@ impl<'a> Parser<'a> {
         self.unexpected(context, "")
     }
 
-    /// Runs `f` one level deeper.
-    pub(super) fn nested<T>(&mut self, f: impl FnOnce(&mut Self) -> Result<T, ParseError>) -> Result<T, ParseError> {
+    /// Counts one level of recursion; [`Self::leave`] takes it back.
+    pub(super) fn enter(&mut self) -> Result<(), ParseError> {
         if self.nesting == MAX_NESTING {
             let span = self.peek()?.span;
             return Err(self.error(span, too_deep("nested", MAX_NESTING)));
         }
         self.nesting += 1;
-        let result = f(self);
+        Ok(())
+    }
+
+    /// The end of a level of recursion. An error ends the parse, so it need not be reached then.
+    pub(super) fn leave(&mut self) {
         self.nesting -= 1;
-        result
     }
 
     /// The height of a node over children of this height.
@@ -216,36 +222,44 @@ impl<'a> Parser<'a> {
 
     /// An expression of operators of at least this rank.
     fn expression(&mut self, least: Rank) -> Parsed<Expr> {
-        self.nested(|p| p.expression_inner(least))
+        self.enter()?;
+        let mut found = self.operand()?;
+        while let Kind::Operator(op) = self.peek()?.kind
+            && Rank::of(op) >= least
+        {
+            found = self.operation(op, found)?;
+        }
+        self.leave();
+        Ok(found)
     }
 
-    fn expression_inner(&mut self, least: Rank) -> Parsed<Expr> {
-        let (mut lhs, mut height) = self.operand()?;
-        while let Kind::Operator(op) = self.peek()?.kind {
-            let rank = Rank::of(op);
-            if rank < least {
-                break;
-            }
-            self.take()?;
-            let (return_bool, matching) = self.matching()?;
-            let (rhs, right_height) = self.expression(rank.right())?;
-            let span = lhs.span().to(rhs.span());
-            if !self.options.fill_modifiers && (matching.fill_left.is_some() || matching.fill_right.is_some()) {
-                return Err(self.error(span, "binop fill modifiers are experimental and not enabled"));
-            }
-            height = self.above(height.max(right_height), span)?;
-            lhs = Expr::Binary(Box::new(BinaryExpr { op, lhs, rhs, matching: Some(matching), return_bool, span }));
+    /// An operator, which is next, and its right operand.
+    fn operation(&mut self, op: BinaryOp, (lhs, left_height): (Expr, u32)) -> Parsed<Expr> {
+        self.take()?;
+        let (return_bool, matching) = self.matching()?;
+        let (rhs, right_height) = self.expression(Rank::of(op).right())?;
+        let span = lhs.span().to(rhs.span());
+        if !self.options.fill_modifiers && (matching.fill_left.is_some() || matching.fill_right.is_some()) {
+            return Err(self.error(span, "binop fill modifiers are experimental and not enabled"));
         }
-        Ok((lhs, height))
+        let height = self.above(left_height.max(right_height), span)?;
+        let node = BinaryExpr { op, lhs, rhs, matching: Some(matching), return_bool, span };
+        Ok((Expr::Binary(Box::new(node)), height))
     }
 
     /// A signed or primary expression with everything that may follow it.
     fn operand(&mut self) -> Parsed<Expr> {
         let token = self.peek()?;
-        let Some(sign) = sign(token.kind) else {
-            let (primary, height) = self.primary()?;
-            return self.suffixes(primary, height);
-        };
+        match sign(token.kind) {
+            Some(sign) => self.signed_expression(sign, token),
+            None => {
+                let (primary, height) = self.primary()?;
+                self.suffixes(primary, height)
+            }
+        }
+    }
+
+    fn signed_expression(&mut self, sign: Sign, token: Token) -> Parsed<Expr> {
         self.take()?;
         let (expr, height) = self.expression(Rank::Pow)?;
         let span = token.span.to(expr.span());
@@ -263,42 +277,49 @@ impl<'a> Parser<'a> {
     fn primary(&mut self) -> Parsed<Expr> {
         let token = self.peek()?;
         match token.kind {
-            Kind::Number | Kind::Duration => Ok((Expr::Number(self.number()?), 1)),
-            Kind::String => {
-                self.take()?;
-                let bytes = unquote(self.text(token.span));
-                let (value, raw) = match String::from_utf8(bytes) {
-                    Ok(value) => (value, None),
-                    Err(e) => (String::from_utf8_lossy(e.as_bytes()).into_owned(), Some(e.into_bytes())),
-                };
-                Ok((Expr::String(StringLiteral { value, raw, span: token.span }), 1))
-            }
-            Kind::LeftParen => {
-                self.take()?;
-                let (expr, height) = self.expression(Rank::Or)?;
-                let close = self.expect(Kind::RightParen)?;
-                let span = token.span.to(close.span);
-                Ok((Expr::Paren(Box::new(ParenExpr { expr, span })), self.above(height, span)?))
-            }
-            Kind::LeftBrace => Ok((Expr::Vector(self.selector()?), 1)),
+            Kind::LeftParen => self.parenthesis(),
             kind if kind.is_metric_name() => {
                 self.take()?;
                 let next = self.peek()?.kind;
+                let modifier = matches!(next, Kind::Keyword(Keyword::By | Keyword::Without));
                 match kind {
-                    Kind::Aggregate(op)
-                        if matches!(
-                            next,
-                            Kind::LeftParen | Kind::Keyword(Keyword::By) | Kind::Keyword(Keyword::Without)
-                        ) =>
-                    {
-                        self.aggregation(op, token)
-                    }
+                    Kind::Aggregate(op) if next == Kind::LeftParen || modifier => self.aggregation(op, token),
                     Kind::Identifier | Kind::Preprocessor(_) if next == Kind::LeftParen => self.call(token),
-                    _ => Ok((Expr::Vector(self.selector_named(token)?), 1)),
+                    _ => self.leaf(token),
                 }
             }
-            _ => Err(self.unexpected_here()),
+            _ => self.leaf(token),
         }
+    }
+
+    /// A literal or a selector that begins with this word. The name of a selector has been taken.
+    fn leaf(&mut self, first: Token) -> Parsed<Expr> {
+        let leaf = match first.kind {
+            Kind::Number | Kind::Duration => Expr::Number(self.number()?),
+            Kind::String => Expr::String(self.string()?),
+            Kind::LeftBrace => Expr::Vector(self.selector()?),
+            kind if kind.is_metric_name() => Expr::Vector(self.selector_named(first)?),
+            _ => return Err(self.unexpected_here()),
+        };
+        Ok((leaf, 1))
+    }
+
+    fn parenthesis(&mut self) -> Parsed<Expr> {
+        let open = self.take()?;
+        let (expr, height) = self.expression(Rank::Or)?;
+        let close = self.expect(Kind::RightParen)?;
+        let span = open.span.to(close.span);
+        Ok((Expr::Paren(Box::new(ParenExpr { expr, span })), self.above(height, span)?))
+    }
+
+    /// A string, which is known to be next.
+    fn string(&mut self) -> Result<StringLiteral, ParseError> {
+        let span = self.take()?.span;
+        let (value, raw) = match String::from_utf8(unquote(self.text(span))) {
+            Ok(value) => (value, None),
+            Err(e) => (String::from_utf8_lossy(e.as_bytes()).into_owned(), Some(e.into_bytes())),
+        };
+        Ok(StringLiteral { value, raw, span })
     }
 
     /// A number or duration, which is known to be next.
@@ -350,15 +371,23 @@ impl<'a> Parser<'a> {
     }
 
     fn aggregation(&mut self, op: AggregateOp, name: Token) -> Parsed<Expr> {
+        // An error ends the parse, so the count need not be taken back then.
         self.aggregations += 1;
-        let result = self.aggregation_inner(op, name);
+        let modifier = self.aggregation_modifier()?;
+        let args = self.arguments()?;
+        let aggregation = self.aggregation_of(op, name, modifier, args)?;
         self.aggregations -= 1;
-        result
+        Ok(aggregation)
     }
 
-    fn aggregation_inner(&mut self, op: AggregateOp, name: Token) -> Parsed<Expr> {
-        let mut modifier = self.aggregation_modifier()?;
-        let (mut args, height, close) = self.arguments()?;
+    /// An aggregation, of which the arguments have been read.
+    fn aggregation_of(
+        &mut self,
+        op: AggregateOp,
+        name: Token,
+        mut modifier: Option<Grouping>,
+        (mut args, height, close): (Vec<Expr>, u32, Span),
+    ) -> Parsed<Expr> {
         let mut span = name.span.to(close);
         if modifier.is_none() {
             modifier = self.aggregation_modifier()?;
@@ -389,9 +418,7 @@ impl<'a> Parser<'a> {
         Ok((Expr::Aggregate(Box::new(node)), self.above(height, span)?))
     }
 
-    /// `by (…)` or `without (…)`: whether it is the latter, the labels, the end.
-    #[expect(clippy::type_complexity, reason = "used twice, both times taken apart at once")]
-    fn aggregation_modifier(&mut self) -> Result<Option<(bool, Vec<String>, Span)>, ParseError> {
+    fn aggregation_modifier(&mut self) -> Result<Option<Grouping>, ParseError> {
         let without = match self.peek()?.kind {
             Kind::Keyword(Keyword::By) => false,
             Kind::Keyword(Keyword::Without) => true,
@@ -469,7 +496,9 @@ impl<'a> Parser<'a> {
             if let Some(card) = card {
                 self.take()?;
                 matching.card = card;
-                if self.peek()?.kind == Kind::LeftParen {
+                let next = self.peek()?.kind;
+                let fill = matches!(next, Kind::Keyword(Keyword::Fill | Keyword::FillLeft | Keyword::FillRight));
+                if next == Kind::LeftParen || !(next.starts_expression() || fill) {
                     (matching.include, _) = self.grouping_labels()?;
                 }
             }

@@ -216,19 +216,20 @@ impl Parser<'_> {
 
     /// A duration expression of operators of at least this rank.
     fn duration(&mut self, least: Rank, place: Place) -> Parsed<DurationExpr> {
-        self.nested(|p| {
-            let first = p.peek()?;
-            let (lhs, height) = match sign(first.kind) {
-                Some(sign) => {
-                    p.take()?;
-                    let (inner, height) = p.duration(Rank::Pow, place)?;
-                    let height = p.above(height, inner.span)?;
-                    (p.signed(sign, first.span, inner)?, height)
-                }
-                None => p.duration_operand(place)?,
-            };
-            p.duration_rest(lhs, height, least, place)
-        })
+        self.enter()?;
+        let first = self.peek()?;
+        let (lhs, height) = match sign(first.kind) {
+            Some(sign) => {
+                self.take()?;
+                let (inner, height) = self.duration(Rank::Pow, place)?;
+                let height = self.above(height, inner.span)?;
+                (self.signed(sign, first.span, inner)?, height)
+            }
+            None => self.duration_operand(place)?,
+        };
+        let found = self.duration_rest(lhs, height, least, place)?;
+        self.leave();
+        Ok(found)
     }
 
     /// The operators of at least this rank behind `lhs`, with their right operands.
