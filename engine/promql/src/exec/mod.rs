@@ -3,13 +3,25 @@
 //! Everything here is synchronous and runs on a CPU thread; the async side knows all selects beforehand
 //! ([`Plan::selects`]) and may fill the source while the evaluation already reads from it.
 
+mod aggregate;
 pub mod annotations;
-mod calendar;
+mod binary;
+pub(crate) mod calendar;
+pub(crate) mod column;
 pub mod error;
+mod eval;
+mod histograms;
+mod info;
+mod join;
 pub mod memory;
+mod merge;
 pub mod options;
+mod range;
+mod rank;
 pub mod result;
+mod select;
 pub mod source;
+mod special;
 
 pub use annotations::Annotations;
 pub use error::QueryError;
@@ -17,22 +29,35 @@ pub use options::{EngineOptions, Stop, Times};
 pub use result::{QueryResult, QueryStats, QueryValue, Series, VectorSample};
 pub use source::{Samples, SelectHints, SelectRequest, SeriesSet, Source};
 
-use crate::parse::ValueType;
+use crate::parse::{Expr, ValueType, parse_expr};
+use crate::plan::{Kind, Planned, RangeArg, build};
+use column::SeriesColumn;
+use eval::{Exec, without_metadata};
+use merge::Merged;
+use model::sample::Value;
 
 /// A query that is ready to run.
 #[derive(Clone, Debug)]
 pub struct Plan {
     query: String,
     times: Times,
-    selects: Vec<SelectRequest>,
+    options: EngineOptions,
     value_type: ValueType,
+    planned: Planned,
 }
 
 impl Plan {
     /// Parses and plans `query`.
     pub fn new(query: &str, times: Times, options: &EngineOptions) -> Result<Self, QueryError> {
-        let _ = (query, times, options);
-        Err(QueryError::BadRequest("the evaluator is being built".to_owned()))
+        let expr = parse_expr(query, &options.parser)?;
+        Self::from_expr(query, &expr, times, options)
+    }
+
+    /// Plans a tree that was parsed before; `query` is its text, to which positions refer.
+    pub fn from_expr(query: &str, expr: &Expr, times: Times, options: &EngineOptions) -> Result<Self, QueryError> {
+        let planned = build(expr, times, options)?;
+        let options = options.clone();
+        Ok(Self { query: query.to_owned(), times, options, value_type: expr.value_type(), planned })
     }
 
     /// The text.
@@ -47,7 +72,7 @@ impl Plan {
 
     /// All that will be selected, in the order of the text; `id` is the index.
     pub fn selects(&self) -> &[SelectRequest] {
-        &self.selects
+        &self.planned.selects
     }
 
     /// The type of the expression; a range query answers with a matrix whatever it is.
@@ -57,8 +82,88 @@ impl Plan {
 
     /// Runs it. May be called more than once.
     pub fn execute(&self, source: &dyn Source, stop: &Stop) -> Result<QueryResult, QueryError> {
-        let _ = source;
-        stop.check()?;
-        Err(QueryError::BadRequest("the evaluator is being built".to_owned()))
+        let exec = Exec::new(source, &self.planned.selects, stop, &self.options);
+        let value = self.evaluate(&exec)?;
+        let stats = QueryStats {
+            samples_read: exec.samples_read.get(),
+            series_read: exec.series_read.get(),
+            peak_samples: exec.peak.get(),
+        };
+        Ok(QueryResult { value, annotations: exec.notes.into_inner(), stats })
+    }
+
+    fn evaluate(&self, exec: &Exec<'_>) -> Result<QueryValue, QueryError> {
+        let (root, grid) = (&self.planned.root, &self.planned.grid);
+        let instant = matches!(self.times, Times::Instant(_));
+        let unwrapped = match &root.kind {
+            Kind::Invariant(n) => n,
+            _ => root,
+        };
+        match (&unwrapped.kind, self.value_type) {
+            (Kind::Text(s), _) => return Ok(QueryValue::String(grid.start, s.clone())),
+            (Kind::Bytes(b), _) => {
+                return Ok(QueryValue::String(grid.start, String::from_utf8_lossy(b).into_owned()));
+            }
+            (Kind::Range(arg), _) => return self.raw_matrix(exec, arg),
+            (_, ValueType::Scalar) => {
+                let column = exec.scalar(root, grid)?;
+                if instant {
+                    return Ok(QueryValue::Scalar(grid.start, column.first()));
+                }
+                let floats: Vec<_> = (0..grid.len).map(|i| (grid.time(i), column.at(i))).collect();
+                let series = Series { floats, ..Series::default() };
+                return Ok(QueryValue::Matrix(if grid.len == 0 { Vec::new() } else { vec![series] }));
+            }
+            _ => {}
+        }
+        let mut series = exec.collect(root, grid)?.take();
+        if self.options.delayed_name_removal {
+            let mut merged = Merged::default();
+            for mut s in series {
+                if s.drop_name {
+                    s.labels = without_metadata(&s.labels);
+                }
+                merged.add(s)?;
+            }
+            series = merged.finish().collect();
+        }
+        if instant {
+            let t = grid.start;
+            let sample = |s: SeriesColumn| {
+                let value = match (s.column.float(0), s.column.histogram(0)) {
+                    (Some(v), _) => Value::Float(v),
+                    (None, Some(h)) => Value::Histogram(h.clone()),
+                    (None, None) => return None,
+                };
+                Some(VectorSample { labels: s.labels, t, value })
+            };
+            return Ok(QueryValue::Vector(series.into_iter().filter_map(sample).collect()));
+        }
+        series.sort_by(|a, b| a.labels.cmp(&b.labels));
+        let points = |s: SeriesColumn| Series {
+            floats: s.column.present.iter().filter_map(|i| Some((grid.time(i), s.column.float(i)?))).collect(),
+            histograms: s.column.iter_histograms().map(|(i, h)| (grid.time(i), h.clone())).collect(),
+            labels: s.labels,
+        };
+        Ok(QueryValue::Matrix(series.into_iter().map(points).collect()))
+    }
+
+    /// A range vector as an answer: its samples with their own times.
+    fn raw_matrix(&self, exec: &Exec<'_>, arg: &RangeArg) -> Result<QueryValue, QueryError> {
+        let grid = &self.planned.grid;
+        let mut all: Vec<Series> = Vec::new();
+        exec.read_range(arg, grid, &mut |head, samples| {
+            let window = exec.slider(arg, samples).at(grid.start, arg.reference(grid.start));
+            let labels = if head.drop_name { without_metadata(&head.labels) } else { head.labels };
+            let mut series = Series { labels, floats: Vec::new(), histograms: window.histograms.to_vec() };
+            series.floats = range::raw_floats(&window)?;
+            if !series.floats.is_empty() || !series.histograms.is_empty() {
+                exec.hold(series.floats.len() as u64 + series.histograms.len() as u64)?;
+                all.push(series);
+            }
+            Ok(())
+        })?;
+        all.sort_by(|a, b| a.labels.cmp(&b.labels));
+        Ok(QueryValue::Matrix(all))
     }
 }

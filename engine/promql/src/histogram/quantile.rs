@@ -236,7 +236,8 @@ pub(crate) fn native_quantile(q: f64, h: &FloatHistogram) -> (f64, Option<NanNot
             return (bucket.lower, None);
         }
     } else {
-        narrow_zero_bucket(h, &mut bucket, bucket.lower < 0.0 && bucket.upper > 0.0);
+        let is_zero = bucket.lower < 0.0 && bucket.upper > 0.0;
+        narrow_zero_bucket(h, &mut bucket, is_zero);
     }
     if count > h.count {
         count = h.count;
@@ -249,14 +250,16 @@ pub(crate) fn native_quantile(q: f64, h: &FloatHistogram) -> (f64, Option<NanNot
     }
     rank = if forward { rank - (count - bucket.count) } else { count - rank };
     let mut note = None;
-    let quantile_bucket = bucket;
     if h.sum.is_nan() {
-        let all: f64 = count + rest.map(|b| b.count).sum::<f64>();
-        if all < h.count {
+        // Prometheus goes on with the last bucket here, and so do we: the answer is marked as doubtful anyway.
+        for b in rest {
+            bucket = *b;
+            count += b.count;
+        }
+        if count < h.count {
             note = Some(NanNote::Skew);
         }
     }
-    let bucket = quantile_bucket;
     let fraction = rank / bucket.count;
     if h.has_custom_buckets() || (bucket.lower <= 0.0 && bucket.upper >= 0.0) {
         return (bucket.lower + (bucket.upper - bucket.lower) * fraction, note);

@@ -26,6 +26,7 @@ pub use options::Options;
 pub use parser::{MAX_HEIGHT, MAX_NESTING};
 pub use pretty::prettify;
 pub use series::{SeriesItem, parse_series_description};
+pub(crate) use text::quote_bytes;
 pub use value_type::ValueType;
 
 use model::{Labels, Matcher};

@@ -8,7 +8,7 @@ pub(super) fn quote(s: &str) -> String {
 }
 
 /// `strconv.Quote` of bytes that need not be UTF-8: a bad byte becomes `\xNN`.
-pub(super) fn quote_bytes(bytes: &[u8]) -> String {
+pub(crate) fn quote_bytes(bytes: &[u8]) -> String {
     let mut out = String::with_capacity(bytes.len() + 2);
     out.push('"');
     for chunk in bytes.utf8_chunks() {

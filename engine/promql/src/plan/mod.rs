@@ -4,7 +4,7 @@
 mod build;
 mod duration;
 
-pub(crate) use build::build;
+pub(crate) use build::{build, info_names};
 
 use crate::exec::SelectRequest;
 use crate::parse::{AggregateOp, BinaryOp, Function, RangeMode, Span, ValueType, VectorMatching};

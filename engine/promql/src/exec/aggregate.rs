@@ -1,0 +1,292 @@
+//! Aggregations that need one pass: a few numbers per group and step, whatever the number of series.
+
+use super::QueryError;
+use super::column::{Bits, Column, SeriesColumn};
+use super::eval::{Exec, Sink};
+use crate::functions::math::kahan;
+use crate::functions::over_time::{HistogramMean, Mean};
+use crate::parse::AggregateOp;
+use crate::plan::{Aggregate, Grid, Node};
+use hashbrown::HashMap;
+use model::Labels;
+use model::labels::METRIC_NAME;
+
+/// Which group a series belongs to.
+pub(super) struct Grouping<'a> {
+    names: &'a [String],
+    without: bool,
+    index: HashMap<Labels, usize>,
+    /// The labels of each group, in the order of their first series.
+    pub(super) labels: Vec<Labels>,
+}
+
+impl<'a> Grouping<'a> {
+    pub(super) fn new(names: &'a [String], without: bool) -> Self {
+        Self { names, without, index: HashMap::new(), labels: Vec::new() }
+    }
+
+    /// The labels that a group with this series has.
+    pub(super) fn key(&self, labels: &Labels) -> Labels {
+        let named = |n: &str| self.names.iter().any(|x| x == n);
+        if self.without {
+            labels.filter(|n| n != METRIC_NAME && !named(n))
+        } else if self.names.is_empty() {
+            Labels::empty()
+        } else {
+            labels.filter(named)
+        }
+    }
+
+    /// The index of the series' group.
+    pub(super) fn group(&mut self, labels: &Labels) -> usize {
+        if !self.without && self.names.is_empty() {
+            if self.labels.is_empty() {
+                self.labels.push(Labels::empty());
+            }
+            return 0;
+        }
+        let key = self.key(labels);
+        if let Some(at) = self.index.get(&key) {
+            return *at;
+        }
+        let at = self.labels.len();
+        self.index.insert(key.clone(), at);
+        self.labels.push(key);
+        at
+    }
+}
+
+impl Exec<'_> {
+    #[inline(never)]
+    pub(super) fn stream_aggregate(
+        &self,
+        node: &Node,
+        a: &Aggregate,
+        grid: &Grid,
+        sink: &mut Sink<'_>,
+    ) -> Result<(), QueryError> {
+        match a.op {
+            AggregateOp::Topk | AggregateOp::Bottomk | AggregateOp::Limitk | AggregateOp::LimitRatio => {
+                return self.stream_ranked(node, a, grid, sink);
+            }
+            AggregateOp::Quantile => return self.stream_quantile(a, grid, sink),
+            AggregateOp::CountValues => return self.stream_count_values(a, grid, sink),
+            _ => {}
+        }
+        let mut grouping = Grouping::new(&a.grouping, a.without);
+        let mut groups: Vec<Group> = Vec::new();
+        let mut weight = 0;
+        self.stream(&a.arg, grid, &mut |series| {
+            let at = grouping.group(&series.labels);
+            if at == groups.len() {
+                groups.push(Group::new(a.op, grid.len));
+                weight += grid.len as u64;
+                self.hold(grid.len as u64)?;
+            }
+            if let Some(group) = groups.get_mut(at) {
+                group.drop_name |= series.drop_name;
+                self.add_to_group(group, a, &series);
+            }
+            Ok(())
+        })?;
+        for (labels, group) in grouping.labels.iter().zip(groups) {
+            let drop_name = group.drop_name;
+            let column = self.finish_group(group, a);
+            if !column.is_empty() {
+                sink(SeriesColumn { labels: labels.clone(), drop_name, column })?;
+            }
+        }
+        self.release(weight);
+        Ok(())
+    }
+
+    fn add_to_group(&self, group: &mut Group, a: &Aggregate, series: &SeriesColumn) {
+        let column = &series.column;
+        match &mut group.numbers {
+            Numbers::Sum { sums } => {
+                for i in column.present.iter() {
+                    if let (Some((s, c)), Some(v)) = (sums.get_mut(i), column.floats.get(i)) {
+                        if group.floats.get(i) { (*s, *c) = kahan(*v, *s, *c) } else { (*s, *c) = (*v, 0.0) }
+                        group.floats.set(i);
+                    }
+                }
+            }
+            Numbers::Mean { means } => {
+                for i in column.present.iter() {
+                    if let (Some(m), Some(v)) = (means.get_mut(i), column.floats.get(i)) {
+                        if group.floats.get(i) { m.add(*v) } else { *m = Mean::new(*v) }
+                        group.floats.set(i);
+                    }
+                }
+            }
+            Numbers::Extreme { values, greater } => {
+                for i in column.present.iter() {
+                    if let (Some(best), Some(v)) = (values.get_mut(i), column.floats.get(i)) {
+                        let beats = if *greater { *best < *v } else { *best > *v };
+                        if !group.floats.get(i) || beats || best.is_nan() {
+                            *best = *v;
+                        }
+                    }
+                }
+                group.floats.or(&column.present);
+            }
+            Numbers::Count { counts } => {
+                for i in column.occupied().iter() {
+                    if let Some(n) = counts.get_mut(i) {
+                        *n += 1.0;
+                    }
+                    group.floats.set(i);
+                }
+                return;
+            }
+            Numbers::Any => {
+                group.floats.or(&column.occupied());
+                return;
+            }
+            Numbers::Variance { moments } => {
+                for i in column.present.iter() {
+                    if let (Some(m), Some(v)) = (moments.get_mut(i), column.floats.get(i)) {
+                        if group.floats.get(i) { m.add(*v) } else { *m = Moments::new(*v) }
+                        group.floats.set(i);
+                    }
+                }
+            }
+        }
+        if !column.has_histograms() {
+            return;
+        }
+        let average = match a.op {
+            AggregateOp::Sum => false,
+            AggregateOp::Avg => true,
+            op => {
+                self.notes.borrow_mut().histogram_ignored_in_aggregation(op.as_str(), a.arg.span);
+                return;
+            }
+        };
+        let len = column.len();
+        let sums = group.histograms.get_or_insert_with(|| (0..len).map(|_| HistogramSum::None).collect());
+        for (i, h) in column.iter_histograms() {
+            let Some(slot) = sums.get_mut(i) else { continue };
+            match slot {
+                HistogramSum::None => *slot = HistogramSum::Sum(Box::new(HistogramMean::new(h, average))),
+                HistogramSum::Sum(sum) => {
+                    if sum.add(h).is_err() {
+                        let name = series.labels.value(METRIC_NAME);
+                        self.notes.borrow_mut().mixed_exponential_custom(name, a.arg.span);
+                        *slot = HistogramSum::Incompatible;
+                    }
+                }
+                HistogramSum::Incompatible => {}
+            }
+        }
+    }
+
+    fn finish_group(&self, group: Group, a: &Aggregate) -> Column {
+        let len = group.len;
+        let mut column = Column { floats: group.numbers.finish(len, a.op), present: group.floats, histograms: None };
+        let mut notes = self.notes.borrow_mut();
+        for (i, sum) in group.histograms.into_iter().flatten().enumerate() {
+            if matches!(sum, HistogramSum::None) {
+                continue;
+            }
+            if column.present.get(i) {
+                notes.mixed_floats_histograms_aggregation(a.arg.span);
+                column.present.clear(i);
+                continue;
+            }
+            if let HistogramSum::Sum(sum) = sum {
+                if sum.reconciled {
+                    notes.mismatched_custom_buckets("aggregation", a.arg.span);
+                }
+                if sum.reset_collision() {
+                    notes.reset_collision("aggregation", a.arg.span);
+                }
+                column.set_histogram(i, sum.finish().into());
+            }
+        }
+        column
+    }
+}
+
+/// What is kept of a group.
+struct Group {
+    len: usize,
+    /// Steps with a float (for `count` and `group`: with anything).
+    floats: Bits,
+    numbers: Numbers,
+    histograms: Option<Vec<HistogramSum>>,
+    drop_name: bool,
+}
+
+enum HistogramSum {
+    None,
+    Sum(Box<HistogramMean>),
+    /// Exponential and custom buckets came together.
+    Incompatible,
+}
+
+/// Numbers per step.
+enum Numbers {
+    Sum { sums: Vec<(f64, f64)> },
+    Mean { means: Vec<Mean> },
+    Extreme { values: Vec<f64>, greater: bool },
+    Count { counts: Vec<f64> },
+    Any,
+    Variance { moments: Vec<Moments> },
+}
+
+impl Group {
+    fn new(op: AggregateOp, len: usize) -> Self {
+        let numbers = match op {
+            AggregateOp::Sum => Numbers::Sum { sums: vec![(0.0, 0.0); len] },
+            AggregateOp::Avg => Numbers::Mean { means: vec![Mean::new(0.0); len] },
+            AggregateOp::Min => Numbers::Extreme { values: vec![0.0; len], greater: false },
+            AggregateOp::Max => Numbers::Extreme { values: vec![0.0; len], greater: true },
+            AggregateOp::Count => Numbers::Count { counts: vec![0.0; len] },
+            AggregateOp::Stddev | AggregateOp::Stdvar => Numbers::Variance { moments: vec![Moments::new(0.0); len] },
+            _ => Numbers::Any,
+        };
+        Self { len, floats: Bits::none(len), numbers, histograms: None, drop_name: false }
+    }
+}
+
+impl Numbers {
+    fn finish(self, len: usize, op: AggregateOp) -> Vec<f64> {
+        match self {
+            Self::Sum { sums } => sums.into_iter().map(|(s, c)| s + c).collect(),
+            Self::Mean { means } => means.iter().map(Mean::value).collect(),
+            Self::Extreme { values, .. } => values,
+            Self::Count { counts } => counts,
+            Self::Any => vec![1.0; len],
+            Self::Variance { moments } => {
+                let root = op == AggregateOp::Stddev;
+                moments.iter().map(|m| if root { m.variance().sqrt() } else { m.variance() }).collect()
+            }
+        }
+    }
+}
+
+/// Welford's running variance.
+#[derive(Clone, Copy)]
+struct Moments {
+    count: f64,
+    mean: f64,
+    squares: f64,
+}
+
+impl Moments {
+    fn new(v: f64) -> Self {
+        Self { count: 1.0, mean: v, squares: if v.is_finite() { 0.0 } else { f64::NAN } }
+    }
+
+    fn add(&mut self, v: f64) {
+        self.count += 1.0;
+        let delta = v - self.mean;
+        self.mean += delta / self.count;
+        self.squares += delta * (v - self.mean);
+    }
+
+    fn variance(&self) -> f64 {
+        self.squares / self.count
+    }
+}

@@ -1,0 +1,402 @@
+//! The evaluation proper. Series are pushed through a tree of operators one at a time; only operators that need
+//! all series at once (joins, sorting, ranking) hold them.
+
+use super::annotations::Annotations;
+use super::column::{Column, ScalarColumn, SeriesColumn};
+use super::merge::{Merged, same_labels};
+use super::options::{EngineOptions, Stop};
+use super::{QueryError, SelectRequest, Source};
+use crate::functions::elementwise::{round, unary};
+use crate::functions::math::{max, min};
+use crate::histogram::scale;
+use crate::parse::{FunctionId, ValueType};
+use crate::plan::{Call, Grid, Kind, Node};
+use hashbrown::HashSet;
+use model::Labels;
+use model::labels::METRIC_NAME;
+use std::cell::{Cell, RefCell};
+use std::sync::Arc;
+
+/// Where an operator pushes its series. Each series has at least one value.
+pub(super) type Sink<'s> = dyn FnMut(SeriesColumn) -> Result<(), QueryError> + 's;
+
+/// A running query.
+pub(super) struct Exec<'q> {
+    pub(super) source: &'q dyn Source,
+    pub(super) selects: &'q [SelectRequest],
+    pub(super) stop: &'q Stop,
+    pub(super) options: &'q EngineOptions,
+    pub(super) notes: RefCell<Annotations>,
+    pub(super) series_read: Cell<u64>,
+    pub(super) samples_read: Cell<u64>,
+    held: Cell<u64>,
+    pub(super) peak: Cell<u64>,
+}
+
+/// Series that are held at once; they count against the limit until they are dropped.
+pub(super) struct Held<'e, 'q> {
+    exec: &'e Exec<'q>,
+    weight: u64,
+    pub(super) series: Vec<SeriesColumn>,
+}
+
+impl Drop for Held<'_, '_> {
+    fn drop(&mut self) {
+        self.exec.release(self.weight);
+    }
+}
+
+impl Held<'_, '_> {
+    /// The series, which from here on are the caller's to count.
+    pub(super) fn take(&mut self) -> Vec<SeriesColumn> {
+        std::mem::take(&mut self.series)
+    }
+}
+
+impl<'q> Exec<'q> {
+    pub(super) fn new(
+        source: &'q dyn Source,
+        selects: &'q [SelectRequest],
+        stop: &'q Stop,
+        options: &'q EngineOptions,
+    ) -> Self {
+        Self {
+            source,
+            selects,
+            stop,
+            options,
+            notes: RefCell::default(),
+            series_read: Cell::new(0),
+            samples_read: Cell::new(0),
+            held: Cell::new(0),
+            peak: Cell::new(0),
+        }
+    }
+
+    /// Counts samples that are now held.
+    pub(super) fn hold(&self, samples: u64) -> Result<(), QueryError> {
+        let held = self.held.get().saturating_add(samples);
+        self.held.set(held);
+        self.peak.set(self.peak.get().max(held));
+        if self.options.max_samples > 0 && held > self.options.max_samples {
+            return Err(QueryError::TooManySamples);
+        }
+        Ok(())
+    }
+
+    /// Counts samples that are held no longer.
+    pub(super) fn release(&self, samples: u64) {
+        self.held.set(self.held.get().saturating_sub(samples));
+    }
+
+    /// All series of a vector.
+    pub(super) fn collect(&self, node: &Node, grid: &Grid) -> Result<Held<'_, 'q>, QueryError> {
+        let mut held = Held { exec: self, weight: 0, series: Vec::new() };
+        self.stream(node, grid, &mut |series| {
+            let weight = series.column.weight();
+            held.weight += weight;
+            held.series.push(series);
+            self.hold(weight)
+        })?;
+        Ok(held)
+    }
+
+    /// Evaluates a scalar.
+    pub(super) fn scalar(&self, node: &Node, grid: &Grid) -> Result<ScalarColumn, QueryError> {
+        self.stop.check()?;
+        match &node.kind {
+            Kind::Number(v) => Ok(ScalarColumn::Constant(*v)),
+            Kind::Invariant(n) => {
+                Ok(ScalarColumn::Constant(self.scalar(n, &Grid::single(grid.start))?.first()))
+            }
+            Kind::Negate(n) => Ok(self.scalar(n, grid)?.map(|v| -v)),
+            Kind::Binary(b) => {
+                let (lhs, rhs) = (self.scalar(&b.lhs, grid)?, self.scalar(&b.rhs, grid)?);
+                let f = super::binary::scalar_operation(b.op)?;
+                Ok(lhs.zip(&rhs, grid.len, f))
+            }
+            Kind::Call(c) => self.scalar_call(c, grid),
+            _ => Err(unexpected("a scalar")),
+        }
+    }
+
+    fn scalar_call(&self, call: &Call, grid: &Grid) -> Result<ScalarColumn, QueryError> {
+        let pair = |f: fn(f64, f64) -> f64| match call.args.as_slice() {
+            [a, b] => Ok(self.scalar(a, grid)?.zip(&self.scalar(b, grid)?, grid.len, f)),
+            _ => Err(unexpected("two arguments")),
+        };
+        match (call.func.id, call.args.as_slice()) {
+            (FunctionId::Time, _) => {
+                Ok(ScalarColumn::Steps((0..grid.len).map(|i| grid.time(i) as f64 / 1000.0).collect()))
+            }
+            (FunctionId::MinOf, _) => pair(min),
+            (FunctionId::MaxOf, _) => pair(max),
+            (FunctionId::Scalar, [arg]) => {
+                // The only float at a step; none or several make NaN.
+                let mut values = vec![f64::NAN; grid.len];
+                let mut seen = vec![0u8; grid.len];
+                self.stream(arg, grid, &mut |series| {
+                    for i in series.column.present.iter() {
+                        if let (Some(v), Some(n)) = (values.get_mut(i), seen.get_mut(i)) {
+                            *n = n.saturating_add(1);
+                            *v = if *n == 1 { series.column.float(i).unwrap_or(f64::NAN) } else { f64::NAN };
+                        }
+                    }
+                    Ok(())
+                })?;
+                Ok(ScalarColumn::Steps(values))
+            }
+            _ => Err(unexpected("a scalar function")),
+        }
+    }
+
+    /// Evaluates a vector, series by series.
+    pub(super) fn stream(&self, node: &Node, grid: &Grid, sink: &mut Sink<'_>) -> Result<(), QueryError> {
+        self.stop.check()?;
+        if grid.len == 0 {
+            return Ok(());
+        }
+        match &node.kind {
+            Kind::Instant(s) => self.stream_instant(s, node.span, grid, sink),
+            Kind::Invariant(n) => self.stream_invariant(n, grid, sink),
+            Kind::Negate(n) => self.stream_negated(n, grid, sink),
+            Kind::Call(c) => self.stream_call(node, c, grid, sink),
+            Kind::Aggregate(a) => self.stream_aggregate(node, a, grid, sink),
+            Kind::Binary(b) => self.stream_binary(node, b, grid, sink),
+            Kind::Number(_) | Kind::Text(_) | Kind::Bytes(_) | Kind::Range(_) => Err(unexpected("an instant vector")),
+        }
+    }
+
+    /// Evaluates once and repeats.
+    #[inline(never)]
+    fn stream_invariant(&self, node: &Node, grid: &Grid, sink: &mut Sink<'_>) -> Result<(), QueryError> {
+        self.stream(node, &Grid::single(grid.start), &mut |series| {
+            let column = match (series.column.float(0), series.column.histogram(0)) {
+                (Some(v), _) => Column::constant(grid.len, v),
+                (None, Some(h)) => {
+                    let mut c = Column::empty(grid.len);
+                    c.histograms = Some(vec![Some(h.clone()); grid.len]);
+                    c
+                }
+                (None, None) => return Ok(()),
+            };
+            sink(SeriesColumn { column, ..series })
+        })
+    }
+
+    #[inline(never)]
+    fn stream_negated(&self, node: &Node, grid: &Grid, sink: &mut Sink<'_>) -> Result<(), QueryError> {
+        self.renamed(node, grid, sink, &mut |column| {
+            for v in &mut column.floats {
+                *v = -*v;
+            }
+            for h in column.histograms.iter_mut().flatten().flatten() {
+                scale(Arc::make_mut(h), -1.0);
+            }
+        })
+    }
+
+    /// Maps columns of `arg` and drops the name; series that become equal are joined.
+    pub(super) fn renamed(
+        &self,
+        arg: &Node,
+        grid: &Grid,
+        sink: &mut Sink<'_>,
+        map: &mut dyn FnMut(&mut Column),
+    ) -> Result<(), QueryError> {
+        let mut joined = (!arg.injective && !self.options.delayed_name_removal).then(Merged::default);
+        let mut out = Distinct::default();
+        self.stream(arg, grid, &mut |mut series| {
+            map(&mut series.column);
+            if series.column.is_empty() {
+                return Ok(());
+            }
+            let check = !self.options.delayed_name_removal && has_type_or_unit(&series.labels);
+            let series = self.without_name(series);
+            match &mut joined {
+                Some(m) => m.add(series),
+                None => {
+                    if check {
+                        out.check(&series.labels)?;
+                    }
+                    sink(series)
+                }
+            }
+        })?;
+        for series in joined.into_iter().flat_map(Merged::finish) {
+            sink(series)?;
+        }
+        Ok(())
+    }
+
+    /// Drops the name, or marks it for dropping at the end.
+    pub(super) fn without_name(&self, mut series: SeriesColumn) -> SeriesColumn {
+        if !self.options.delayed_name_removal {
+            series.labels = without_metadata(&series.labels);
+        }
+        series.drop_name = true;
+        series
+    }
+
+    /// `f` of each float with its step; histograms are dropped.
+    fn map_floats(
+        &self,
+        arg: &Node,
+        grid: &Grid,
+        sink: &mut Sink<'_>,
+        f: &dyn Fn(usize, f64) -> f64,
+    ) -> Result<(), QueryError> {
+        self.renamed(arg, grid, sink, &mut |column| {
+            column.histograms = None;
+            for (i, v) in column.floats.iter_mut().enumerate() {
+                *v = f(i, *v);
+            }
+        })
+    }
+
+    #[inline(never)]
+    fn stream_call(&self, node: &Node, call: &Call, grid: &Grid, sink: &mut Sink<'_>) -> Result<(), QueryError> {
+        let id = call.func.id;
+        if call.func.arg_types.contains(&ValueType::Matrix) {
+            return self.stream_range_call(node, call, grid, sink);
+        }
+        if let Some(f) = unary(id) {
+            return match call.args.first() {
+                Some(arg) => self.map_floats(arg, grid, sink, &|_, v| f(v)),
+                // The calendar's default is the evaluation time.
+                None => {
+                    let mut column = Column::constant(grid.len, 0.0);
+                    for (i, v) in column.floats.iter_mut().enumerate() {
+                        *v = f((grid.time(i) / 1000) as f64);
+                    }
+                    sink(SeriesColumn { labels: Labels::empty(), drop_name: false, column })
+                }
+            };
+        }
+        match (id, call.args.as_slice()) {
+            (FunctionId::Round, [arg, rest @ ..]) => {
+                let to = rest.first().map_or(Ok(ScalarColumn::Constant(1.0)), |n| self.scalar(n, grid))?;
+                let inverse = to.map(|v| 1.0 / v);
+                self.map_floats(arg, grid, sink, &|i, v| round(v, inverse.at(i)))
+            }
+            (FunctionId::Clamp, [arg, low, high]) => {
+                let (low, high) = (self.scalar(low, grid)?, self.scalar(high, grid)?);
+                self.clamp(arg, &low, &high, grid, sink)
+            }
+            (FunctionId::ClampMin, [arg, low]) => {
+                let low = self.scalar(low, grid)?;
+                self.clamp(arg, &low, &ScalarColumn::Constant(f64::INFINITY), grid, sink)
+            }
+            (FunctionId::ClampMax, [arg, high]) => {
+                let high = self.scalar(high, grid)?;
+                self.clamp(arg, &ScalarColumn::Constant(f64::NEG_INFINITY), &high, grid, sink)
+            }
+            (FunctionId::Vector, [arg]) => {
+                let v = self.scalar(arg, grid)?;
+                let mut column = Column::constant(grid.len, 0.0);
+                for (i, slot) in column.floats.iter_mut().enumerate() {
+                    *slot = v.at(i);
+                }
+                sink(SeriesColumn { labels: Labels::empty(), drop_name: false, column })
+            }
+            (FunctionId::Timestamp | FunctionId::StartTimestamp, [arg]) => {
+                self.stream_timestamp(arg, id == FunctionId::StartTimestamp, grid, sink)
+            }
+            (FunctionId::Absent, [arg]) => self.stream_absent(arg, grid, sink),
+            (
+                FunctionId::Sort | FunctionId::SortDesc | FunctionId::SortByLabel | FunctionId::SortByLabelDesc,
+                [arg, rest @ ..],
+            ) => self.stream_sorted(node, id, arg, rest, grid, sink),
+            (FunctionId::LabelReplace | FunctionId::LabelJoin, [arg, texts @ ..]) => {
+                self.stream_relabelled(id, arg, texts, grid, sink)
+            }
+            (FunctionId::Info, [arg, selector]) => self.stream_info(call, arg, selector, grid, sink),
+            (
+                FunctionId::HistogramAvg
+                | FunctionId::HistogramCount
+                | FunctionId::HistogramSum
+                | FunctionId::HistogramStddev
+                | FunctionId::HistogramStdvar,
+                [arg],
+            ) => self.stream_histogram_number(id, arg, grid, sink),
+            (FunctionId::HistogramQuantile, [q, arg]) => {
+                let quantiles = vec![(self.scalar(q, grid)?, q.span)];
+                self.stream_quantiles(arg, &quantiles, None, q.span, grid, sink)
+            }
+            (FunctionId::HistogramQuantiles, [arg, label, qs @ ..]) => {
+                let mut quantiles = Vec::with_capacity(qs.len());
+                for q in qs {
+                    quantiles.push((self.scalar(q, grid)?, q.span));
+                }
+                self.stream_quantiles(arg, &quantiles, Some(text(label)?), arg.span, grid, sink)
+            }
+            (FunctionId::HistogramFraction, [low, high, arg]) => {
+                let bounds = (self.scalar(low, grid)?, self.scalar(high, grid)?);
+                self.stream_fraction(arg, &bounds, low.span, grid, sink)
+            }
+            _ => Err(unexpected(call.func.name)),
+        }
+    }
+
+    fn clamp(
+        &self,
+        arg: &Node,
+        low: &ScalarColumn,
+        high: &ScalarColumn,
+        grid: &Grid,
+        sink: &mut Sink<'_>,
+    ) -> Result<(), QueryError> {
+        self.renamed(arg, grid, sink, &mut |column| {
+            column.histograms = None;
+            for i in 0..column.len() {
+                let (low, high) = (low.at(i), high.at(i));
+                if high < low {
+                    column.present.clear(i);
+                } else if let Some(v) = column.floats.get_mut(i) {
+                    *v = max(low, min(high, *v));
+                }
+            }
+        })
+    }
+}
+
+/// Finds equal series in a stream that is not joined.
+#[derive(Default)]
+pub(super) struct Distinct {
+    seen: HashSet<Labels>,
+}
+
+impl Distinct {
+    /// Fails if a series with these labels has been here.
+    pub(super) fn check(&mut self, labels: &Labels) -> Result<(), QueryError> {
+        if self.seen.insert(labels.clone()) { Ok(()) } else { Err(same_labels()) }
+    }
+}
+
+/// True if the series has more labels that go with the name than the name.
+pub(super) fn has_type_or_unit(labels: &Labels) -> bool {
+    labels.iter().any(|(n, _)| n != METRIC_NAME && is_metadata(n))
+}
+
+/// The labels without the name, the type and the unit.
+pub(super) fn without_metadata(labels: &Labels) -> Labels {
+    labels.filter(|n| !is_metadata(n))
+}
+
+/// True for the labels that are dropped together with the name.
+pub(super) fn is_metadata(name: &str) -> bool {
+    name.starts_with("__") && matches!(name, METRIC_NAME | "__type__" | "__unit__")
+}
+
+/// The text of a string argument.
+pub(super) fn text(node: &Node) -> Result<&str, QueryError> {
+    match &node.kind {
+        Kind::Text(s) => Ok(s),
+        _ => Err(unexpected("a string")),
+    }
+}
+
+/// The parser has checked types and arity, so that this can't happen; if it does, the query fails, not the process.
+pub(super) fn unexpected(what: &str) -> QueryError {
+    QueryError::Execution(format!("unexpected error: {what} can't be evaluated here"))
+}

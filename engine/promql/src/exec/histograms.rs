@@ -1,0 +1,247 @@
+//! Functions of histograms: numbers of native ones, quantiles and fractions of both kinds.
+
+use super::QueryError;
+use super::annotations::Annotations;
+use super::column::{Column, ScalarColumn, SeriesColumn};
+use super::eval::{Exec, Sink};
+use super::merge::Merged;
+use crate::functions::classic::parse_bound;
+use crate::functions::math::kahan;
+use crate::histogram::{
+    ClassicBucket, NanNote, all_buckets, classic_fraction, classic_quantile, native_fraction, native_quantile,
+};
+use crate::parse::{FunctionId, Span};
+use crate::plan::{Grid, Node};
+use hashbrown::HashMap;
+use model::labels::{BUCKET_LABEL, METRIC_NAME};
+use model::number::format_g;
+use model::{FloatHistogram, Labels};
+
+/// Series of one classic histogram, or a native one, or (by mistake) both.
+struct Group {
+    labels: Labels,
+    /// Bound and series, by bound.
+    classic: Vec<(f64, usize)>,
+    native: Option<usize>,
+}
+
+impl Exec<'_> {
+    /// `histogram_count`, `_sum`, `_avg`, `_stddev`, `_stdvar`.
+    #[inline(never)]
+    pub(super) fn stream_histogram_number(
+        &self,
+        id: FunctionId,
+        arg: &Node,
+        grid: &Grid,
+        sink: &mut Sink<'_>,
+    ) -> Result<(), QueryError> {
+        let number = |h: &FloatHistogram| match id {
+            FunctionId::HistogramCount => h.count,
+            FunctionId::HistogramSum => h.sum,
+            FunctionId::HistogramAvg => h.sum / h.count,
+            FunctionId::HistogramStddev => variance(h).sqrt(),
+            _ => variance(h),
+        };
+        self.renamed(arg, grid, sink, &mut |column| {
+            let mut out = Column::empty(column.len());
+            for (i, h) in column.iter_histograms() {
+                out.set(i, number(h));
+            }
+            *column = out;
+        })
+    }
+
+    /// Sorts the series of a vector into histograms.
+    fn histogram_groups(&self, all: &[SeriesColumn], span: Span) -> Vec<Group> {
+        let mut index: HashMap<Labels, usize> = HashMap::new();
+        let mut groups: Vec<Group> = Vec::new();
+        let mut find = |key: Labels, groups: &mut Vec<Group>| {
+            *index.entry(key.clone()).or_insert_with(|| {
+                groups.push(Group { labels: key, classic: Vec::new(), native: None });
+                groups.len() - 1
+            })
+        };
+        for (i, series) in all.iter().enumerate() {
+            if series.column.present.any() {
+                let le = series.labels.value(BUCKET_LABEL);
+                match parse_bound(le) {
+                    Some(bound) => {
+                        let at = find(series.labels.filter(|n| n != BUCKET_LABEL), &mut groups);
+                        if let Some(g) = groups.get_mut(at) {
+                            g.classic.push((bound, i));
+                        }
+                    }
+                    None => {
+                        self.notes.borrow_mut().bad_bucket_label(self.told_name(&series.labels), le, span);
+                    }
+                }
+            }
+            if series.column.has_histograms() {
+                let at = find(series.labels.clone(), &mut groups);
+                if let Some(g) = groups.get_mut(at) {
+                    g.native = Some(i);
+                }
+            }
+        }
+        for g in &mut groups {
+            g.classic.sort_by(|a, b| a.0.total_cmp(&b.0));
+        }
+        groups
+    }
+
+    /// The name that notes on histograms name: only if names live till the end of the query.
+    fn told_name<'l>(&self, labels: &'l Labels) -> &'l str {
+        if self.options.delayed_name_removal { labels.value(METRIC_NAME) } else { "" }
+    }
+
+    /// Calls `classic` or `native` for each histogram and step, and emits what they give.
+    fn each_histogram(
+        &self,
+        arg: &Node,
+        grid: &Grid,
+        out: &mut Merged,
+        name: &dyn Fn(&Labels) -> Labels,
+        f: &mut dyn FnMut(usize, &Labels, Histogram<'_>, &mut Annotations) -> f64,
+    ) -> Result<(), QueryError> {
+        let held = self.collect(arg, grid)?;
+        let groups = self.histogram_groups(&held.series, arg.span);
+        let mut buckets = Vec::new();
+        for group in &groups {
+            self.stop.check()?;
+            let labels = self.without_name(SeriesColumn {
+                labels: group.labels.clone(),
+                drop_name: false,
+                column: Column::empty(0),
+            });
+            let mut slot = None;
+            for step in 0..grid.len {
+                buckets.clear();
+                for (upper, i) in &group.classic {
+                    if let Some(count) = held.series.get(*i).and_then(|s| s.column.float(step)) {
+                        buckets.push(ClassicBucket { upper: *upper, count });
+                    }
+                }
+                let native = group.native.and_then(|i| held.series.get(i)?.column.histogram(step));
+                let mut notes = self.notes.borrow_mut();
+                let v = match (native, buckets.is_empty()) {
+                    (Some(_), false) => {
+                        notes.mixed_classic_native(self.told_name(&group.labels), arg.span);
+                        continue;
+                    }
+                    (Some(h), true) => f(step, &group.labels, Histogram::Native(h), &mut notes),
+                    (None, false) => f(step, &group.labels, Histogram::Classic(&mut buckets), &mut notes),
+                    (None, true) => continue,
+                };
+                let slot = *slot.get_or_insert_with(|| out.slot(&name(&labels.labels), true, grid.len));
+                out.put_float(slot, step, v)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// `histogram_quantile`, and `histogram_quantiles` if there is a label to tell them apart.
+    #[inline(never)]
+    pub(super) fn stream_quantiles(
+        &self,
+        arg: &Node,
+        quantiles: &[(ScalarColumn, Span)],
+        label: Option<&str>,
+        native_span: Span,
+        grid: &Grid,
+        sink: &mut Sink<'_>,
+    ) -> Result<(), QueryError> {
+        for (q, span) in quantiles {
+            let steps = if matches!(q, ScalarColumn::Constant(_)) { 1 } else { grid.len };
+            for v in (0..steps).map(|i| q.at(i)).filter(|v| v.is_nan() || !(0.0..=1.0).contains(v)) {
+                self.notes.borrow_mut().invalid_quantile(v, *span);
+            }
+        }
+        let mut out = Merged::default();
+        for (q, _) in quantiles {
+            // The label names the quantile, which is a number that does not depend on the step.
+            let name = |labels: &Labels| match label {
+                Some(l) => labels.with(l, &open_metrics_number(q.first())),
+                None => labels.clone(),
+            };
+            self.each_histogram(arg, grid, &mut out, &name, &mut |step, labels, h, notes| match h {
+                Histogram::Native(h) => {
+                    let (v, note) = native_quantile(q.at(step), h);
+                    let metric = self.told_name(labels);
+                    match note {
+                        Some(NanNote::Result) => notes.quantile_nan_result(metric, native_span),
+                        Some(NanNote::Skew) => notes.quantile_nan_skew(metric, native_span),
+                        None => {}
+                    }
+                    v
+                }
+                Histogram::Classic(buckets) => {
+                    let (v, forced) = classic_quantile(q.at(step), buckets);
+                    if let Some(f) = forced {
+                        let (metric, bounds) = (self.told_name(labels), (f.min_bound, f.max_bound));
+                        notes.forced_monotonicity(metric, grid.time(step), bounds, f.max_difference, arg.span);
+                    }
+                    v
+                }
+            })?;
+        }
+        out.finish().try_for_each(sink)
+    }
+
+    /// `histogram_fraction`
+    #[inline(never)]
+    pub(super) fn stream_fraction(
+        &self,
+        arg: &Node,
+        bounds: &(ScalarColumn, ScalarColumn),
+        native_span: Span,
+        grid: &Grid,
+        sink: &mut Sink<'_>,
+    ) -> Result<(), QueryError> {
+        let mut out = Merged::default();
+        self.each_histogram(arg, grid, &mut out, &Labels::clone, &mut |step, labels, h, notes| {
+            let (low, high) = (bounds.0.at(step), bounds.1.at(step));
+            match h {
+                Histogram::Native(h) => {
+                    let (v, note) = native_fraction(low, high, h);
+                    if note.is_some() {
+                        notes.fraction_nan(self.told_name(labels), native_span);
+                    }
+                    v
+                }
+                Histogram::Classic(buckets) => classic_fraction(low, high, buckets),
+            }
+        })?;
+        out.finish().try_for_each(sink)
+    }
+}
+
+/// A histogram at one step.
+enum Histogram<'a> {
+    Native(&'a FloatHistogram),
+    Classic(&'a mut Vec<ClassicBucket>),
+}
+
+/// A number as a label value: whole numbers have a decimal point.
+fn open_metrics_number(v: f64) -> String {
+    let text = format_g(v);
+    if v.is_finite() && !text.contains(['.', 'e']) { text + ".0" } else { text }
+}
+
+/// The variance of the observations, taken to lie in the middle of their buckets.
+fn variance(h: &FloatHistogram) -> f64 {
+    let mean = h.sum / h.count;
+    let (mut sum, mut c) = (0.0, 0.0);
+    for b in all_buckets(h).iter().filter(|b| b.count != 0.0) {
+        let v = if h.has_custom_buckets() {
+            (b.upper + b.lower) / 2.0
+        } else if b.lower <= 0.0 && b.upper >= 0.0 {
+            0.0
+        } else {
+            let middle = (b.upper * b.lower).sqrt();
+            if b.upper < 0.0 { -middle } else { middle }
+        };
+        let delta = v - mean;
+        (sum, c) = kahan(b.count * delta * delta, sum, c);
+    }
+    (sum + c) / h.count
+}

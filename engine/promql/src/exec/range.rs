@@ -1,0 +1,232 @@
+//! Functions over range vectors: each series is decoded once, its windows slide over the decoded columns.
+
+use super::QueryError;
+use super::column::{Bits, Column, ScalarColumn, SeriesColumn};
+use super::eval::{Distinct, Exec, Sink, has_type_or_unit, unexpected};
+use super::source::Samples;
+use crate::functions::label::absent_labels;
+use crate::functions::over_time as over;
+use crate::functions::rate::{self, extrapolated};
+use crate::functions::window::{Notes, Value, Window};
+use crate::parse::{FunctionId, RangeMode};
+use crate::plan::{Call, Grid, Kind, Node, RangeArg};
+use model::Labels;
+use model::labels::METRIC_NAME;
+
+const COUNTER_SUFFIXES: [&str; 4] = ["_total", "_sum", "_count", "_bucket"];
+
+impl Exec<'_> {
+    #[inline(never)]
+    pub(super) fn stream_range_call(
+        &self,
+        node: &Node,
+        call: &Call,
+        grid: &Grid,
+        sink: &mut Sink<'_>,
+    ) -> Result<(), QueryError> {
+        let mut range = None;
+        let mut params = Vec::new();
+        for arg in &call.args {
+            match &arg.kind {
+                Kind::Range(r) => range = Some((r, arg)),
+                _ => params.push((self.scalar(arg, grid)?, arg.span)),
+            }
+        }
+        let (range, arg) = range.ok_or_else(|| unexpected("a range function without a range"))?;
+        check_mode(call.func.id, range)?;
+        if call.func.id == FunctionId::AbsentOverTime {
+            return self.stream_absent_over_time(range, arg, grid, sink);
+        }
+        let id = call.func.id;
+        let keeps_name = matches!(id, FunctionId::LastOverTime | FunctionId::FirstOverTime);
+        let delayed = self.options.delayed_name_removal;
+        let mut distinct = Distinct::default();
+        // As in Prometheus a note on the quantile is put on the first argument, others on the range.
+        let span = call.args.first().map_or(node.span, |a| a.span);
+        let mut buffer = Vec::new();
+        self.read_range(range, grid, &mut |head, samples| {
+            let mut column = Column::empty(grid.len);
+            {
+                let mut notes = self.notes.borrow_mut();
+                let mut notes = Notes::new(&mut notes, &head.labels, span);
+                self.each_window(range, grid, samples, |i, w| {
+                    let value = match id {
+                        FunctionId::QuantileOverTime => {
+                            let (q, span) = params.first().ok_or_else(|| unexpected("no quantile"))?;
+                            over::quantile_of(w, q.at(i), *span, &mut buffer, &mut notes)
+                        }
+                        FunctionId::PredictLinear => {
+                            let (ahead, _) = params.first().ok_or_else(|| unexpected("no duration"))?;
+                            over::predict(w, ahead.at(i), &mut notes)
+                        }
+                        FunctionId::DoubleExponentialSmoothing => {
+                            let (smoothing, trend) = factors(&params, i)?;
+                            over::smooth(w, smoothing, trend, &mut notes)
+                        }
+                        FunctionId::MadOverTime => over::median_deviation(w, &mut buffer, &mut notes),
+                        _ => plain(id, w, &mut notes),
+                    };
+                    match value {
+                        Some(Value::Float(v)) => column.set(i, v),
+                        Some(Value::Histogram(h)) => column.set_histogram(i, h),
+                        None => {}
+                    }
+                    Ok(())
+                })?;
+            }
+            if column.is_empty() {
+                return Ok(());
+            }
+            if matches!(id, FunctionId::Rate | FunctionId::Increase) && column.present.any() {
+                self.note_non_counter(&head.labels, span);
+            }
+            let check = !delayed && (!arg.injective || has_type_or_unit(&head.labels));
+            let mut series = SeriesColumn { labels: head.labels, drop_name: head.drop_name, column };
+            if !keeps_name || series.drop_name {
+                series = self.without_name(series);
+            }
+            if check {
+                distinct.check(&series.labels)?;
+            }
+            sink(series)
+        })
+    }
+
+    /// A rate of something that does not look like a counter.
+    fn note_non_counter(&self, labels: &Labels, span: crate::parse::Span) {
+        let Some(name) = labels.get(METRIC_NAME).filter(|n| !n.is_empty()) else {
+            return;
+        };
+        if self.options.type_and_unit_labels {
+            let kind = labels.value("__type__");
+            if kind != "counter" && kind != "histogram" {
+                self.notes.borrow_mut().possible_non_counter_type(name, kind, span);
+            }
+        } else if !COUNTER_SUFFIXES.iter().any(|s| name.ends_with(s)) {
+            self.notes.borrow_mut().possible_non_counter(name, span);
+        }
+    }
+
+    fn stream_absent_over_time(
+        &self,
+        range: &RangeArg,
+        arg: &Node,
+        grid: &Grid,
+        sink: &mut Sink<'_>,
+    ) -> Result<(), QueryError> {
+        let mut missing = Bits::all(grid.len);
+        self.read_range(range, grid, &mut |_, samples: &Samples| {
+            self.each_window(range, grid, samples, |i, _| {
+                missing.clear(i);
+                Ok(())
+            })
+        })?;
+        if !missing.any() {
+            return Ok(());
+        }
+        let labels = match &arg.kind {
+            Kind::Range(RangeArg::Selector { selector, .. }) => absent_labels(&selector.matchers),
+            _ => Labels::empty(),
+        };
+        let mut column = Column::constant(grid.len, 1.0);
+        column.present = missing;
+        sink(SeriesColumn { labels, drop_name: true, column })
+    }
+}
+
+/// The factors of `double_exponential_smoothing`.
+fn factors(params: &[(ScalarColumn, crate::parse::Span)], i: usize) -> Result<(f64, f64), QueryError> {
+    let [(smoothing, _), (trend, _)] = params else {
+        return Err(unexpected("two factors"));
+    };
+    let (smoothing, trend) = (smoothing.at(i), trend.at(i));
+    for (name, short, v) in [("smoothing", "sf", smoothing), ("trend", "tf", trend)] {
+        if v <= 0.0 || v >= 1.0 {
+            return Err(QueryError::execution(format!(
+                "invalid {name} factor. Expected: 0 < {short} < 1, got: {v:.6}"
+            )));
+        }
+    }
+    Ok((smoothing, trend))
+}
+
+/// The functions without parameters.
+fn plain(id: FunctionId, w: &Window<'_>, notes: &mut Notes<'_>) -> Option<Value> {
+    let kind = |counter, per_second| rate::Kind { counter, per_second };
+    match id {
+        FunctionId::Rate => extrapolated(w, kind(true, true), notes),
+        FunctionId::Increase => extrapolated(w, kind(true, false), notes),
+        FunctionId::Delta => extrapolated(w, kind(false, false), notes),
+        FunctionId::Irate => rate::instant(w, true, notes),
+        FunctionId::Idelta => rate::instant(w, false, notes),
+        FunctionId::SumOverTime => over::sum(w, notes),
+        FunctionId::AvgOverTime => over::avg(w, notes),
+        FunctionId::MinOverTime => over::min(w, notes),
+        FunctionId::MaxOverTime => over::max(w, notes),
+        FunctionId::TsOfMinOverTime => over::ts_of_min(w, notes),
+        FunctionId::TsOfMaxOverTime => over::ts_of_max(w, notes),
+        FunctionId::TsOfFirstOverTime => over::ts_of_first(w),
+        FunctionId::TsOfLastOverTime => over::ts_of_last(w),
+        FunctionId::CountOverTime => Some(over::count(w)),
+        FunctionId::FirstOverTime => over::first(w),
+        FunctionId::LastOverTime => over::last(w),
+        FunctionId::PresentOverTime => Some(Value::Float(1.0)),
+        FunctionId::StdvarOverTime => over::variance(w, notes).map(Value::Float),
+        FunctionId::StddevOverTime => over::variance(w, notes).map(|v| Value::Float(v.sqrt())),
+        FunctionId::Deriv => over::deriv(w, notes),
+        FunctionId::Changes => over::changes(w),
+        FunctionId::Resets => over::resets(w),
+        _ => None,
+    }
+}
+
+/// `anchored` and `smoothed` give windows that not every function understands.
+fn check_mode(id: FunctionId, range: &RangeArg) -> Result<(), QueryError> {
+    const SMOOTHED: &[FunctionId] = &[FunctionId::Delta, FunctionId::Increase, FunctionId::Rate];
+    const ANCHORED: &[FunctionId] =
+        &[FunctionId::Changes, FunctionId::Delta, FunctionId::Increase, FunctionId::Rate, FunctionId::Resets];
+    let (mode, allowed) = match range.mode() {
+        RangeMode::Plain => return Ok(()),
+        RangeMode::Anchored => ("anchored", ANCHORED),
+        RangeMode::Smoothed => ("smoothed", SMOOTHED),
+    };
+    if allowed.contains(&id) {
+        return Ok(());
+    }
+    let name = |id: &FunctionId| {
+        crate::parse::functions::FUNCTIONS.iter().find(|f| f.id == *id).map_or("", |f| f.name)
+    };
+    let list: Vec<&str> = allowed.iter().map(name).collect();
+    Err(QueryError::execution(format!(
+        "{mode} modifier can only be used with: {} - not with {}",
+        list.join(", "),
+        name(&id)
+    )))
+}
+
+/// The floats of a window that is itself the answer; `anchored` and `smoothed` put values at both edges.
+pub(super) fn raw_floats(w: &Window<'_>) -> Result<Vec<(i64, f64)>, QueryError> {
+    let points = |from: usize, to: usize| {
+        let times = w.times.get(from..to).unwrap_or_default().iter().copied();
+        times.zip(w.floats.get(from..to).unwrap_or_default().iter().copied())
+    };
+    let mode = match w.mode {
+        RangeMode::Plain => return Ok(points(0, w.floats.len()).collect()),
+        RangeMode::Anchored => "anchored",
+        RangeMode::Smoothed => "smoothed",
+    };
+    if !w.histograms.is_empty() {
+        return Err(QueryError::execution(format!("{mode} modifier is not supported with histograms")));
+    }
+    let time = |i: usize| w.times.get(i).copied().unwrap_or(i64::MAX);
+    let Some((first, last)) = rate::extended_bounds(time, w.floats.len(), w) else {
+        return Ok(Vec::new());
+    };
+    let Some((left, right)) = rate::edges(w, first, last, false) else {
+        return Ok(Vec::new());
+    };
+    let from = if time(first) <= w.start { first + 1 } else { first };
+    let to = if time(last) >= w.end { last } else { last + 1 };
+    let inner = points(from, to.max(from));
+    Ok(std::iter::once((w.start, left)).chain(inner).chain(std::iter::once((w.end, right))).collect())
+}

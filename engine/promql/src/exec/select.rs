@@ -1,0 +1,273 @@
+//! Reading series: instant selectors and the samples under range selectors.
+
+use super::column::{Column, SeriesColumn, histogram_weight};
+use super::eval::{Exec, Sink};
+use super::source::Samples;
+use super::{QueryError, Stop};
+use crate::functions::rate::{interpolate, interpolate_histogram};
+use crate::functions::window::{Note, Notes, Slider, Window, samples_of};
+use crate::parse::{RangeMode, Span};
+use crate::plan::{Grid, Node, RangeArg, Selector};
+use model::Labels;
+use model::histogram::ResetHint;
+use model::sample::is_stale;
+
+/// A series that is about to be read.
+pub(super) struct Head {
+    pub(super) labels: Labels,
+    pub(super) drop_name: bool,
+}
+
+/// What is taken from a sample of an instant selector.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Take {
+    /// Its value.
+    Value,
+    /// Its time, in seconds.
+    Time,
+    /// The time when its counting began, in seconds.
+    Start,
+}
+
+impl Exec<'_> {
+    /// Calls `f` with each series of a select and its samples. Stale markers are kept or left out.
+    pub(super) fn read(
+        &self,
+        select: usize,
+        keep_stale: bool,
+        f: &mut dyn FnMut(Labels, &Samples) -> Result<(), QueryError>,
+    ) -> Result<(), QueryError> {
+        let request = self.selects.get(select).ok_or_else(|| super::eval::unexpected("an unknown select"))?;
+        let mut set = self.source.select(request)?;
+        let mut samples = Samples::default();
+        while let Some(labels) = set.next_series()? {
+            self.stop.check()?;
+            samples.clear();
+            set.read_samples(&mut samples)?;
+            self.series_read.set(self.series_read.get() + 1);
+            self.samples_read.set(self.samples_read.get() + samples.len() as u64);
+            if !keep_stale {
+                drop_stale(&mut samples);
+            }
+            if !self.options.start_timestamps {
+                samples.float_starts.clear();
+                samples.histogram_starts.clear();
+            }
+            if samples.is_empty() {
+                continue;
+            }
+            let histograms: u64 = samples.histograms.iter().map(|(_, h)| histogram_weight(h)).sum();
+            let weight = samples.times.len() as u64 + histograms;
+            self.hold(weight)?;
+            f(labels, &samples)?;
+            self.release(weight);
+        }
+        for warning in set.warnings() {
+            self.notes.borrow_mut().add_source_warning(warning);
+        }
+        Ok(())
+    }
+
+    /// An instant selector.
+    #[inline(never)]
+    pub(super) fn stream_instant(
+        &self,
+        selector: &Selector,
+        span: Span,
+        grid: &Grid,
+        sink: &mut Sink<'_>,
+    ) -> Result<(), QueryError> {
+        let smoothed = selector.mode == RangeMode::Smoothed;
+        self.read(selector.select, !smoothed, &mut |labels, samples| {
+            let column = if smoothed {
+                let mut notes = self.notes.borrow_mut();
+                let mut notes = Notes::new(&mut notes, &labels, span);
+                smoothed_column(samples, selector, grid, self.options.lookback_ms, &mut notes)
+            } else {
+                instant_column(samples, selector, grid, self.options.lookback_ms, Take::Value)
+            };
+            if column.is_empty() {
+                return Ok(());
+            }
+            sink(SeriesColumn { labels, drop_name: false, column })
+        })
+    }
+
+    /// Calls `f` with each series of a range vector and its samples; windows are laid by the caller.
+    pub(super) fn read_range(
+        &self,
+        arg: &RangeArg,
+        grid: &Grid,
+        f: &mut dyn FnMut(Head, &Samples) -> Result<(), QueryError>,
+    ) -> Result<(), QueryError> {
+        match arg {
+            RangeArg::Selector { selector, .. } => self.read(selector.select, false, &mut |labels, samples| {
+                f(Head { labels, drop_name: false }, samples)
+            }),
+            RangeArg::Subquery(s) => {
+                let inner = s.grid(grid);
+                self.subquery_series(&s.child, &inner, f)
+            }
+        }
+    }
+
+    fn subquery_series(
+        &self,
+        child: &Node,
+        inner: &Grid,
+        f: &mut dyn FnMut(Head, &Samples) -> Result<(), QueryError>,
+    ) -> Result<(), QueryError> {
+        let mut samples = Samples::default();
+        if child.value_type == crate::parse::ValueType::Scalar {
+            return Err(super::eval::unexpected("a subquery of a scalar"));
+        }
+        self.stream(child, inner, &mut |series| {
+            samples_of(&series, inner, &mut samples);
+            let weight = series.column.weight();
+            self.hold(weight)?;
+            f(Head { labels: series.labels, drop_name: series.drop_name }, &samples)?;
+            self.release(weight);
+            Ok(())
+        })
+    }
+
+    /// A slider over the windows of `arg`.
+    pub(super) fn slider<'a>(&self, arg: &RangeArg, samples: &'a Samples) -> Slider<'a> {
+        Slider::new(samples, arg.range(), arg.mode(), self.options.lookback_ms)
+    }
+
+    /// Calls `f` with the window of each step.
+    pub(super) fn each_window(
+        &self,
+        arg: &RangeArg,
+        grid: &Grid,
+        samples: &Samples,
+        mut f: impl FnMut(usize, &Window<'_>) -> Result<(), QueryError>,
+    ) -> Result<(), QueryError> {
+        let mut slider = self.slider(arg, samples);
+        let stop: &Stop = self.stop;
+        let mut seen = 0usize;
+        for i in 0..grid.len {
+            let t = grid.time(i);
+            let window = slider.at(t, arg.reference(t));
+            let size = window.floats.len() + window.histograms.len();
+            if size == 0 {
+                continue;
+            }
+            f(i, &window)?;
+            seen += size;
+            if seen > 4096 {
+                stop.check()?;
+                seen = 0;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn drop_stale(s: &mut Samples) {
+    if s.floats.iter().any(|v| is_stale(*v)) {
+        let keep: Vec<bool> = s.floats.iter().map(|v| !is_stale(*v)).collect();
+        let mut flags = keep.iter().copied();
+        s.times.retain(|_| flags.next().unwrap_or(true));
+        let mut flags = keep.iter().copied();
+        s.floats.retain(|_| flags.next().unwrap_or(true));
+        let mut flags = keep.iter().copied();
+        s.float_starts.retain(|_| flags.next().unwrap_or(true));
+    }
+    if s.histograms.iter().any(|(_, h)| is_stale(h.sum)) {
+        let mut flags: Vec<bool> = s.histograms.iter().map(|(_, h)| !is_stale(h.sum)).collect();
+        let mut next = flags.drain(..);
+        s.histogram_starts.retain(|_| next.next().unwrap_or(true));
+        drop(next);
+        s.histograms.retain(|(_, h)| !is_stale(h.sum));
+    }
+}
+
+/// The newest sample of each step, if it is not too old.
+pub(super) fn instant_column(s: &Samples, selector: &Selector, grid: &Grid, lookback: i64, take: Take) -> Column {
+    let mut column = Column::empty(grid.len);
+    let (mut f, mut h) = (0usize, 0usize);
+    for i in 0..grid.len {
+        let reference = selector.reference(grid.time(i));
+        while s.times.get(f).is_some_and(|t| *t <= reference) {
+            f += 1;
+        }
+        while s.histograms.get(h).is_some_and(|(t, _)| *t <= reference) {
+            h += 1;
+        }
+        let oldest = reference.saturating_sub(lookback);
+        let float = f.checked_sub(1).and_then(|j| Some((*s.times.get(j)?, *s.floats.get(j)?, j)));
+        let histogram = h.checked_sub(1).and_then(|j| s.histograms.get(j).map(|(t, v)| (*t, v, j)));
+        let starts = |starts: &[i64], j: usize| starts.get(j).copied().unwrap_or(0);
+        match (float, histogram) {
+            (Some((t, v, j)), other) if other.is_none_or(|o| o.0 < t) => {
+                if t > oldest && !is_stale(v) {
+                    let v = match take {
+                        Take::Value => v,
+                        Take::Time => t as f64 / 1000.0,
+                        Take::Start => starts(&s.float_starts, j) as f64 / 1000.0,
+                    };
+                    column.set(i, v);
+                }
+            }
+            (_, Some((t, v, j))) => {
+                if t > oldest && !is_stale(v.sum) {
+                    match take {
+                        Take::Value => column.set_histogram(i, v.clone()),
+                        Take::Time => column.set(i, t as f64 / 1000.0),
+                        Take::Start => column.set(i, starts(&s.histogram_starts, j) as f64 / 1000.0),
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    column
+}
+
+/// The value at each step on the line between its neighbours within one lookback on both sides.
+fn smoothed_column(s: &Samples, selector: &Selector, grid: &Grid, lookback: i64, notes: &mut Notes<'_>) -> Column {
+    let mut column = Column::empty(grid.len);
+    let mut slider = Slider::new(s, lookback.saturating_mul(2), RangeMode::Plain, 0);
+    for i in 0..grid.len {
+        let t = selector.reference(grid.time(i));
+        let w = slider.at(t, t.saturating_add(lookback));
+        if w.is_mixed() {
+            notes.tell(Note::MixedFloatsHistograms);
+            continue;
+        }
+        if !w.floats.is_empty() {
+            let at = w.times.partition_point(|x| *x < t);
+            let point = |j: usize| Some((*w.times.get(j)?, *w.floats.get(j)?));
+            match (at.checked_sub(1).and_then(point), point(at)) {
+                (_, Some(next)) if next.0 == t => column.set(i, next.1),
+                (Some(previous), Some(next)) => column.set(i, interpolate(previous, next, t, false)),
+                (Some(previous), None) => column.set(i, previous.1),
+                (None, _) => {}
+            }
+        } else if !w.histograms.is_empty() {
+            let at = w.histograms.partition_point(|(x, _)| *x < t);
+            match (at.checked_sub(1).and_then(|j| w.histograms.get(j)), w.histograms.get(at)) {
+                (_, Some(next)) if next.0 == t => column.set_histogram(i, next.1.clone()),
+                (Some(previous), Some(next)) => {
+                    if previous.1.has_custom_buckets() != next.1.has_custom_buckets() {
+                        notes.tell(Note::MixedExponentialCustom);
+                        continue;
+                    }
+                    let gauges = [previous, next].iter().all(|p| p.1.reset_hint == ResetHint::Gauge);
+                    if let Some(h) = interpolate_histogram(previous, next, t, !gauges, notes) {
+                        column.set_histogram(i, h.into());
+                    }
+                }
+                (Some(previous), None) => {
+                    let mut h = previous.1.clone();
+                    std::sync::Arc::make_mut(&mut h).reset_hint = ResetHint::Unknown;
+                    column.set_histogram(i, h);
+                }
+                (None, _) => {}
+            }
+        }
+    }
+    column
+}

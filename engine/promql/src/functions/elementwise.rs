@@ -1,0 +1,86 @@
+//! Functions of one number: mathematics, trigonometry, the calendar.
+
+use crate::exec::calendar::{Civil, days_in_month};
+use crate::parse::FunctionId;
+
+/// The function of a float that `id` is, if it is one without further arguments.
+pub(crate) fn unary(id: FunctionId) -> Option<fn(f64) -> f64> {
+    Some(match id {
+        FunctionId::Abs => f64::abs,
+        FunctionId::Ceil => f64::ceil,
+        FunctionId::Floor => f64::floor,
+        FunctionId::Exp => f64::exp,
+        FunctionId::Sqrt => f64::sqrt,
+        FunctionId::Ln => f64::ln,
+        FunctionId::Log2 => f64::log2,
+        FunctionId::Log10 => f64::log10,
+        FunctionId::Sgn => |v| {
+            if v < 0.0 {
+                -1.0
+            } else if v > 0.0 {
+                1.0
+            } else {
+                v
+            }
+        },
+        FunctionId::Sin => f64::sin,
+        FunctionId::Cos => f64::cos,
+        FunctionId::Tan => f64::tan,
+        FunctionId::Asin => f64::asin,
+        FunctionId::Acos => f64::acos,
+        FunctionId::Atan => f64::atan,
+        FunctionId::Sinh => f64::sinh,
+        FunctionId::Cosh => f64::cosh,
+        FunctionId::Tanh => f64::tanh,
+        FunctionId::Asinh => f64::asinh,
+        FunctionId::Acosh => f64::acosh,
+        FunctionId::Atanh => f64::atanh,
+        FunctionId::Rad => |v| v * std::f64::consts::PI / 180.0,
+        FunctionId::Deg => |v| v * 180.0 / std::f64::consts::PI,
+        _ => return calendar(id),
+    })
+}
+
+/// The part of a date (seconds since the epoch) that `id` asks for.
+pub(crate) fn calendar(id: FunctionId) -> Option<fn(f64) -> f64> {
+    // A number that is no time at all reads as Go's conversion has it.
+    fn civil(v: f64) -> Civil {
+        Civil::from_seconds(if v.is_nan() { i64::MIN } else { v as i64 })
+    }
+    Some(match id {
+        FunctionId::Year => |v| civil(v).year as f64,
+        FunctionId::Month => |v| civil(v).month as f64,
+        FunctionId::DayOfMonth => |v| civil(v).day as f64,
+        FunctionId::DayOfWeek => |v| civil(v).weekday as f64,
+        FunctionId::DayOfYear => |v| civil(v).year_day as f64,
+        FunctionId::Hour => |v| civil(v).hour as f64,
+        FunctionId::Minute => |v| civil(v).minute as f64,
+        FunctionId::DaysInMonth => |v| {
+            let c = civil(v);
+            days_in_month(c.year, c.month) as f64
+        },
+        _ => return None,
+    })
+}
+
+/// `round`: to a multiple of `1 / inverse`, half up.
+pub(crate) fn round(v: f64, inverse: f64) -> f64 {
+    (v * inverse + 0.5).floor() / inverse
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn some_values() {
+        let f = |id, v| unary(id).unwrap()(v);
+        assert_eq!(f(FunctionId::Sgn, -3.0), -1.0);
+        assert_eq!(f(FunctionId::Deg, std::f64::consts::PI), 180.0);
+        assert_eq!(f(FunctionId::DaysInMonth, 1_709_210_096.0), 29.0);
+        assert_eq!(f(FunctionId::DayOfWeek, 0.0), 4.0);
+        assert_eq!(round(2.5, 1.0), 3.0);
+        assert_eq!(round(-2.5, 1.0), -2.0);
+        assert!(unary(FunctionId::Rate).is_none());
+    }
+}
