@@ -2,4 +2,5 @@
 
 pub mod query;
 pub mod server;
+pub mod sidecar;
 pub mod storeapi;

@@ -1,0 +1,195 @@
+//! Order after the labels have changed.
+//!
+//! Prometheus sends series in the order of their own labels; we owe the order of the final ones. Adding the same label to all
+//! series disturbs the order in one place only: a label set S and those that extend it by a name below the added one change
+//! sides. All extensions of S follow S directly, so it is enough to hold S back until something greater comes: a handful of
+//! series in memory instead of the whole answer. That holds while no series has a label of its own under an added or removed
+//! name; where one has, everything is collected and sorted, within a budget.
+
+use crate::storeapi::wire::compare;
+use proto::thanos::{Label, Series};
+use std::cmp::{Ordering, Reverse};
+use std::collections::BinaryHeap;
+
+/// The order can't be kept.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum OrderError {
+    /// A series came too late: it has an own label under an external or removed name, which was not known.
+    #[error("a series came out of order because it has an external label of its own; ask again")]
+    Late,
+    /// The budget is used up.
+    #[error(
+        "the answer has more than {0} bytes and has to be sorted in memory, because series have labels of their own under \
+         external or replica names: narrow the request, or rename those labels"
+    )]
+    Budget(usize),
+}
+
+/// Restores the order of a stream of series.
+#[derive(Debug)]
+pub(super) enum Order {
+    /// Series are held back only as long as a smaller one may come.
+    Streaming { held: BinaryHeap<Reverse<Entry>>, last: Option<Vec<Label>>, next: u64, bytes: usize, budget: usize },
+    /// Everything is collected.
+    Collecting { all: Vec<Series>, bytes: usize, budget: usize },
+}
+
+#[derive(Debug)]
+pub(super) struct Entry {
+    series: Series,
+    /// Parts of one series keep their order.
+    number: u64,
+    bytes: usize,
+}
+
+impl Ord for Entry {
+    fn cmp(&self, o: &Self) -> Ordering {
+        compare(&self.series.labels, &o.series.labels).then(self.number.cmp(&o.number))
+    }
+}
+impl PartialOrd for Entry {
+    fn partial_cmp(&self, o: &Self) -> Option<Ordering> {
+        Some(self.cmp(o))
+    }
+}
+impl PartialEq for Entry {
+    fn eq(&self, o: &Self) -> bool {
+        self.cmp(o) == Ordering::Equal
+    }
+}
+impl Eq for Entry {}
+
+impl Order {
+    /// For series without own labels under the changed names.
+    pub(super) fn streaming(budget: usize) -> Self {
+        Self::Streaming { held: BinaryHeap::new(), last: None, next: 0, bytes: 0, budget }
+    }
+
+    /// For any series.
+    pub(super) fn collecting(budget: usize) -> Self {
+        Self::Collecting { all: Vec::new(), bytes: 0, budget }
+    }
+
+    /// Adds a series with its final labels; gives those whose turn has come.
+    pub(super) fn push(&mut self, series: Series) -> Result<Vec<Series>, OrderError> {
+        let size = size(&series);
+        match self {
+            Self::Collecting { all, bytes, budget } => {
+                *bytes += size;
+                if *bytes > *budget {
+                    return Err(OrderError::Budget(*budget));
+                }
+                all.push(series);
+                Ok(Vec::new())
+            }
+            Self::Streaming { held, last, next, bytes, budget } => {
+                if last.as_ref().is_some_and(|l| compare(&series.labels, l) == Ordering::Less) {
+                    return Err(OrderError::Late);
+                }
+                let mut out = Vec::new();
+                while let Some(Reverse(first)) = held.peek()
+                    && compare(&first.series.labels, &series.labels) == Ordering::Less
+                {
+                    let Some(Reverse(first)) = held.pop() else { break };
+                    *bytes -= first.bytes;
+                    out.push(first.series);
+                }
+                if let Some(s) = out.last() {
+                    *last = Some(s.labels.clone());
+                }
+                *bytes += size;
+                if *bytes > *budget {
+                    return Err(OrderError::Budget(*budget));
+                }
+                held.push(Reverse(Entry { series, number: *next, bytes: size }));
+                *next += 1;
+                Ok(out)
+            }
+        }
+    }
+
+    /// No more series will come: the rest, in order.
+    pub(super) fn finish(self) -> Vec<Series> {
+        match self {
+            Self::Streaming { held, .. } => {
+                // Descending in Reverse is ascending in the entries.
+                held.into_sorted_vec().into_iter().rev().map(|Reverse(e)| e.series).collect()
+            }
+            Self::Collecting { mut all, .. } => {
+                // Stable: parts of one series keep their order.
+                all.sort_by(|a, b| compare(&a.labels, &b.labels));
+                all
+            }
+        }
+    }
+}
+
+fn size(s: &Series) -> usize {
+    let labels: usize = s.labels.iter().map(|l| l.name.len() + l.value.len() + size_of::<Label>()).sum();
+    let chunks: usize = s.chunks.iter().filter_map(|c| c.raw.as_ref()).map(|c| c.data.len() + 128).sum();
+    labels + chunks
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storeapi::wire::Relabel;
+    use model::Labels;
+    use proptest::prelude::*;
+    use proto::labels::encode;
+
+    /// Sends sets (in their own order) through relabelling and an order.
+    fn run(mut order: Order, own: &[Labels], external: &Labels, without: &[String]) -> Result<Vec<Labels>, OrderError> {
+        let relabel = Relabel::new(external, without);
+        let mut out = Vec::new();
+        for l in own {
+            out.extend(order.push(Series { labels: relabel.apply(encode(l)), chunks: vec![] })?);
+        }
+        out.extend(order.finish());
+        Ok(out.iter().map(|s| proto::labels::decode(&s.labels).unwrap()).collect())
+    }
+
+    proptest! {
+        // Names a…f for series, external names between them: every prefix case occurs.
+        #[test]
+        fn streaming_equals_sorting(
+            sets in prop::collection::btree_set(prop::collection::btree_map("[acegik]", "[12]", 0..5), 0..60),
+            external in prop::collection::btree_map("[bdfhjl]", "[12]", 0..4),
+            without in prop::collection::vec("[bdfhjl]", 0..2),
+        ) {
+            let mut own: Vec<Labels> = sets.iter().map(Labels::from_pairs).collect();
+            own.sort();
+            let external = Labels::from_pairs(&external);
+            let streamed = run(Order::streaming(1 << 20), &own, &external, &without);
+            let sorted = run(Order::collecting(1 << 20), &own, &external, &without);
+            prop_assert!(sorted.as_ref().unwrap().is_sorted());
+            prop_assert_eq!(streamed, sorted);
+        }
+    }
+
+    #[test]
+    fn little_is_held() {
+        let mut order = Order::streaming(1 << 20);
+        let relabel = Relabel::new(&Labels::from_pairs([("m", "x")]), &[]);
+        for i in 0..1000 {
+            let own = Labels::from_pairs([("__name__", "up"), ("pod", &format!("{i:04}"))]);
+            order.push(Series { labels: relabel.apply(encode(&own)), chunks: vec![] }).unwrap();
+            let Order::Streaming { held, .. } = &order else { unreachable!() };
+            assert!(held.len() <= 1);
+        }
+    }
+
+    #[test]
+    fn own_labels_under_an_external_name_are_noticed() {
+        // Both become {cluster="ops", x=…}: the own order no longer says anything.
+        let own = [
+            Labels::from_pairs([("cluster", "a"), ("x", "2")]),
+            Labels::from_pairs([("cluster", "b"), ("x", "3")]),
+            Labels::from_pairs([("cluster", "c"), ("x", "1")]),
+        ];
+        let external = Labels::from_pairs([("cluster", "ops")]);
+        assert_eq!(run(Order::streaming(1 << 20), &own, &external, &[]), Err(OrderError::Late));
+        assert!(run(Order::collecting(1 << 20), &own, &external, &[]).unwrap().is_sorted());
+        assert_eq!(run(Order::collecting(100), &own, &external, &[]), Err(OrderError::Budget(100)));
+    }
+}
