@@ -4,8 +4,10 @@
 //! `cluster` (validate) and `desired` are pure: no client, no clock.
 
 pub mod api;
+pub mod apply;
 pub mod cluster;
 pub mod cmd;
 pub mod desired;
 pub mod leader;
 pub mod observe;
+pub mod status;

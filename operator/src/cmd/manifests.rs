@@ -105,22 +105,12 @@ fn prometheus_rules() -> Vec<Value> {
     ]
 }
 
-/// What kube-state-metrics lists with its default resources.
+/// What kube-state-metrics is told to list; no Secrets.
 fn kube_state_metrics_rules() -> Vec<Value> {
     let read = ["list", "watch"];
     let core = [
-        "configmaps",
-        "endpoints",
-        "limitranges",
-        "namespaces",
-        "nodes",
-        "persistentvolumeclaims",
-        "persistentvolumes",
-        "pods",
-        "replicationcontrollers",
-        "resourcequotas",
-        "secrets",
-        "services",
+        "configmaps", "limitranges", "namespaces", "nodes", "persistentvolumeclaims", "persistentvolumes", "pods",
+        "replicationcontrollers", "resourcequotas", "services",
     ];
     vec![
         rule("", &core, &read),
@@ -128,22 +118,15 @@ fn kube_state_metrics_rules() -> Vec<Value> {
         rule("batch", &["cronjobs", "jobs"], &read),
         rule("autoscaling", &["horizontalpodautoscalers"], &read),
         rule("policy", &["poddisruptionbudgets"], &read),
-        rule("certificates.k8s.io", &["certificatesigningrequests"], &read),
         rule("discovery.k8s.io", &["endpointslices"], &read),
         rule("storage.k8s.io", &["storageclasses", "volumeattachments"], &read),
-        rule(
-            "admissionregistration.k8s.io",
-            &["mutatingwebhookconfigurations", "validatingwebhookconfigurations"],
-            &read,
-        ),
         rule("networking.k8s.io", &["ingresses", "networkpolicies"], &read),
         rule("coordination.k8s.io", &["leases"], &read),
     ]
 }
 
 fn deployment(image: &str, replicas: i32) -> Value {
-    let probe =
-        |path: &str| json!({"httpGet": {"path": path, "port": "http"}, "periodSeconds": 5, "timeoutSeconds": 3});
+    let probe = |path: &str| json!({"httpGet": {"path": path, "port": "http"}, "periodSeconds": 5, "timeoutSeconds": 3});
     json!({
         "apiVersion": "apps/v1", "kind": "Deployment", "metadata": own(OPERATOR),
         "spec": {

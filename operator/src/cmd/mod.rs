@@ -4,6 +4,7 @@ mod manifests;
 
 use std::io::Write;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 
 use args::{LogFormat, LogLevel};
 use tokio_util::sync::CancellationToken;
@@ -32,7 +33,7 @@ pub struct OperatorArgs {
 #[derive(Clone, Debug, clap::Subcommand)]
 pub enum Print {
     /// Print the CustomResourceDefinitions: `panoptes operator crds | kubectl apply --server-side -f -`
-    Crds,
+    Crds(CrdsArgs),
     /// Print everything else that an installation needs: namespace, rights, the operator's Deployment
     Manifests(ManifestsArgs),
     /// Print the RoleBinding that lets the operator work in a namespace
@@ -58,11 +59,19 @@ pub struct RunArgs {
     #[arg(long, value_name = "IMAGE", default_value = DEFAULT_IMAGE)]
     pub image: String,
     /// Least severe level that is logged: error, warn, info, debug, trace
-    #[arg(long = "log.level", value_name = "LEVEL", default_value_t = LogLevel::Info)]
+    #[arg(long = "log.level", value_name = "LEVEL", default_value = "info")]
     pub log_level: LogLevel,
     /// How log lines look: logfmt or json
-    #[arg(long = "log.format", value_name = "FORMAT", default_value_t = LogFormat::Logfmt)]
+    #[arg(long = "log.format", value_name = "FORMAT", default_value = "logfmt")]
     pub log_format: LogFormat,
+}
+
+/// Flags of `panoptes operator crds`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct CrdsArgs {
+    /// Write one file per definition into this folder instead of printing them
+    #[arg(long, value_name = "FOLDER")]
+    pub output: Option<PathBuf>,
 }
 
 /// Flags of `panoptes operator manifests`.
@@ -91,7 +100,10 @@ pub struct RbacArgs {
 pub async fn run(args: OperatorArgs, stop: CancellationToken) -> anyhow::Result<()> {
     match args.print {
         None => operate(args.run, stop).await,
-        Some(Print::Crds) => write_out(&crds()?),
+        Some(Print::Crds(args)) => match args.output {
+            None => write_out(&crds()?),
+            Some(folder) => write_crds(&folder),
+        },
         Some(Print::Manifests(args)) => write_out(&manifests(&args)?),
         Some(Print::Rbac(args)) => write_out(&rbac(&args.namespace)?),
     }
@@ -129,6 +141,14 @@ async fn operate(_args: RunArgs, stop: CancellationToken) -> anyhow::Result<()> 
 fn yaml(objects: &[serde_json::Value]) -> anyhow::Result<String> {
     let texts = objects.iter().map(serde_saphyr::to_string).collect::<Result<Vec<_>, _>>()?;
     Ok(texts.join("---\n"))
+}
+
+fn write_crds(folder: &Path) -> anyhow::Result<()> {
+    std::fs::create_dir_all(folder)?;
+    for (name, text) in api::crd_files()? {
+        std::fs::write(folder.join(name), text)?;
+    }
+    Ok(())
 }
 
 fn write_out(text: &str) -> anyhow::Result<()> {

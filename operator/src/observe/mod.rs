@@ -1,6 +1,10 @@
 //! Everything that one reconciliation needs to know, gathered once. All later steps are pure functions of it.
 
+mod fault;
+mod gather;
+mod links;
 mod references;
+mod states;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,6 +13,10 @@ use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Secret, 
 
 use crate::api::{MonitoringCluster, RemoteStore};
 
+pub use fault::{Fault, FaultKind, call};
+pub use gather::{Gathered, gather};
+pub use links::{Assignment, assign, conflicts};
+pub use states::{Locate, PartState, States, fetch, pod_address};
 pub use references::{References, references};
 
 /// The world as one MonitoringCluster's reconciliation sees it.
@@ -35,6 +43,8 @@ pub struct Observed {
     pub refused: BTreeMap<String, String>,
     /// Our objects as they are.
     pub live: Live,
+    /// What the parts say about themselves, by pod.
+    pub states: States,
     /// What an installation sets for all clusters.
     pub defaults: Defaults,
 }

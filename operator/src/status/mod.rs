@@ -1,0 +1,14 @@
+//! What is true, in the words of the API. Pure: conditions, columns and events from what was observed and done.
+
+mod cluster;
+mod conditions;
+mod events;
+mod pods;
+mod remote;
+mod settle;
+
+pub use cluster::{Facts, monitoring_cluster};
+pub use conditions::{Conditions, find};
+pub use events::{Happening, cluster_events, remote_events};
+pub use remote::{Link, remote_store, unassigned};
+pub use settle::{Restless, settle_cluster, settle_remote};
