@@ -2,7 +2,9 @@
 
 mod logs;
 
+use args::SidecarArgs;
 use clap::{CommandFactory, Parser, Subcommand};
+use model::world::World;
 use std::process::ExitCode;
 use tokio_util::sync::CancellationToken;
 
@@ -22,6 +24,8 @@ struct Cli {
 enum Command {
     /// Reconcile MonitoringClusters and RemoteStores; print definitions, manifests and role bindings.
     Operator(operator::cmd::OperatorArgs),
+    /// Serve one Prometheus as a store (StoreAPI), and reload its configuration and rules.
+    Sidecar(SidecarArgs),
 }
 
 fn main() -> ExitCode {
@@ -60,6 +64,10 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Operator(a) => {
             logs::init(a.run.log_level, a.run.log_format);
             operator::cmd::run(a, shutdown).await
+        }
+        Command::Sidecar(a) => {
+            logs::init(a.server.log_level, a.server.log_format);
+            engine::sidecar::run(a, World::real(), shutdown).await
         }
     }
 }
