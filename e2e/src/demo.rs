@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use testkit::wait;
 
-use crate::cluster::{self, ALL, Cluster, OPS, PROD, Purpose, STAGING};
-use crate::fleet::{Certificates, NAMESPACE, example};
+use crate::cluster::{self, ALL, Cluster, FLEET, OPS, PROD, Purpose, STAGING};
+use crate::fleet::{Certificates, NAMESPACE, Stack, example};
 use crate::install::Product;
 use crate::{memory, say};
 
@@ -19,41 +19,41 @@ const READY: Duration = Duration::from_secs(180);
 /// When something does not come up; the message holds the conditions of what is missing.
 pub fn demo(binary: &Path) -> anyhow::Result<()> {
     let product = Product::of(binary)?;
-    let started = cluster::up(&ALL, Purpose::Demo, std::slice::from_ref(&product.image))?;
+    let started = cluster::up(&FLEET, Purpose::Demo, std::slice::from_ref(&product.image))?;
     say::step("installing definitions and operator (two replicas, one leads) in each cluster");
     on_all(&started, |s| product.install(s).with_context(|| format!("cluster {}", s.cluster.name)))?;
 
     say::step("applying examples/fleet: a MonitoringCluster in each");
     let certificates = Certificates::ensure()?;
-    let ready = on_all(&ALL, |c| {
+    let ready = on_all(&FLEET, |c| {
         certificates.put(c)?;
         let start = Instant::now();
         c.apply(&example(&format!("fleet/{}.yaml", c.name))?)?;
-        c.wait_condition(&format!("moncl/{}", c.name), "Ready", READY)?;
+        Stack::of(*c).wait_condition(&format!("moncl/{}", c.name), "Ready", READY)?;
         let seconds = start.elapsed().as_secs_f64();
         say::step(&format!("  {}: MonitoringCluster Ready after {seconds:.1} s", c.name));
         Ok(seconds)
     })?;
 
     say::step("applying examples/fleet/links.yaml in ops: a RemoteStore for prod and one for staging");
-    let start = Instant::now();
+    let (start, ops) = (Instant::now(), Stack::of(OPS));
     OPS.apply(&example("fleet/links.yaml")?)?;
     let linked = on_all(&[PROD, STAGING], |c| {
         let (mut conditions, mut answered) = (None, None);
         // Both, as they come: the condition, and the data in the answer.
         wait::until("the link", READY, Duration::from_millis(200), || {
-            if answered.is_none() && OPS.up_by_cluster()?.contains_key(c.name) {
+            if answered.is_none() && ops.up_by_cluster("")?.contains_key(c.name) {
                 answered = Some(start.elapsed().as_secs_f64());
             }
             if conditions.is_none() {
                 let object = format!("rstore/{}", c.name);
-                OPS.kubectl(&["-n", NAMESPACE, "wait", &object, "--for=condition=Ready", "--timeout=1s"])?;
+                ops.kubectl(&["wait", &object, "--for=condition=Ready", "--timeout=1s"])?;
                 conditions = Some(start.elapsed().as_secs_f64());
             }
             anyhow::ensure!(answered.is_some() && conditions.is_some(), "{} is not in the answer yet", c.name);
             Ok(())
         })
-        .map_err(|e| e.context(OPS.conditions(&format!("rstore/{}", c.name)).unwrap_or_default()))?;
+        .map_err(|e| e.context(ops.conditions(&format!("rstore/{}", c.name)).unwrap_or_default()))?;
         let (conditions, answered) = (conditions.unwrap_or_default(), answered.unwrap_or_default());
         say::step(&format!(
             "  {}: in the answer after {answered:.1} s, RemoteStore Ready after {conditions:.1} s",
@@ -62,14 +62,14 @@ pub fn demo(binary: &Path) -> anyhow::Result<()> {
         Ok(answered)
     })?;
 
-    for c in ALL {
+    for c in FLEET {
         say::plain(&format!("\n$ kubectl --kubeconfig {} get moncl,rstore -A", c.kubeconfig().display()));
         say::plain(c.kubectl(&["get", "moncl,rstore", "-A"])?.trim_end());
     }
     say::plain("\ncount by (cluster) (up), asked of the querier in ops:\n");
     say::plain("  CLUSTER   TARGETS UP OR DOWN   ITS OWN COUNT");
-    for (name, count) in OPS.up_by_cluster()? {
-        let own = Cluster::named(&name).and_then(|c| c.up_by_cluster()).ok().and_then(|own| own.get(&name).copied());
+    for (name, count) in ops.up_by_cluster("")? {
+        let own = Cluster::named(&name).and_then(|c| Stack::of(c).up_by_cluster("")).ok().and_then(|own| own.get(&name).copied());
         say::plain(&format!("  {name:<9} {count:>19} {:>15}", own.map_or_else(|| "?".to_owned(), |n| n.to_string())));
     }
     figures(&ready, &linked);
@@ -108,7 +108,7 @@ fn figures(ready: &[f64], linked: &[f64]) {
     say::plain(&format!("  MonitoringCluster applied → Ready (slowest) {:>6.1} s   ≤ 60 s", worst(ready)));
     say::plain(&format!("  RemoteStore applied → in the answer         {:>6.1} s   ≤ 10 s", worst(linked)));
     for (role, aim) in [("operator", 64), ("sidecar", 32), ("query", 64)] {
-        let most = ALL.iter().filter_map(|c| memory::largest(c, role)).max();
+        let most = FLEET.iter().filter_map(|c| memory::largest(c, role)).max();
         let here =
             most.map_or_else(|| "     ?".to_owned(), |bytes| format!("{:>6.1}", bytes as f64 / f64::from(1 << 20)));
         say::plain(&format!("  memory at rest, largest {role:<20}{here} MiB ≤ {aim} MiB"));

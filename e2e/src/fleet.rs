@@ -1,12 +1,13 @@
 //! The fleet of `examples/fleet/`: certificates, the three MonitoringClusters, the links, and asking the querier.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use serde_json::{Value, json};
 use testkit::certs::{Authority, Pair};
-use testkit::{apiserver, http};
+use testkit::{apiserver, http, wait};
 
 use crate::cluster::{self, Cluster};
 
@@ -98,19 +99,146 @@ pub fn tls_secret(name: &str, pair: &Pair) -> Value {
     secret(name, "kubernetes.io/tls", &[("tls.crt", &pair.cert), ("tls.key", &pair.key)])
 }
 
-impl Cluster {
-    /// Waits until an object of the fleet's namespace has a condition; gives the seconds that it took.
+/// A MonitoringCluster somewhere, and what is around it.
+#[derive(Debug, Clone)]
+pub struct Stack {
+    /// The cluster it runs in.
+    pub cluster: Cluster,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+}
+
+/// A condition of an object.
+#[derive(Debug, Clone, Default)]
+pub struct Condition {
+    /// True, False or Unknown; empty while there is no such condition.
+    pub status: String,
+    /// One word.
+    pub reason: String,
+    /// What, where, next step.
+    pub message: String,
+}
+
+/// A pod, as far as stories look at it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pod {
+    /// Its name.
+    pub name: String,
+    /// Another one of the same name has another id.
+    pub uid: String,
+    /// Its address.
+    pub ip: String,
+    /// Containers that are ready, and all.
+    pub ready: (usize, usize),
+    /// Restarts of all its containers together.
+    pub restarts: u64,
+    /// When each container started: changes with every restart.
+    pub started: Vec<String>,
+}
+
+impl Stack {
+    /// The fleet's own in a cluster.
+    pub fn of(cluster: Cluster) -> Self {
+        Self { cluster, namespace: NAMESPACE.to_owned(), name: cluster.name.to_owned() }
+    }
+
+    /// `kubectl` in its namespace.
+    ///
+    /// # Errors
+    /// With its standard error, when it fails.
+    pub fn kubectl(&self, args: &[&str]) -> anyhow::Result<String> {
+        self.cluster.kubectl(&[&["-n", &self.namespace], args].concat())
+    }
+
+    /// `kubectl … -o json` in its namespace.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub fn json(&self, args: &[&str]) -> anyhow::Result<Value> {
+        self.cluster.json(&[&["-n", &self.namespace], args].concat())
+    }
+
+    /// The object itself, as `moncl/NAME`.
+    pub fn object(&self) -> String {
+        format!("moncl/{}", self.name)
+    }
+
+    /// Changes fields of the object.
+    ///
+    /// # Errors
+    /// When the API server refuses.
+    pub fn patch(&self, spec: &Value) -> anyhow::Result<()> {
+        let patch = json!({ "spec": spec }).to_string();
+        self.kubectl(&["patch", &self.object(), "--type=merge", "-p", &patch]).map(|_| ())
+    }
+
+    /// Waits until an object has a condition with status True; gives the seconds that it took.
     ///
     /// # Errors
     /// After `within`, with all conditions of the object.
     pub fn wait_condition(&self, object: &str, condition: &str, within: Duration) -> anyhow::Result<f64> {
         let start = Instant::now();
         let (wanted, limit) = (format!("--for=condition={condition}"), format!("--timeout={}s", within.as_secs()));
-        self.kubectl(&["-n", NAMESPACE, "wait", object, &wanted, &limit]).map_err(|error| {
-            let state = self.conditions(object).unwrap_or_else(|e| format!("{e:#}"));
-            error.context(format!("{object} in {} has no {condition}; it says:\n{state}", self.name))
-        })?;
+        self.kubectl(&["wait", object, &wanted, &limit]).map_err(|error| self.with_state(error, object))?;
         Ok(start.elapsed().as_secs_f64())
+    }
+
+    /// Waits until an object is ready for its newest generation: what was changed before this call is in effect.
+    ///
+    /// # Errors
+    /// After `within`, with all conditions of the object.
+    pub fn wait_ready(&self, object: &str, within: Duration) -> anyhow::Result<()> {
+        wait::until("Ready for the newest generation", within, Duration::from_millis(300), || {
+            let found = self.json(&["get", object])?;
+            let generation = &found["metadata"]["generation"];
+            let ready = condition_in(&found, "Ready");
+            anyhow::ensure!(
+                found["status"]["observedGeneration"] == *generation && ready.status == "True",
+                "Ready={}/{} at generation {} of {generation}",
+                ready.status,
+                ready.reason,
+                found["status"]["observedGeneration"]
+            );
+            Ok(())
+        })
+        .map_err(|error| self.with_state(error, object))
+    }
+
+    /// Waits until a condition of an object has this status and reason; gives it.
+    ///
+    /// # Errors
+    /// After `within`, with all conditions of the object.
+    pub fn wait_reason(
+        &self,
+        object: &str,
+        kind: &str,
+        status: &str,
+        reasons: &[&str],
+        within: Duration,
+    ) -> anyhow::Result<Condition> {
+        let what = format!("{object} {kind}={status}/{}", reasons.join("|"));
+        wait::until(&what, within, Duration::from_millis(300), || {
+            let now = self.condition(object, kind)?;
+            let right = now.status == status && reasons.contains(&now.reason.as_str());
+            anyhow::ensure!(right, "it is {}/{}: {}", now.status, now.reason, now.message);
+            Ok(now)
+        })
+        .map_err(|error| self.with_state(error, object))
+    }
+
+    fn with_state(&self, error: anyhow::Error, object: &str) -> anyhow::Error {
+        let state = self.conditions(object).unwrap_or_else(|e| format!("{e:#}"));
+        error.context(format!("{object} in {}/{} says:\n{state}", self.cluster.name, self.namespace))
+    }
+
+    /// One condition of an object, empty if there is none.
+    ///
+    /// # Errors
+    /// When the object isn't there.
+    pub fn condition(&self, object: &str, kind: &str) -> anyhow::Result<Condition> {
+        Ok(condition_in(&self.json(&["get", object])?, kind))
     }
 
     /// An object's conditions, a line each.
@@ -118,7 +246,7 @@ impl Cluster {
     /// # Errors
     /// When it isn't there.
     pub fn conditions(&self, object: &str) -> anyhow::Result<String> {
-        let found = self.json(&["-n", NAMESPACE, "get", object])?;
+        let found = self.json(&["get", object])?;
         let mut lines = Vec::new();
         for condition in found["status"]["conditions"].as_array().into_iter().flatten() {
             let text = |at: &str| condition[at].as_str().unwrap_or_default();
@@ -127,38 +255,67 @@ impl Cluster {
         Ok(lines.join("\n"))
     }
 
-    /// `GET path` at a port of a Service of the fleet, through the API server.
+    /// The pods of one part (`prometheus`, `query`, …), by name.
+    ///
+    /// # Errors
+    /// When the API server doesn't answer.
+    pub fn pods(&self, part: &str) -> anyhow::Result<Vec<Pod>> {
+        let selector = format!("app.kubernetes.io/instance={},app.kubernetes.io/component={part}", self.name);
+        self.pods_with(&selector)
+    }
+
+    /// The pods that a label selector chooses, by name.
+    ///
+    /// # Errors
+    /// When the API server doesn't answer.
+    pub fn pods_with(&self, selector: &str) -> anyhow::Result<Vec<Pod>> {
+        let found = self.json(&["get", "pods", "-l", selector])?;
+        let mut pods: Vec<Pod> = found["items"].as_array().into_iter().flatten().map(pod).collect();
+        pods.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(pods)
+    }
+
+    /// `GET path` at a port of a Service, through the API server.
     ///
     /// # Errors
     /// When nobody answers or the answer isn't JSON.
     pub fn get_service(&self, service: &str, port: &str, path: &str) -> anyhow::Result<Value> {
-        let raw = format!("/api/v1/namespaces/{NAMESPACE}/services/{service}:{port}/proxy{path}");
-        Ok(serde_json::from_str(&self.kubectl(&["get", "--raw", &raw])?)?)
+        let raw = format!("/api/v1/namespaces/{}/services/{service}:{port}/proxy{path}", self.namespace);
+        Ok(serde_json::from_str(&self.cluster.kubectl(&["get", "--raw", &raw])?)?)
     }
 
-    /// `GET path` at a port of a pod of the fleet, through the API server.
+    /// `GET path` at a port of a pod, through the API server.
     ///
     /// # Errors
-    /// When nobody answers.
-    pub fn get_pod(&self, pod: &str, port: u16, path: &str) -> anyhow::Result<String> {
-        self.kubectl(&["get", "--raw", &format!("/api/v1/namespaces/{NAMESPACE}/pods/{pod}:{port}/proxy{path}")])
+    /// When nobody answers or the answer isn't JSON.
+    pub fn get_pod(&self, pod: &str, port: u16, path: &str) -> anyhow::Result<Value> {
+        let raw = format!("/api/v1/namespaces/{}/pods/{pod}:{port}/proxy{path}", self.namespace);
+        Ok(serde_json::from_str(&self.cluster.kubectl(&["get", "--raw", &raw])?)?)
     }
 
-    /// An instant query to this cluster's querier: the whole answer.
+    /// `GET path` at the querier's HTTP API.
+    ///
+    /// # Errors
+    /// When it refuses.
+    pub fn get_query(&self, path: &str) -> anyhow::Result<Value> {
+        self.get_service(&format!("{}-query", self.name), "http", path)
+    }
+
+    /// `GET path` at one Prometheus.
+    ///
+    /// # Errors
+    /// When it refuses.
+    pub fn get_prometheus(&self, replica: usize, path: &str) -> anyhow::Result<Value> {
+        self.get_pod(&format!("{}-prometheus-{replica}", self.name), 9090, path)
+    }
+
+    /// An instant query to the querier: `data.result`. `more` are further parameters, as in `&dedup=false`.
     ///
     /// # Errors
     /// When the querier refuses it.
-    pub fn query_full(&self, expression: &str, more: &str) -> anyhow::Result<Value> {
+    pub fn query(&self, expression: &str, more: &str) -> anyhow::Result<Value> {
         let path = format!("/api/v1/query?query={}{more}", http::encode(expression));
-        self.get_service(&format!("{}-query", self.name), "http", &path)
-    }
-
-    /// An instant query to this cluster's querier: `data.result`.
-    ///
-    /// # Errors
-    /// When the querier refuses it.
-    pub fn query(&self, expression: &str) -> anyhow::Result<Value> {
-        Ok(self.query_full(expression, "")?["data"]["result"].take())
+        Ok(self.get_query(&path)?["data"]["result"].take())
     }
 
     /// The same query to one Prometheus.
@@ -167,24 +324,41 @@ impl Cluster {
     /// When it refuses it.
     pub fn query_prometheus(&self, replica: usize, expression: &str, more: &str) -> anyhow::Result<Value> {
         let path = format!("/api/v1/query?query={}{more}", http::encode(expression));
-        let pod = format!("{}-prometheus-{replica}", self.name);
-        let mut answer: Value = serde_json::from_str(&self.get_pod(&pod, 9090, &path)?)?;
-        Ok(answer["data"]["result"].take())
+        Ok(self.get_prometheus(replica, &path)?["data"]["result"].take())
     }
 
-    /// What `count by (cluster) (up)` gives at this cluster's querier, by cluster.
+    /// What `count by (cluster) (up)` gives at the querier, by cluster. `more` as in [`Self::query`].
     ///
     /// # Errors
     /// When the querier does not answer.
-    pub fn up_by_cluster(&self) -> anyhow::Result<std::collections::BTreeMap<String, u64>> {
-        let result = self.query("count by (cluster) (up)")?;
+    pub fn up_by_cluster(&self, more: &str) -> anyhow::Result<BTreeMap<String, u64>> {
+        let result = self.query("count by (cluster) (up)", more)?;
         let rows = result.as_array().context("not a vector")?;
-        Ok(rows
-            .iter()
-            .map(|row| {
-                let count = row["value"][1].as_str().and_then(|v| v.parse().ok()).unwrap_or_default();
-                (row["metric"]["cluster"].as_str().unwrap_or("(none)").to_owned(), count)
-            })
-            .collect())
+        let count = |row: &Value| row["value"][1].as_str().and_then(|v| v.parse().ok()).unwrap_or_default();
+        let name = |row: &Value| row["metric"]["cluster"].as_str().unwrap_or("(none)").to_owned();
+        Ok(rows.iter().map(|row| (name(row), count(row))).collect())
+    }
+}
+
+fn condition_in(object: &Value, kind: &str) -> Condition {
+    let conditions = object["status"]["conditions"].as_array();
+    let Some(found) = conditions.into_iter().flatten().find(|c| c["type"] == kind) else { return Condition::default() };
+    let text = |at: &str| found[at].as_str().unwrap_or_default().to_owned();
+    Condition { status: text("status"), reason: text("reason"), message: text("message") }
+}
+
+fn pod(found: &Value) -> Pod {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let containers = found["status"]["containerStatuses"].as_array().map_or(&[][..], Vec::as_slice);
+    Pod {
+        name: text(&found["metadata"]["name"]),
+        uid: text(&found["metadata"]["uid"]),
+        ip: text(&found["status"]["podIP"]),
+        ready: (
+            containers.iter().filter(|c| c["ready"] == true).count(),
+            found["spec"]["containers"].as_array().map_or(0, Vec::len),
+        ),
+        restarts: containers.iter().filter_map(|c| c["restartCount"].as_u64()).sum(),
+        started: containers.iter().map(|c| text(&c["state"]["running"]["startedAt"])).collect(),
     }
 }

@@ -22,6 +22,9 @@ pub const NODE_EXPORTER: &str = "quay.io/prometheus/node-exporter:v1.12.1";
 /// The sandbox of every pod here.
 pub const PAUSE: &str = "localhost/pause:1";
 
+/// The harness itself, for a look around from inside a pod.
+pub const PROBE: &str = "localhost/probe:1";
+
 /// A file in an image.
 #[derive(Debug)]
 enum Content {
@@ -69,6 +72,14 @@ impl Image {
         image.files.push((bundle.to_owned(), 0o644, Content::File(PathBuf::from(bundle))));
         image.env.push(format!("SSL_CERT_FILE={bundle}"));
         image
+    }
+
+    /// This very program, for a look around from inside a pod.
+    ///
+    /// # Errors
+    /// When the program's file can't be found.
+    pub fn of_probe() -> anyhow::Result<Self> {
+        Ok(Self::of_binary(PROBE, "/e2e", &std::env::current_exe()?))
     }
 
     /// The sandbox image: one program of 132 bytes that sleeps until it is killed.

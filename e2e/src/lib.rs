@@ -7,7 +7,9 @@
 pub mod bench;
 pub mod cluster;
 pub mod demo;
+pub mod dns;
 pub mod fleet;
+pub mod grpc;
 pub mod image;
 pub mod install;
 pub mod memory;
@@ -15,3 +17,4 @@ pub mod packages;
 pub mod peers;
 pub mod run;
 pub mod say;
+pub mod stories;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use e2e::cluster::{self, Cluster, Purpose};
-use e2e::{bench, demo, image, peers, say};
+use e2e::{bench, demo, dns, image, peers, say, stories};
 
 #[derive(Parser)]
 #[command(about = "Whole Kubernetes clusters on this machine: demo and end-to-end stories of Panoptes")]
@@ -21,17 +21,17 @@ enum Command {
         /// Names of folders in e2e/peers
         names: Vec<String>,
     },
-    /// Start clusters, all three or those named; kubeconfigs are /run/panoptes/NAME/admin.kubeconfig
+    /// Start clusters, those of the fleet or those named; kubeconfigs are /run/panoptes/NAME/admin.kubeconfig
     Up {
         /// What they are for
         #[arg(long, default_value = "e2e")]
         purpose: Purpose,
-        /// ops, prod, staging
+        /// ops, prod, staging, lab
         clusters: Vec<String>,
     },
-    /// End clusters, all three or those named, and remove their data
+    /// End clusters, all or those named, and remove their data
     Down {
-        /// ops, prod, staging
+        /// ops, prod, staging, lab
         clusters: Vec<String>,
     },
     /// Three clusters, one view over all of them
@@ -60,6 +60,30 @@ enum Command {
         #[arg(long)]
         output: PathBuf,
     },
+    /// Run the end-to-end stories, all or those whose names contain one of the words
+    Stories {
+        /// The release binary `panoptes`
+        #[arg(long)]
+        binary: PathBuf,
+        /// Only list them
+        #[arg(long)]
+        list: bool,
+        /// Keep the clusters afterwards, for a look
+        #[arg(long)]
+        keep: bool,
+        /// Parts of names
+        words: Vec<String>,
+    },
+    /// Ask a DNS server, from inside a pod
+    #[command(hide = true)]
+    Dns {
+        /// The server's address
+        server: std::net::Ipv4Addr,
+        /// A or SRV
+        kind: dns::Kind,
+        /// The name
+        name: String,
+    },
     /// Give addresses to Services of type LoadBalancer (started by `up`)
     #[command(hide = true)]
     Balancer {
@@ -84,13 +108,13 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Peers { names } if names.is_empty() => peers::ensure(&peers::names()),
         Command::Peers { names } => peers::ensure(&names.iter().map(String::as_str).collect::<Vec<_>>()),
         Command::Up { purpose, clusters } => {
-            for started in cluster::up(&chosen(&clusters)?, purpose, &[])? {
+            for started in cluster::up(&chosen(&clusters, &cluster::FLEET)?, purpose, &[])? {
                 say::plain(&format!("export KUBECONFIG={}", started.cluster.kubeconfig().display()));
             }
             Ok(())
         }
         Command::Down { clusters } => {
-            for cluster in chosen(&clusters)? {
+            for cluster in chosen(&clusters, &cluster::ALL)? {
                 cluster::down(&cluster)?;
                 say::step(&format!("{} is gone", cluster.name));
             }
@@ -105,13 +129,22 @@ fn run(command: Command) -> anyhow::Result<()> {
             say::step(&format!("{name} is in {}", output.display()));
             Ok(())
         }
+        Command::Stories { list: true, words, .. } => {
+            stories::chosen(&words).iter().for_each(|s| say::plain(s.name));
+            Ok(())
+        }
+        Command::Stories { binary, keep, words, .. } => stories::run(&binary, &words, keep),
+        Command::Dns { server, kind, name } => {
+            dns::ask(server, kind, &name)?.iter().for_each(|answer| say::plain(answer));
+            Ok(())
+        }
         Command::Balancer { cluster } => cluster::serve_load_balancers(&Cluster::named(&cluster)?),
     }
 }
 
-fn chosen(names: &[String]) -> anyhow::Result<Vec<Cluster>> {
+fn chosen(names: &[String], otherwise: &[Cluster]) -> anyhow::Result<Vec<Cluster>> {
     if names.is_empty() {
-        return Ok(cluster::ALL.to_vec());
+        return Ok(otherwise.to_vec());
     }
     names.iter().map(|n| Cluster::named(n)).collect()
 }

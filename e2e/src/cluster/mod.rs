@@ -29,17 +29,21 @@ const RUN: &str = "/run/panoptes";
 /// Where their data is: etcd, images, volumes, logs.
 const DATA: &str = "/var/lib/panoptes-e2e";
 
-/// The clusters of the demo and the stories.
+/// The cluster from which the fleet is seen.
 pub const OPS: Cluster = Cluster { name: "ops", index: 1 };
 /// The first observed cluster.
 pub const PROD: Cluster = Cluster { name: "prod", index: 2 };
 /// The second observed cluster.
 pub const STAGING: Cluster = Cluster { name: "staging", index: 3 };
-/// All of them.
-pub const ALL: [Cluster; 3] = [OPS, PROD, STAGING];
+/// A cluster for stories that are not about the fleet.
+pub const LAB: Cluster = Cluster { name: "lab", index: 4 };
+/// The clusters of the demo.
+pub const FLEET: [Cluster; 3] = [OPS, PROD, STAGING];
+/// All that the harness knows.
+pub const ALL: [Cluster; 4] = [OPS, PROD, STAGING, LAB];
 
 /// A cluster's identity; all else follows from it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Cluster {
     /// Its name, as in `ops`.
     pub name: &'static str,
@@ -55,7 +59,7 @@ impl Cluster {
     pub fn named(name: &str) -> anyhow::Result<Self> {
         ALL.into_iter()
             .find(|c| c.name == name)
-            .ok_or_else(|| anyhow::anyhow!("no cluster {name}: ops, prod or staging"))
+            .ok_or_else(|| anyhow::anyhow!("no cluster {name}: ops, prod, staging or lab"))
     }
 
     /// The administrator's kubeconfig file.
@@ -76,6 +80,24 @@ impl Cluster {
     /// The only node's name.
     pub fn node_name(&self) -> String {
         format!("{}-node", self.name)
+    }
+
+    /// The lines of the API server's audit log: requests of the operator and of what it deploys.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn audit_log(&self) -> anyhow::Result<String> {
+        Ok(std::fs::read_to_string(self.log("audit"))?)
+    }
+
+    /// Gives the node a second address, which leads to the same cluster.
+    ///
+    /// # Errors
+    /// When the address can't be set.
+    pub fn add_node_ip(&self) -> anyhow::Result<String> {
+        let address = format!("10.77.{}.3", self.index);
+        crate::run::output("ip", &["-n", &self.netns(), "addr", "replace", &format!("{address}/24"), "dev", "eth0"])?;
+        Ok(address)
     }
 
     /// A file that lives and dies with the cluster.

@@ -2,16 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 #[derive(Debug, Default)]
 struct Page {
     types: BTreeMap<String, &'static str>,
     values: BTreeMap<String, f64>,
+    growing: BTreeMap<String, (f64, Instant)>,
     text: Option<(String, String)>,
 }
 
@@ -33,7 +34,7 @@ impl Shared {
 #[derive(Debug)]
 pub struct MetricsSource {
     shared: Arc<Shared>,
-    port: u16,
+    address: SocketAddr,
 }
 
 impl MetricsSource {
@@ -42,8 +43,16 @@ impl MetricsSource {
     /// # Errors
     /// When no port is free.
     pub fn start() -> anyhow::Result<Self> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, crate::ports::free()?))?;
-        let port = listener.local_addr()?.port();
+        Self::start_at(Ipv4Addr::LOCALHOST)
+    }
+
+    /// Starts with an empty page, on an address of this machine that others reach.
+    ///
+    /// # Errors
+    /// When no port is free or the address isn't ours.
+    pub fn start_at(address: Ipv4Addr) -> anyhow::Result<Self> {
+        let listener = TcpListener::bind((address, crate::ports::free()?))?;
+        let address = listener.local_addr()?;
         let shared = Arc::new(Shared::default());
         let server = Arc::clone(&shared);
         std::thread::Builder::new().name("metrics-source".to_owned()).spawn(move || {
@@ -55,12 +64,12 @@ impl MetricsSource {
                 std::thread::spawn(move || answer(&server, stream));
             }
         })?;
-        Ok(Self { shared, port })
+        Ok(Self { shared, address })
     }
 
     /// Where it answers, as in `127.0.0.1:20019`.
     pub fn address(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
+        self.address.to_string()
     }
 
     /// Sets one series, written as on the page: `name` or `name{label="value"}`.
@@ -71,6 +80,11 @@ impl MetricsSource {
     /// Adds to one series (from 0 when it is new).
     pub fn add(&self, series: &str, value: f64) {
         *self.shared.page().values.entry(series.to_owned()).or_default() += value;
+    }
+
+    /// Makes one series grow by so much per second from now on, evenly: the truth of its rate is known.
+    pub fn set_growing(&self, series: &str, per_second: f64) {
+        self.shared.page().growing.insert(series.to_owned(), (per_second, Instant::now()));
     }
 
     /// Takes one series off the page.
@@ -118,7 +132,7 @@ impl Drop for MetricsSource {
     fn drop(&mut self) {
         self.shared.stopped.store(true, Ordering::SeqCst);
         // Wakes the accepting thread, which then sees that it is to end.
-        let _ = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port));
+        let _ = TcpStream::connect(self.address);
     }
 }
 
@@ -159,6 +173,9 @@ fn render(page: &Page) -> (String, String) {
     }
     for (series, value) in &page.values {
         body.push_str(&format!("{series} {value}\n"));
+    }
+    for (series, (per_second, since)) in &page.growing {
+        body.push_str(&format!("{series} {}\n", per_second * since.elapsed().as_secs_f64()));
     }
     ("text/plain; version=0.0.4; charset=utf-8".to_owned(), body)
 }

@@ -1,0 +1,43 @@
+//! A scrape configuration that Prometheus refuses is told; then the pod is deleted and comes back on the last good one.
+
+use serde_json::json;
+
+use super::world::{CHANGE, READY, World, eventually, no_restarts};
+use super::{Story, Thing};
+use crate::cluster::LAB;
+
+pub(super) const STORY: Story = Story { name: "bad_scrape_config", changes: &[], needs: &[Thing::Lab], run };
+
+fn run(world: &World) -> anyhow::Result<()> {
+    let sandbox = world.sandbox(LAB, "badconfig")?;
+    let stack = &sandbox.stack;
+    let object = stack.object();
+    sandbox.apply(json!({}))?;
+    stack.wait_ready(&object, READY)?;
+    let bad = json!([{"job_name": "bad", "static_configs": [{"targets": ["a:1"]}], "metrics_pat": "/m"}]).to_string();
+    let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "jobs", "namespace": "badconfig"},
+                     "data": {"jobs.yaml": bad}});
+    LAB.apply(&map.to_string())?;
+    stack.patch(&json!({"scrape": {
+        "jobs": ["self"], "additional": [{"configMapRef": {"name": "jobs", "key": "jobs.yaml"}}]}}))?;
+    let reasons = ["ReloadFailed", "RejectedObjects"];
+    let told = stack.wait_reason(&object, "ConfigurationApplied", "False", &reasons, CHANGE)?;
+    anyhow::ensure!(told.message.contains("metrics_pat") || told.message.contains("jobs"), "it doesn't say what: {}", told.message);
+
+    let before = stack.pods("prometheus")?;
+    let name = format!("{}-prometheus-0", stack.name);
+    stack.kubectl(&["delete", "pod", &name, "--timeout=60s"])?;
+    let back = eventually("the pod to be back on the last good configuration", READY, || {
+        let pods = stack.pods("prometheus")?;
+        anyhow::ensure!(pods.len() == 1 && pods[0].ready == (2, 2) && pods[0].uid != before[0].uid, "{pods:?}");
+        Ok(pods)
+    })?;
+    no_restarts(&back)?;
+    let config = stack.get_prometheus(0, "/api/v1/status/config")?;
+    anyhow::ensure!(!config.to_string().contains("metrics_pat"), "the refused configuration is in use");
+    let still = stack.wait_reason(&object, "ConfigurationApplied", "False", &reasons, CHANGE)?;
+    anyhow::ensure!(!still.message.is_empty(), "the condition lost its message");
+
+    stack.patch(&json!({"scrape": {"additional": null}}))?;
+    stack.wait_ready(&object, CHANGE)
+}

@@ -1,0 +1,31 @@
+//! Two RemoteStores for one cluster: the older stays in use, the newer is told what it duplicates, and nothing is counted twice.
+
+use serde_json::json;
+
+use super::world::{CHANGE, Link, World, fleet_tls};
+use super::{Story, Thing};
+use crate::cluster::{OPS, PROD};
+use crate::fleet::Stack;
+
+pub(super) const STORY: Story = Story {
+    name: "bad_two_remotes",
+    changes: &[Thing::OpsLinks],
+    needs: &[Thing::OpsPods, Thing::Prod],
+    run,
+};
+
+fn run(_: &World) -> anyhow::Result<()> {
+    let ops = Stack::of(OPS);
+    let before = ops.up_by_cluster("")?;
+    let spec = json!({"clusterName": "prod", "address": format!("{}:30901", PROD.node_ip()), "tls": fleet_tls("prod")});
+    let again = Link::apply("prod-again", &spec)?;
+    let told = ops.wait_reason(&again.object(), "LabelsUnique", "False", &["DuplicateOf", "SameDataTwice"], CHANGE)?;
+    anyhow::ensure!(told.message.contains("prod"), "it doesn't name the other: {}", told.message);
+    let found = ops.json(&["get", &again.object()])?;
+    anyhow::ensure!(found["status"]["conflicts"][0]["name"] == "prod", "conflicts: {}", found["status"]["conflicts"]);
+    anyhow::ensure!(ops.condition(&again.object(), "Ready")?.status == "False", "the newer one is Ready");
+    anyhow::ensure!(ops.condition("rstore/prod", "Ready")?.status == "True", "the older one suffers");
+    let now = ops.up_by_cluster("")?;
+    anyhow::ensure!(now == before, "{before:?} became {now:?}");
+    Ok(())
+}

@@ -1,0 +1,118 @@
+//! T12: either Prometheus is gone for a minute, at different times, and then both restart one after the other. Each replica's own
+//! series shows its gap; the deduplicated one has none over two scrape intervals, and the rate of a counter stays true.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use serde_json::{Value, json};
+use testkit::http;
+use testkit::metrics_source::MetricsSource;
+
+use super::world::{CHANGE, READY, Restore, World, eventually, host, now};
+use super::{Story, Thing};
+use crate::cluster::OPS;
+use crate::fleet::Stack;
+
+pub(super) const STORY: Story = Story { name: "t12_dedup_fills_gaps", changes: &[Thing::OpsPods], needs: &[], run };
+
+/// The fleet scrapes every 5 s.
+const INTERVAL: f64 = 5.0;
+const AWAY: Duration = Duration::from_secs(60);
+const PER_SECOND: f64 = 100.0;
+
+fn run(_: &World) -> anyhow::Result<()> {
+    let ops = Stack::of(OPS);
+    let page = MetricsSource::start_at(host(&OPS)?)?;
+    page.declare("story_total", "counter");
+    page.set_growing("story_total", PER_SECOND);
+    let jobs = json!([{"job_name": "story", "static_configs": [{"targets": [page.address()]}]}]).to_string();
+    let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "story", "namespace": "monitoring"},
+                     "data": {"jobs.yaml": jobs}});
+    OPS.apply(&map.to_string())?;
+    let restore = Restore(OPS, "fleet/ops.yaml");
+    ops.patch(&json!({"scrape": {"additional": [{"configMapRef": {"name": "story", "key": "jobs.yaml"}}]}}))?;
+    for replica in [0, 1] {
+        eventually("both replicas to scrape the story's counter", CHANGE, || {
+            let found = ops.query_prometheus(replica, "story_total", "")?;
+            anyhow::ensure!(found[0].is_object(), "replica {replica} has none");
+            Ok(())
+        })?;
+    }
+    // So that a rate over 30 s has all of its window.
+    pause(Duration::from_secs(35));
+    let start = now();
+    for replica in [0, 1] {
+        away(&ops, replica)?;
+        pause(Duration::from_secs(15));
+    }
+    let restart = now();
+    ops.kubectl(&["rollout", "restart", "statefulset/ops-prometheus"])?;
+    ops.kubectl(&["rollout", "status", "statefulset/ops-prometheus", "--timeout=180s"])?;
+    ops.wait_ready(&ops.object(), READY)?;
+    pause(Duration::from_secs(15));
+    let end = now() - INTERVAL;
+
+    for replica in [0, 1] {
+        let expression = format!("timestamp(story_total{{prometheus_replica=\"ops-prometheus-{replica}\"}})");
+        let gap = largest_gap(&ops.get_query(&range(&expression, start, restart, "&dedup=false"))?)?;
+        anyhow::ensure!(gap > AWAY.as_secs_f64() * 0.8, "replica {replica} was away, but its largest gap is {gap:.1} s");
+    }
+    let gap = largest_gap(&ops.get_query(&range("timestamp(story_total)", start, end, ""))?)?;
+    anyhow::ensure!(gap <= 2.0 * INTERVAL, "the deduplicated series has a gap of {gap:.1} s");
+    let rates = ops.get_query(&range("rate(story_total[30s])", start, end, ""))?;
+    let mut worst = 0.0f64;
+    let points = values(&rates)?;
+    anyhow::ensure!(points.len() as f64 >= (end - start).floor(), "the rate has only {} points", points.len());
+    for (time, rate) in points {
+        anyhow::ensure!(rate >= 0.0, "a rate of {rate} at {time}");
+        worst = worst.max((rate / PER_SECOND - 1.0).abs());
+    }
+    anyhow::ensure!(worst < 0.01, "a rate is off by {:.2} %", worst * 100.0);
+
+    drop(restore);
+    ops.patch(&json!({"scrape": {"additional": null}}))?;
+    ops.kubectl(&["delete", "configmap", "story"])?;
+    ops.wait_ready(&ops.object(), READY)
+}
+
+/// Ends a pod and lets no new one run for a minute.
+fn away(ops: &Stack, replica: usize) -> anyhow::Result<()> {
+    struct Uncordon;
+    impl Drop for Uncordon {
+        fn drop(&mut self) {
+            let _ = OPS.kubectl(&["uncordon", &OPS.node_name()]);
+        }
+    }
+    let uncordon = Uncordon;
+    OPS.kubectl(&["cordon", &OPS.node_name()])?;
+    ops.kubectl(&["delete", "pod", &format!("ops-prometheus-{replica}"), "--grace-period=1"])?;
+    pause(AWAY);
+    drop(uncordon);
+    let pod = format!("pod/ops-prometheus-{replica}");
+    eventually("the pod to be back", READY, || ops.kubectl(&["wait", &pod, "--for=condition=Ready", "--timeout=10s"]))?;
+    Ok(())
+}
+
+fn pause(time: Duration) {
+    let start = Instant::now();
+    std::thread::sleep(time.saturating_sub(start.elapsed()));
+}
+
+fn range(expression: &str, start: f64, end: f64, more: &str) -> String {
+    format!("/api/v1/query_range?query={}&start={start:.0}&end={end:.0}&step=1{more}", http::encode(expression))
+}
+
+fn values(answer: &Value) -> anyhow::Result<Vec<(f64, f64)>> {
+    let rows = answer["data"]["result"].as_array().context("not a matrix")?;
+    anyhow::ensure!(rows.len() == 1, "one series was expected: {rows:?}");
+    let point = |p: &Value| Some((p[0].as_f64()?, p[1].as_str()?.parse().ok()?));
+    Ok(rows[0]["values"].as_array().into_iter().flatten().filter_map(point).collect())
+}
+
+/// The largest distance between two samples of a series whose values are its samples' own times.
+fn largest_gap(answer: &Value) -> anyhow::Result<f64> {
+    let mut times: Vec<f64> = values(answer)?.into_iter().map(|(_, sample)| sample).collect();
+    times.dedup();
+    anyhow::ensure!(times.len() > 2, "only {} samples", times.len());
+    Ok(times.windows(2).map(|w| w[1] - w[0]).fold(0.0, f64::max))
+}

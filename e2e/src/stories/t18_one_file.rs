@@ -1,0 +1,26 @@
+//! T18: `kubectl apply` of one file, with the namespace absent and with it present; nothing else is fetched.
+
+use std::time::Duration;
+
+use super::world::{World, tutorial_secret};
+use super::{Story, Thing};
+use crate::cluster::LAB;
+use crate::fleet::examples;
+
+pub(super) const STORY: Story =
+    Story { name: "t18_one_file", changes: &[Thing::Tutorial], needs: &[Thing::Lab], run };
+
+fn run(world: &World) -> anyhow::Result<()> {
+    LAB.kubectl(&["delete", "namespace", "monitoring", "--ignore-not-found", "--timeout=120s"])?;
+    LAB.recycle_volumes()?;
+    let file = examples().join("tutorial.yaml").display().to_string();
+    LAB.kubectl(&["apply", "-f", &file])?;
+    LAB.kubectl(&["get", "namespace", "monitoring"])?;
+    let again = LAB.kubectl(&["apply", "-f", &file])?;
+    anyhow::ensure!(!again.contains("created"), "the second apply made something: {again}");
+    // The one thing that the tutorial has people bring themselves.
+    LAB.apply(&tutorial_secret().to_string())?;
+    let stack = world.tutorial()?;
+    stack.wait_condition(&stack.object(), "Ready", Duration::from_secs(60))?;
+    Ok(())
+}

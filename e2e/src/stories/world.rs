@@ -1,0 +1,274 @@
+//! What stories share: clusters with the operator, the fleet, the tutorial's stack; and sandboxes of their own.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::path::Path;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use serde_json::{Value, json};
+use testkit::wait;
+
+use crate::cluster::{self, Cluster, FLEET, LAB, OPS, PROD, Purpose, STAGING};
+use crate::demo::on_all;
+use crate::fleet::{Certificates, Pod, Stack, example};
+use crate::image::Image;
+use crate::install::Product;
+use crate::say;
+
+/// Long enough for a stack to come up while five other stories run on two cores.
+pub const READY: Duration = Duration::from_secs(240);
+/// Long enough for a change to reach a running stack.
+pub const CHANGE: Duration = Duration::from_secs(120);
+
+/// What stories share.
+#[derive(Debug)]
+pub struct World {
+    /// The binary under test.
+    pub product: Product,
+    /// The fleet's certificates.
+    pub certificates: Option<Certificates>,
+    tutorial: Mutex<()>,
+}
+
+impl World {
+    /// Starts the clusters, installs the operator, and brings up the fleet if its clusters are among them.
+    ///
+    /// # Errors
+    /// When something does not come up.
+    pub fn create(binary: &Path, clusters: &[Cluster]) -> anyhow::Result<Self> {
+        let product = Product::of(binary)?;
+        let images = [product.image.clone(), Image::of_probe()?.write()?];
+        let started = cluster::up(clusters, Purpose::E2e, &images)?;
+        on_all(&started, |s| product.install(s).with_context(|| format!("cluster {}", s.cluster.name)))?;
+        say::step("the operator runs in each cluster");
+        let certificates = if clusters.contains(&OPS) { Some(Certificates::ensure()?) } else { None };
+        if let Some(certificates) = &certificates {
+            let before = Instant::now();
+            on_all(&FLEET, |c| {
+                certificates.put(c)?;
+                c.apply(&example(&format!("fleet/{}.yaml", c.name))?)?;
+                Stack::of(*c).wait_condition(&format!("moncl/{}", c.name), "Ready", READY)
+            })?;
+            OPS.apply(&example("fleet/links.yaml")?)?;
+            for link in ["rstore/prod", "rstore/staging"] {
+                Stack::of(OPS).wait_condition(link, "Ready", CHANGE)?;
+            }
+            say::step(&format!("the fleet is ready after {:.0} s", before.elapsed().as_secs_f64()));
+        }
+        Ok(Self { product, certificates, tutorial: Mutex::new(()) })
+    }
+
+    /// The fleet's certificates.
+    ///
+    /// # Errors
+    /// When no story of the fleet was chosen.
+    pub fn certificates(&self) -> anyhow::Result<&Certificates> {
+        self.certificates.as_ref().context("this story needs the fleet")
+    }
+
+    /// The tutorial's stack in lab, applied if it isn't, and ready.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub fn tutorial(&self) -> anyhow::Result<Stack> {
+        let _one_at_a_time = self.tutorial.lock().map_err(|_| anyhow::anyhow!("another story failed in here"))?;
+        LAB.apply(&json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "monitoring"}}).to_string())?;
+        LAB.apply(&tutorial_secret().to_string())?;
+        LAB.apply(&example("tutorial.yaml")?)?;
+        let found = LAB.json(&["-n", "monitoring", "get", "moncl"])?;
+        let name = found["items"][0]["metadata"]["name"].as_str().context("examples/tutorial.yaml holds no MonitoringCluster")?;
+        let stack = Stack { cluster: LAB, namespace: "monitoring".to_owned(), name: name.to_owned() };
+        stack.wait_ready(&stack.object(), READY)?;
+        Ok(stack)
+    }
+
+    /// A namespace of the story's own in which the operator may work, with no MonitoringCluster yet.
+    ///
+    /// # Errors
+    /// When the API server refuses.
+    pub fn sandbox(&self, cluster: Cluster, name: &str) -> anyhow::Result<Sandbox> {
+        let sandbox = Sandbox::without_rights(cluster, name)?;
+        cluster.apply(&self.product.operator(&["rbac", "--namespace", name])?)?;
+        Ok(sandbox)
+    }
+}
+
+/// The Secret that the tutorial has people make, of the same shape, for a bucket that isn't there.
+pub fn tutorial_secret() -> Value {
+    let key = json!({"type": "service_account", "project_id": "p", "client_email": "thanos@p.example", "private_key": PRIVATE_KEY});
+    crate::fleet::secret("thanos-gcs-credentials", "Opaque", &[("thanos-gcs-credentials.json", &key.to_string())])
+}
+
+/// The form of a key; it opens nothing.
+pub const PRIVATE_KEY: &str = "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEIAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\n-----END PRIVATE KEY-----\n";
+
+/// A namespace that ends with the story.
+#[derive(Debug)]
+pub struct Sandbox {
+    /// A stack of the namespace's name, once it is applied.
+    pub stack: Stack,
+}
+
+impl Sandbox {
+    /// A namespace in which the operator may do nothing.
+    ///
+    /// # Errors
+    /// When the API server refuses.
+    pub fn without_rights(cluster: Cluster, name: &str) -> anyhow::Result<Self> {
+        // One from a run before may still be ending.
+        let _ = cluster.kubectl(&["delete", "namespace", name, "--ignore-not-found", "--timeout=120s"]);
+        cluster.apply(&json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}).to_string())?;
+        Ok(Self { stack: Stack { cluster, namespace: name.to_owned(), name: name.to_owned() } })
+    }
+
+    /// Applies a small MonitoringCluster: one Prometheus that scrapes only what the stack itself is. `more` replaces fields of its spec.
+    ///
+    /// # Errors
+    /// When the API server refuses.
+    pub fn apply(&self, more: Value) -> anyhow::Result<()> {
+        let mut spec = json!({
+            "clusterName": self.stack.name, "profile": "Minimal",
+            "scrape": {"interval": "5s", "timeout": "5s", "evaluationInterval": "5s", "jobs": ["self"]},
+            "nodeExporter": {"enabled": false}, "kubeStateMetrics": {"enabled": false},
+        });
+        if let (Some(spec), Value::Object(more)) = (spec.as_object_mut(), more) {
+            spec.extend(more);
+        }
+        let object = json!({
+            "apiVersion": "panoptes.dev/v1alpha1", "kind": "MonitoringCluster",
+            "metadata": {"name": self.stack.name, "namespace": self.stack.namespace}, "spec": spec,
+        });
+        self.stack.cluster.apply(&object.to_string()).map(|_| ())
+    }
+}
+
+impl Drop for Sandbox {
+    fn drop(&mut self) {
+        let _ = self.stack.cluster.kubectl(&["delete", "namespace", &self.stack.namespace, "--wait=false", "--ignore-not-found"]);
+    }
+}
+
+/// A RemoteStore in ops that goes with the story.
+#[derive(Debug)]
+pub struct Link {
+    name: String,
+}
+
+impl Link {
+    /// Applies it; `spec` is the whole spec.
+    ///
+    /// # Errors
+    /// When the API server refuses.
+    pub fn apply(name: &str, spec: &Value) -> anyhow::Result<Self> {
+        OPS.apply(&remote_store(name, spec).to_string())?;
+        Ok(Self { name: name.to_owned() })
+    }
+
+    /// As `kubectl` takes it.
+    pub fn object(&self) -> String {
+        format!("rstore/{}", self.name)
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        let _ = Stack::of(OPS).kubectl(&["delete", "--ignore-not-found", &self.object()]);
+    }
+}
+
+/// A RemoteStore of the fleet.
+pub fn remote_store(name: &str, spec: &Value) -> Value {
+    json!({
+        "apiVersion": "panoptes.dev/v1alpha1", "kind": "RemoteStore",
+        "metadata": {"name": name, "namespace": "monitoring"}, "spec": spec,
+    })
+}
+
+/// The `tls` of a link to one of the fleet's clusters.
+pub fn fleet_tls(cluster: &str) -> Value {
+    json!({
+        "caSecretRef": {"name": "fleet-ca"}, "clientSecretRef": {"name": "fleet-client"},
+        "serverName": format!("store.{cluster}.example"),
+    })
+}
+
+/// A file of the fleet is put back at the end, come what may.
+#[derive(Debug)]
+pub struct Restore(pub Cluster, pub &'static str);
+
+impl Drop for Restore {
+    fn drop(&mut self) {
+        if let Ok(text) = example(self.1) {
+            let _ = self.0.apply(&text);
+        }
+    }
+}
+
+/// A rows-to-value map of an instant vector, keyed by the labels without the named ones.
+///
+/// # Errors
+/// When the result isn't a vector, or two rows have the same labels.
+pub fn vector(result: &Value, without: &[&str]) -> anyhow::Result<BTreeMap<String, String>> {
+    let mut rows = BTreeMap::new();
+    for row in result.as_array().context("not a vector")? {
+        let value = row["value"][1].as_str().context("a row without a value")?.to_owned();
+        let key = labels(row, without);
+        anyhow::ensure!(rows.insert(key.clone(), value).is_none(), "two rows are {key}");
+    }
+    Ok(rows)
+}
+
+/// The labels of a row, without the named ones, as text.
+pub fn labels(row: &Value, without: &[&str]) -> String {
+    let mut metric = row["metric"].as_object().cloned().unwrap_or_default();
+    metric.retain(|name, _| !without.contains(&name.as_str()));
+    let sorted: BTreeMap<_, _> = metric.into_iter().collect();
+    serde_json::to_string(&sorted).unwrap_or_default()
+}
+
+/// `attempt` until it succeeds, every half second.
+///
+/// # Errors
+/// After `within`, with the last failure.
+pub fn eventually<T>(what: &str, within: Duration, attempt: impl FnMut() -> anyhow::Result<T>) -> anyhow::Result<T> {
+    wait::until(what, within, Duration::from_millis(500), attempt)
+}
+
+/// Fails unless the pods are the very same, never restarted.
+///
+/// # Errors
+/// With both lists.
+pub fn same_pods(before: &[Pod], after: &[Pod]) -> anyhow::Result<()> {
+    let identity = |pods: &[Pod]| -> Vec<(String, String, Vec<String>)> {
+        pods.iter().map(|p| (p.name.clone(), p.uid.clone(), p.started.clone())).collect()
+    };
+    anyhow::ensure!(identity(before) == identity(after), "pods changed: {before:?} are now {after:?}");
+    Ok(())
+}
+
+/// Fails when a container of these pods has restarted.
+///
+/// # Errors
+/// With the pods.
+pub fn no_restarts(pods: &[Pod]) -> anyhow::Result<()> {
+    anyhow::ensure!(pods.iter().all(|p| p.restarts == 0), "containers restarted: {pods:?}");
+    Ok(())
+}
+
+/// The host's address as a cluster's pods reach it.
+///
+/// # Errors
+/// Never, for the clusters there are.
+pub fn host(cluster: &Cluster) -> anyhow::Result<Ipv4Addr> {
+    Ok(cluster.host_ip().parse()?)
+}
+
+/// Seconds since the epoch.
+pub fn now() -> f64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64())
+}
+
+/// The clusters that ops is linked to.
+pub const LINKED: [Cluster; 2] = [PROD, STAGING];
