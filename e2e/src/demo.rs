@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use testkit::wait;
 
 use crate::cluster::{self, ALL, Cluster, FLEET, OPS, PROD, Purpose, STAGING};
-use crate::fleet::{Certificates, NAMESPACE, Stack, example};
+use crate::fleet::{Certificates, NAMESPACE, Stack, apply_links, example};
 use crate::install::Product;
 use crate::{memory, say};
 
@@ -23,21 +23,21 @@ pub fn demo(binary: &Path) -> anyhow::Result<()> {
     say::step("installing definitions and operator (two replicas, one leads) in each cluster");
     on_all(&started, |s| product.install(s).with_context(|| format!("cluster {}", s.cluster.name)))?;
 
-    say::step("applying examples/fleet: a MonitoringCluster in each");
+    say::step("applying examples/ops.yaml, prod.yaml, staging.yaml: a MonitoringCluster in each cluster");
     let certificates = Certificates::ensure()?;
     let ready = on_all(&FLEET, |c| {
         certificates.put(c)?;
         let start = Instant::now();
-        c.apply(&example(&format!("fleet/{}.yaml", c.name))?)?;
+        c.apply(&example(&format!("{}.yaml", c.name))?)?;
         Stack::of(*c).wait_condition(&format!("moncl/{}", c.name), "Ready", READY)?;
         let seconds = start.elapsed().as_secs_f64();
         say::step(&format!("  {}: MonitoringCluster Ready after {seconds:.1} s", c.name));
         Ok(seconds)
     })?;
 
-    say::step("applying examples/fleet/links.yaml in ops: a RemoteStore for prod and one for staging");
+    say::step("applying examples/remote-prod.yaml and remote-staging.yaml in ops");
     let (start, ops) = (Instant::now(), Stack::of(OPS));
-    OPS.apply(&example("fleet/links.yaml")?)?;
+    apply_links()?;
     let linked = on_all(&[PROD, STAGING], |c| {
         let (mut conditions, mut answered) = (None, None);
         // Both, as they come: the condition, and the data in the answer.
@@ -69,7 +69,10 @@ pub fn demo(binary: &Path) -> anyhow::Result<()> {
     say::plain("\ncount by (cluster) (up), asked of the querier in ops:\n");
     say::plain("  CLUSTER   TARGETS UP OR DOWN   ITS OWN COUNT");
     for (name, count) in ops.up_by_cluster("")? {
-        let own = Cluster::named(&name).and_then(|c| Stack::of(c).up_by_cluster("")).ok().and_then(|own| own.get(&name).copied());
+        let own = Cluster::named(&name)
+            .and_then(|c| Stack::of(c).up_by_cluster(""))
+            .ok()
+            .and_then(|own| own.get(&name).copied());
         say::plain(&format!("  {name:<9} {count:>19} {:>15}", own.map_or_else(|| "?".to_owned(), |n| n.to_string())));
     }
     figures(&ready, &linked);

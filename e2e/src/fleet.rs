@@ -1,4 +1,4 @@
-//! The fleet of `examples/fleet/`: certificates, the three MonitoringClusters, the links, and asking the querier.
+//! The fleet of `examples/`: certificates, the three MonitoringClusters, the links, and asking the querier.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -64,22 +64,36 @@ impl Certificates {
     /// # Errors
     /// When the cluster refuses.
     pub fn put(&self, cluster: &Cluster) -> anyhow::Result<()> {
-        let authority = secret("fleet-ca", "Opaque", &[("ca.crt", self.authority.cert())]);
-        let there = cluster.json(&["-n", NAMESPACE, "get", "secret", "fleet-ca"]);
+        let ca = |name: &str| secret(name, "Opaque", &[("ca.crt", self.authority.cert())]);
+        let mut items = if *cluster == cluster::OPS {
+            vec![ca("prod-store-api-ca"), ca("staging-store-api-ca"), tls_secret("ops-store-api-client", &self.client)]
+        } else {
+            // The name, the node, and the load balancer's address.
+            let hosts =
+                [format!("store.{}.example", cluster.name), cluster.node_ip(), format!("10.76.{}.10", cluster.index)];
+            let server = self.authority.server(&hosts.each_ref().map(String::as_str))?;
+            vec![ca("store-api-client-ca"), tls_secret("store-api-tls", &server)]
+        };
+        let first = items[0]["metadata"]["name"].as_str().unwrap_or_default();
+        let there = cluster.json(&["-n", NAMESPACE, "get", "secret", first]);
         // What is signed by this very authority stays.
-        if there.is_ok_and(|there| there["data"] == authority["data"]) {
+        if there.is_ok_and(|there| there["data"] == items[0]["data"]) {
             return Ok(());
         }
-        let own = if *cluster == cluster::OPS {
-            tls_secret("fleet-client", &self.client)
-        } else {
-            let name = format!("store.{}.example", cluster.name);
-            tls_secret("store-api-tls", &self.authority.server(&[&name, &cluster.node_ip()])?)
-        };
-        let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}});
-        let items = [namespace, own, authority];
+        items.insert(0, json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}));
         cluster.apply(&list(&items)).map(|_| ())
     }
+}
+
+/// The fleet's links, applied in ops.
+///
+/// # Errors
+/// When the API server refuses.
+pub fn apply_links() -> anyhow::Result<()> {
+    for file in ["remote-prod.yaml", "remote-staging.yaml"] {
+        cluster::OPS.apply(&example(file)?)?;
+    }
+    Ok(())
 }
 
 /// A List for one apply.

@@ -36,7 +36,8 @@ pub fn info(address: &str, tls: Option<Tls>) -> anyhow::Result<Info> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let scheme = if tls.is_some() { "https" } else { "http" };
-        let mut endpoint = Endpoint::from_shared(format!("{scheme}://{address}"))?.connect_timeout(Duration::from_secs(5));
+        let mut endpoint =
+            Endpoint::from_shared(format!("{scheme}://{address}"))?.connect_timeout(Duration::from_secs(5));
         if let Some(tls) = tls {
             let mut config = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(tls.ca)).domain_name(tls.name);
             if let Some(client) = tls.client {

@@ -19,7 +19,10 @@ fn run(_: &World) -> anyhow::Result<()> {
         (cluster(json!({})), "clusterName"),
         (cluster(json!({"clusterName": "a", "expose": {"storeAPI": {"type": "NodePort"}}})), "allowPlaintext"),
         (cluster(json!({"clusterName": "a", "objectStorage": {}})), "objectStorage"),
-        (link(json!({"clusterName": "a", "address": "b:1", "serviceRef": {"name": "c"}})), "exactly one of address and serviceRef"),
+        (
+            link(json!({"clusterName": "a", "address": "b:1", "serviceRef": {"name": "c"}})),
+            "exactly one of address and serviceRef",
+        ),
         (link(json!({"clusterName": "a", "address": "b:1", "mode": "Sometimes"})), "spec.mode"),
         (link(json!({"clusterName": "a", "address": "b:1", "tls": {"mode": "Mutual"}})), "clientSecretRef"),
     ] {

@@ -17,7 +17,17 @@ fn run(world: &World) -> anyhow::Result<()> {
         LAB.kubectl(&["-n", "panoptes-system", "scale", "deployment/panoptes-operator", &replicas])
     };
     scale("0")?;
-    let ended = LAB.kubectl(&["-n", "panoptes-system", "wait", "pod", "--for=delete", "--timeout=60s", "-l", "app.kubernetes.io/component=operator"])
+    let ended = LAB
+        .kubectl(&[
+            "-n",
+            "panoptes-system",
+            "wait",
+            "pod",
+            "--for=delete",
+            "--timeout=60s",
+            "-l",
+            "app.kubernetes.io/component=operator",
+        ])
         .and_then(|_| LAB.kubectl(&["delete", "namespace", "gone", "--timeout=90s"]));
     scale("2")?;
     LAB.kubectl(&["-n", "panoptes-system", "rollout", "status", "deployment/panoptes-operator", "--timeout=120s"])?;

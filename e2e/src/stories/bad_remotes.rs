@@ -44,7 +44,8 @@ fn run(_: &World) -> anyhow::Result<()> {
     let down = link("bad-down", format!("{host}:{}", ports::free()?))?;
     let no_grpc = link("bad-http", http_only.address())?;
     let hangs = link("bad-silent", silent_address.to_string())?;
-    let far = json!({"clusterName": "bad-other", "address": format!("{}:30901", PROD.node_ip()), "tls": fleet_tls("prod")});
+    let far =
+        json!({"clusterName": "bad-other", "address": format!("{}:30901", PROD.node_ip()), "tls": fleet_tls("prod")});
     let other = Link::apply("bad-other", &far)?;
     let nowhere = link("bad-name", "nowhere.monitoring.svc.cluster.local:10901".to_owned())?;
 
@@ -52,7 +53,11 @@ fn run(_: &World) -> anyhow::Result<()> {
     ops.wait_reason(&no_grpc.object(), "Reachable", "False", &["NotHTTP2", "ProtocolMismatch"], CHANGE)?;
     ops.wait_reason(&hangs.object(), "Reachable", "False", &["ConnectTimeout"], CHANGE)?;
     let wrong = ops.wait_reason(&other.object(), "ClusterMatches", "False", &["WrongCluster"], CHANGE)?;
-    anyhow::ensure!(wrong.message.contains("prod") && wrong.message.contains("bad-other"), "it doesn't name both: {}", wrong.message);
+    anyhow::ensure!(
+        wrong.message.contains("prod") && wrong.message.contains("bad-other"),
+        "it doesn't name both: {}",
+        wrong.message
+    );
     ops.wait_reason(&nowhere.object(), "Resolved", "False", &["NXDomain", "NoAddresses"], CHANGE)?;
     for bad in [&down, &no_grpc, &hangs, &other, &nowhere] {
         anyhow::ensure!(ops.condition(&bad.object(), "Ready")?.status == "False", "{} is Ready", bad.object());
@@ -68,7 +73,10 @@ fn run(_: &World) -> anyhow::Result<()> {
         Ok(())
     })?;
     for name in ["prod", "staging"] {
-        anyhow::ensure!(ops.condition(&format!("rstore/{name}"), "Ready")?.status == "True", "{name} is no longer Ready");
+        anyhow::ensure!(
+            ops.condition(&format!("rstore/{name}"), "Ready")?.status == "True",
+            "{name} is no longer Ready"
+        );
     }
     let after = ops.pods("query")?;
     same_pods(&pods, &after)?;

@@ -22,7 +22,11 @@ fn run(world: &World) -> anyhow::Result<()> {
         "jobs": ["self"], "additional": [{"configMapRef": {"name": "jobs", "key": "jobs.yaml"}}]}}))?;
     let reasons = ["ReloadFailed", "RejectedObjects"];
     let told = stack.wait_reason(&object, "ConfigurationApplied", "False", &reasons, CHANGE)?;
-    anyhow::ensure!(told.message.contains("metrics_pat") || told.message.contains("jobs"), "it doesn't say what: {}", told.message);
+    anyhow::ensure!(
+        told.message.contains("metrics_pat") || told.message.contains("jobs"),
+        "it doesn't say what: {}",
+        told.message
+    );
 
     let before = stack.pods("prometheus")?;
     let name = format!("{}-prometheus-0", stack.name);

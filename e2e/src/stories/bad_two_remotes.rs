@@ -7,12 +7,8 @@ use super::{Story, Thing};
 use crate::cluster::{OPS, PROD};
 use crate::fleet::Stack;
 
-pub(super) const STORY: Story = Story {
-    name: "bad_two_remotes",
-    changes: &[Thing::OpsLinks],
-    needs: &[Thing::OpsPods, Thing::Prod],
-    run,
-};
+pub(super) const STORY: Story =
+    Story { name: "bad_two_remotes", changes: &[Thing::OpsLinks], needs: &[Thing::OpsPods, Thing::Prod], run };
 
 fn run(_: &World) -> anyhow::Result<()> {
     let ops = Stack::of(OPS);

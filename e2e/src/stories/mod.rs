@@ -29,7 +29,7 @@ mod t37_remote_by_name;
 mod t38_part_stores_api;
 mod t41_hot_reload;
 mod t50_three_clusters;
-mod world;
+pub mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;

@@ -21,7 +21,10 @@ fn run(_: &World) -> anyhow::Result<()> {
             if event["responseStatus"]["message"].as_str().is_some_and(|m| m.contains("being terminated")) {
                 continue;
             }
-            refused.push(format!("{}: {} {} {}", cluster.name, event["user"]["username"], event["verb"], event["requestURI"]));
+            refused.push(format!(
+                "{}: {} {} {}",
+                cluster.name, event["user"]["username"], event["verb"], event["requestURI"]
+            ));
         }
     }
     refused.sort();

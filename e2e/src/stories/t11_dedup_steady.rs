@@ -20,7 +20,8 @@ fn run(world: &World) -> anyhow::Result<()> {
         anyhow::ensure!(without.values().all(|n| n == "3"), "without deduplication: {without:?}");
         let gauge = "sum(kube_node_status_capacity)";
         let fleet = stack.query(gauge, &at)?[0]["value"][1].as_str().map(str::to_owned).context("no gauge")?;
-        let own = stack.query_prometheus(0, gauge, &at)?[0]["value"][1].as_str().map(str::to_owned).context("no gauge")?;
+        let own =
+            stack.query_prometheus(0, gauge, &at)?[0]["value"][1].as_str().map(str::to_owned).context("no gauge")?;
         anyhow::ensure!(fleet == own, "the querier sums {fleet}, one Prometheus {own}");
         Ok(())
     })

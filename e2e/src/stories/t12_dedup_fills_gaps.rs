@@ -15,8 +15,8 @@ use crate::fleet::Stack;
 
 pub(super) const STORY: Story = Story { name: "t12_dedup_fills_gaps", changes: &[Thing::OpsPods], needs: &[], run };
 
-/// The fleet scrapes every 5 s.
-const INTERVAL: f64 = 5.0;
+/// The fleet scrapes every 10 s.
+const INTERVAL: f64 = 10.0;
 const AWAY: Duration = Duration::from_secs(60);
 const PER_SECOND: f64 = 100.0;
 
@@ -29,7 +29,7 @@ fn run(_: &World) -> anyhow::Result<()> {
     let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "story", "namespace": "monitoring"},
                      "data": {"jobs.yaml": jobs}});
     OPS.apply(&map.to_string())?;
-    let restore = Restore(OPS, "fleet/ops.yaml");
+    let restore = Restore(&["ops.yaml"]);
     ops.patch(&json!({"scrape": {"additional": [{"configMapRef": {"name": "story", "key": "jobs.yaml"}}]}}))?;
     for replica in [0, 1] {
         eventually("both replicas to scrape the story's counter", CHANGE, || {
@@ -38,8 +38,8 @@ fn run(_: &World) -> anyhow::Result<()> {
             Ok(())
         })?;
     }
-    // So that a rate over 30 s has all of its window.
-    pause(Duration::from_secs(35));
+    // So that a rate over 40 s has all of its window.
+    pause(Duration::from_secs(45));
     let start = now();
     for replica in [0, 1] {
         away(&ops, replica)?;
@@ -55,11 +55,14 @@ fn run(_: &World) -> anyhow::Result<()> {
     for replica in [0, 1] {
         let expression = format!("timestamp(story_total{{prometheus_replica=\"ops-prometheus-{replica}\"}})");
         let gap = largest_gap(&ops.get_query(&range(&expression, start, restart, "&dedup=false"))?)?;
-        anyhow::ensure!(gap > AWAY.as_secs_f64() * 0.8, "replica {replica} was away, but its largest gap is {gap:.1} s");
+        anyhow::ensure!(
+            gap > AWAY.as_secs_f64() * 0.8,
+            "replica {replica} was away, but its largest gap is {gap:.1} s"
+        );
     }
     let gap = largest_gap(&ops.get_query(&range("timestamp(story_total)", start, end, ""))?)?;
     anyhow::ensure!(gap <= 2.0 * INTERVAL, "the deduplicated series has a gap of {gap:.1} s");
-    let rates = ops.get_query(&range("rate(story_total[30s])", start, end, ""))?;
+    let rates = ops.get_query(&range("rate(story_total[40s])", start, end, ""))?;
     let mut worst = 0.0f64;
     let points = values(&rates)?;
     anyhow::ensure!(points.len() as f64 >= (end - start).floor(), "the rate has only {} points", points.len());

@@ -7,8 +7,7 @@ use super::{Story, Thing};
 use crate::cluster::LAB;
 use crate::fleet::examples;
 
-pub(super) const STORY: Story =
-    Story { name: "t18_one_file", changes: &[Thing::Tutorial], needs: &[Thing::Lab], run };
+pub(super) const STORY: Story = Story { name: "t18_one_file", changes: &[Thing::Tutorial], needs: &[Thing::Lab], run };
 
 fn run(world: &World) -> anyhow::Result<()> {
     LAB.kubectl(&["delete", "namespace", "monitoring", "--ignore-not-found", "--timeout=120s"])?;

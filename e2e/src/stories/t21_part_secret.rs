@@ -19,7 +19,11 @@ fn run(world: &World) -> anyhow::Result<()> {
     sandbox.apply(json!({"objectStorage": {"gcs": {
         "bucket": "prometheus-long-term", "credentialsSecretRef": {"name": "thanos-gcs-credentials", "key": KEY}}}}))?;
     let missing = stack.wait_reason(&object, "ObjectStorageReady", "False", &["SecretMissing"], CHANGE)?;
-    anyhow::ensure!(missing.message.contains("thanos-gcs-credentials"), "it doesn't name the Secret: {}", missing.message);
+    anyhow::ensure!(
+        missing.message.contains("thanos-gcs-credentials"),
+        "it doesn't name the Secret: {}",
+        missing.message
+    );
     // All that needs no bucket runs.
     stack.wait_condition(&object, "Available", READY)?;
     let pods = stack.pods("prometheus")?;
@@ -45,7 +49,8 @@ fn run(world: &World) -> anyhow::Result<()> {
 }
 
 fn key(account: &str) -> String {
-    json!({"type": "service_account", "project_id": "p", "client_email": account, "private_key": PRIVATE_KEY}).to_string()
+    json!({"type": "service_account", "project_id": "p", "client_email": account, "private_key": PRIVATE_KEY})
+        .to_string()
 }
 
 /// As the tutorial does it: `kubectl create secret generic NAME --from-file=FILE`.
@@ -55,7 +60,16 @@ fn put(world: &World, stack: &crate::fleet::Stack, content: &str) -> anyhow::Res
     let file = dir.join(KEY);
     std::fs::write(&file, content)?;
     let from = format!("--from-file={}", file.display());
-    let made = stack.kubectl(&["create", "secret", "generic", "thanos-gcs-credentials", &from, "--dry-run=client", "-o", "yaml"]);
+    let made = stack.kubectl(&[
+        "create",
+        "secret",
+        "generic",
+        "thanos-gcs-credentials",
+        &from,
+        "--dry-run=client",
+        "-o",
+        "yaml",
+    ]);
     std::fs::remove_dir_all(&dir)?;
     LAB.apply(&made?).map(|_| ())
 }

@@ -14,7 +14,8 @@ use crate::fleet::{Stack, example};
 pub(super) const STORY: Story =
     Story { name: "t22_apply_and_delete", changes: &[Thing::Tutorial, Thing::Lab], needs: &[], run };
 
-const KINDS: &str = "statefulsets,deployments,daemonsets,services,configmaps,secrets,serviceaccounts,poddisruptionbudgets";
+const KINDS: &str =
+    "statefulsets,deployments,daemonsets,services,configmaps,secrets,serviceaccounts,poddisruptionbudgets";
 
 fn run(world: &World) -> anyhow::Result<()> {
     let stack = world.tutorial()?;
@@ -47,7 +48,15 @@ fn run(world: &World) -> anyhow::Result<()> {
     let before = settled(&stack)?;
     LAB.apply(&example("tutorial.yaml")?)?;
     // Another replica leads: it looks at everything for the first time.
-    LAB.kubectl(&["-n", "panoptes-system", "delete", "pod", "-l", "app.kubernetes.io/component=operator", "--wait=true"])?;
+    LAB.kubectl(&[
+        "-n",
+        "panoptes-system",
+        "delete",
+        "pod",
+        "-l",
+        "app.kubernetes.io/component=operator",
+        "--wait=true",
+    ])?;
     LAB.kubectl(&["-n", "panoptes-system", "rollout", "status", "deployment/panoptes-operator", "--timeout=120s"])?;
     std::thread::sleep(Duration::from_secs(20));
     let after = versions(&stack)?;

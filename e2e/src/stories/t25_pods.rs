@@ -16,7 +16,8 @@ fn run(world: &World) -> anyhow::Result<()> {
     no_restarts(&prometheus)?;
 
     let nodes = LAB.json(&["get", "nodes"])?;
-    let schedulable = nodes["items"].as_array().into_iter().flatten().filter(|n| n["spec"]["unschedulable"] != true).count();
+    let schedulable =
+        nodes["items"].as_array().into_iter().flatten().filter(|n| n["spec"]["unschedulable"] != true).count();
     for (part, count) in [("node-exporter", schedulable), ("kube-state-metrics", 1)] {
         let pods = stack.pods(part)?;
         anyhow::ensure!(pods.len() == count && pods.iter().all(|p| p.ready == (1, 1)), "{part}: {pods:?}");

@@ -16,7 +16,11 @@ fn run(_: &World) -> anyhow::Result<()> {
     anyhow::ensure!(with.as_array().is_some_and(|rows| rows.len() == 3), "series by cluster: {with}");
     for cluster in [&[OPS][..], &LINKED].concat() {
         let local = Stack::of(cluster).query_prometheus(0, "count({cluster!=\"\"})", "")?;
-        anyhow::ensure!(local == serde_json::json!([]), "{}: a local series has a cluster label: {local}", cluster.name);
+        anyhow::ensure!(
+            local == serde_json::json!([]),
+            "{}: a local series has a cluster label: {local}",
+            cluster.name
+        );
     }
     Ok(())
 }

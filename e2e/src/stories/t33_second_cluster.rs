@@ -13,7 +13,12 @@ fn run(_: &World) -> anyhow::Result<()> {
     let kinds = "deployments,statefulsets,daemonsets,services,configmaps,secrets";
     let all = prod.kubectl(&["get", kinds, "-o", "name"])?;
     anyhow::ensure!(!all.contains("grafana"), "there is a Grafana:\n{all}");
-    for part in ["statefulset.apps/prod-prometheus", "deployment.apps/prod-query", "deployment.apps/prod-kube-state-metrics", "daemonset.apps/prod-node-exporter"] {
+    for part in [
+        "statefulset.apps/prod-prometheus",
+        "deployment.apps/prod-query",
+        "deployment.apps/prod-kube-state-metrics",
+        "daemonset.apps/prod-node-exporter",
+    ] {
         anyhow::ensure!(all.contains(part), "{part} is missing:\n{all}");
     }
     Ok(())

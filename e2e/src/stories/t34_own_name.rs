@@ -24,7 +24,8 @@ fn run(world: &World) -> anyhow::Result<()> {
         let address = format!("{}:{port}", STAGING.node_ip());
         let link = Link::apply(name, &json!({"clusterName": cluster_name, "address": address}))?;
         if cluster_name == "ops" {
-            let told = ops.wait_reason(&link.object(), "LabelsUnique", "False", &["OverlapsLocal", "DuplicateOf"], CHANGE)?;
+            let told =
+                ops.wait_reason(&link.object(), "LabelsUnique", "False", &["OverlapsLocal", "DuplicateOf"], CHANGE)?;
             anyhow::ensure!(told.message.contains("ops"), "it doesn't say which: {}", told.message);
             anyhow::ensure!(ops.condition(&link.object(), "Ready")?.status == "False", "it is Ready all the same");
             let now = ops.up_by_cluster("")?;

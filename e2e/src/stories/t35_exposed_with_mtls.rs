@@ -22,7 +22,8 @@ fn run(world: &World) -> anyhow::Result<()> {
         name: "store.prod.example".to_owned(),
         client: client.cloned(),
     };
-    let answer = grpc::info(&address, Some(tls(Some(&certificates.client)))).context("with a certificate of the fleet")?;
+    let answer =
+        grpc::info(&address, Some(tls(Some(&certificates.client)))).context("with a certificate of the fleet")?;
     anyhow::ensure!(answer.component == "query", "it says to be {}", answer.component);
     anyhow::ensure!(answer.labels.contains(&("cluster".to_owned(), "prod".to_owned())), "labels: {:?}", answer.labels);
 
@@ -44,7 +45,11 @@ fn run(world: &World) -> anyhow::Result<()> {
     sandbox.stack.wait_ready(&sandbox.stack.object(), READY)?;
     eventually("an answer in plaintext", READY, || {
         let answer = grpc::info(&format!("{}:30936", STAGING.node_ip()), None)?;
-        anyhow::ensure!(answer.labels.contains(&("cluster".to_owned(), "t35".to_owned())), "labels: {:?}", answer.labels);
+        anyhow::ensure!(
+            answer.labels.contains(&("cluster".to_owned(), "t35".to_owned())),
+            "labels: {:?}",
+            answer.labels
+        );
         Ok(())
     })
 }

@@ -4,24 +4,20 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 
-use super::world::{READY, Restore, World, eventually, same_pods};
+use super::world::{LINKS, READY, Restore, World, eventually, same_pods};
 use super::{Story, Thing};
 use crate::cluster::OPS;
 use crate::fleet::{Stack, example};
 use crate::say;
 
-pub(super) const STORY: Story = Story {
-    name: "t36_remote_by_address",
-    changes: &[Thing::OpsLinks],
-    needs: &[Thing::OpsPods, Thing::Staging],
-    run,
-};
+pub(super) const STORY: Story =
+    Story { name: "t36_remote_by_address", changes: &[Thing::OpsLinks], needs: &[Thing::OpsPods, Thing::Staging], run };
 
 const LIMIT: Duration = Duration::from_secs(30);
 
 fn run(_: &World) -> anyhow::Result<()> {
     let ops = Stack::of(OPS);
-    let _restore = Restore(OPS, "fleet/links.yaml");
+    let _restore = Restore(LINKS);
     let pods = ops.pods("query")?;
     ops.kubectl(&["delete", "rstore", "staging"])?;
     eventually("staging to leave the answer and the stores", LIMIT, || {
@@ -30,7 +26,7 @@ fn run(_: &World) -> anyhow::Result<()> {
         Ok(())
     })?;
     let start = Instant::now();
-    OPS.apply(&example("fleet/links.yaml")?)?;
+    OPS.apply(&example("remote-staging.yaml")?)?;
     eventually("staging in the answer and the stores", LIMIT, || {
         let (answer, stores) = (ops.up_by_cluster("")?, stores(&ops)?);
         anyhow::ensure!(answer.contains_key("staging") && stores.contains("staging"), "{answer:?}, {stores}");

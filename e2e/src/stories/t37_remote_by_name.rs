@@ -5,31 +5,28 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::world::{CHANGE, Link, Restore, World, eventually, fleet_tls, same_pods};
+use super::world::{CHANGE, LINKS, Link, Restore, World, eventually, fleet_tls, same_pods};
 use super::{Story, Thing};
 use crate::cluster::{OPS, PROD};
 use crate::fleet::{Stack, list};
 
-pub(super) const STORY: Story = Story {
-    name: "t37_remote_by_name",
-    changes: &[Thing::OpsLinks],
-    needs: &[Thing::OpsPods, Thing::Prod],
-    run,
-};
+pub(super) const STORY: Story =
+    Story { name: "t37_remote_by_name", changes: &[Thing::OpsLinks], needs: &[Thing::OpsPods, Thing::Prod], run };
 
 /// The querier asks every 30 s, the cluster's DNS caches for 5 s, and the status follows.
 const FOLLOWED: Duration = Duration::from_secs(60);
 
 fn run(_: &World) -> anyhow::Result<()> {
     let ops = Stack::of(OPS);
-    let _restore = Restore(OPS, "fleet/links.yaml");
+    let _restore = Restore(LINKS);
     let (one, two) = (PROD.node_ip(), PROD.add_node_ip()?);
     let pods = ops.pods("query")?;
     ops.kubectl(&["delete", "rstore", "prod"])?;
     let name = "far.monitoring.svc.cluster.local";
     for address in [format!("dns+{name}:30901"), format!("dnssrv+_grpc._tcp.{name}")] {
         record(&[&one, &two])?;
-        let link = Link::apply("by-name", &json!({"clusterName": "prod", "address": address, "tls": fleet_tls("prod")}))?;
+        let link =
+            Link::apply("by-name", &json!({"clusterName": "prod", "address": address, "tls": fleet_tls("prod")}))?;
         ops.wait_condition(&link.object(), "Ready", CHANGE)?;
         uses(&ops, &link, &[&one, &two])?;
         eventually("prod in the answer", CHANGE, || {
@@ -46,7 +43,8 @@ fn run(_: &World) -> anyhow::Result<()> {
 
 /// Makes the name in the cluster's own DNS mean these addresses.
 fn record(addresses: &[&str]) -> anyhow::Result<()> {
-    let endpoints: Vec<Value> = addresses.iter().map(|a| json!({"addresses": [a], "conditions": {"ready": true}})).collect();
+    let endpoints: Vec<Value> =
+        addresses.iter().map(|a| json!({"addresses": [a], "conditions": {"ready": true}})).collect();
     let service = json!({
         "apiVersion": "v1", "kind": "Service", "metadata": {"name": "far", "namespace": "monitoring"},
         "spec": {"clusterIP": "None", "ports": [{"name": "grpc", "port": 30901}]},

@@ -21,9 +21,11 @@ fn run(_: &World) -> anyhow::Result<()> {
     for cluster in LINKED {
         eventually("stores API and status to say the same", CHANGE, || {
             let stores = ops.get_query("/api/v1/stores")?;
-            let all = stores["data"].as_object().context("no stores")?.values().filter_map(Value::as_array).flatten();
-            let has = |s: &&Value| s["labelSets"].as_array().is_some_and(|l| l.iter().any(|l| l["cluster"] == cluster.name));
-            let store = all.filter(has).next().with_context(|| format!("no store of {}", cluster.name))?;
+            let mut all =
+                stores["data"].as_object().context("no stores")?.values().filter_map(Value::as_array).flatten();
+            let has =
+                |s: &&Value| s["labelSets"].as_array().is_some_and(|l| l.iter().any(|l| l["cluster"] == cluster.name));
+            let store = all.find(has).with_context(|| format!("no store of {}", cluster.name))?;
             anyhow::ensure!(store["lastError"].is_null(), "{store}");
             let (oldest, newest) = (store["minTime"].as_i64(), store["maxTime"].as_i64());
             anyhow::ensure!(oldest.is_some() && oldest < newest, "times: {store}");

@@ -12,7 +12,8 @@ use crate::cluster::LAB;
 use crate::fleet::Stack;
 use crate::say;
 
-pub(super) const STORY: Story = Story { name: "t41_hot_reload", changes: &[Thing::Tutorial], needs: &[Thing::Lab], run };
+pub(super) const STORY: Story =
+    Story { name: "t41_hot_reload", changes: &[Thing::Tutorial], needs: &[Thing::Lab], run };
 
 /// The goal; the tutorial's own worst case is 4 min.
 const LIMIT: Duration = Duration::from_secs(90);
@@ -34,12 +35,22 @@ fn run(world: &World) -> anyhow::Result<()> {
     map(&stack, "story-jobs", &json!({}), "jobs.yaml", &broken)?;
     let reasons = ["ReloadFailed", "RejectedObjects"];
     let refused = stack.wait_reason(&stack.object(), "ConfigurationApplied", "False", &reasons, CHANGE)?;
-    anyhow::ensure!(refused.message.contains("story-jobs") || refused.message.contains("often"), "it doesn't say what: {}", refused.message);
+    anyhow::ensure!(
+        refused.message.contains("story-jobs") || refused.message.contains("often"),
+        "it doesn't say what: {}",
+        refused.message
+    );
     for replica in 0..3 {
         let config = stack.get_prometheus(replica, "/api/v1/status/config")?;
-        anyhow::ensure!(!config["data"]["yaml"].as_str().context("no configuration")?.contains("third"), "it is in use");
+        anyhow::ensure!(
+            !config["data"]["yaml"].as_str().context("no configuration")?.contains("third"),
+            "it is in use"
+        );
         let last = stack.query_prometheus(replica, "prometheus_config_last_reload_successful", "")?;
-        anyhow::ensure!(last.as_array().into_iter().flatten().all(|r| r["value"][1] == "1"), "a Prometheus fails to reload: {last}");
+        anyhow::ensure!(
+            last.as_array().into_iter().flatten().all(|r| r["value"][1] == "1"),
+            "a Prometheus fails to reload: {last}"
+        );
     }
     stack.patch(&json!({"scrape": {"additional": null}}))?;
     stack.kubectl(&["delete", "configmap", "story-jobs", "story-rules"])?;

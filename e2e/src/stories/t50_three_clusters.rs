@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::world::{CHANGE, Restore, World, eventually, remote_store};
+use super::world::{CHANGE, LINKS, Restore, World, eventually, remote_store};
 use super::{Story, Thing};
 use crate::cluster::{OPS, PROD};
 use crate::fleet::Stack;
@@ -19,7 +19,7 @@ pub(super) const STORY: Story = Story {
 
 fn run(_: &World) -> anyhow::Result<()> {
     let (ops, prod) = (Stack::of(OPS), Stack::of(PROD));
-    let _links = Restore(OPS, "fleet/links.yaml");
+    let _links = Restore(LINKS);
     let before = ops.up_by_cluster("")?;
     anyhow::ensure!(before.keys().eq(["ops", "prod", "staging"]), "at first: {before:?}");
 
@@ -38,7 +38,10 @@ fn run(_: &World) -> anyhow::Result<()> {
         let (from_ops, from_prod) = (ops.up_by_cluster("")?, prod.up_by_cluster("")?);
         let took = start.elapsed();
         for name in ["ops", "prod"] {
-            anyhow::ensure!(from_ops.get(name) == from_prod.get(name), "ops sees {from_ops:?}, prod sees {from_prod:?}");
+            anyhow::ensure!(
+                from_ops.get(name) == from_prod.get(name),
+                "ops sees {from_ops:?}, prod sees {from_prod:?}"
+            );
         }
         anyhow::ensure!(from_ops.len() == 3, "ops sees {from_ops:?}");
         anyhow::ensure!(took < Duration::from_secs(3), "two queries took {took:?}");

@@ -12,7 +12,7 @@ use testkit::wait;
 
 use crate::cluster::{self, Cluster, FLEET, LAB, OPS, PROD, Purpose, STAGING};
 use crate::demo::on_all;
-use crate::fleet::{Certificates, Pod, Stack, example};
+use crate::fleet::{Certificates, Pod, Stack, apply_links, example};
 use crate::image::Image;
 use crate::install::Product;
 use crate::say;
@@ -48,10 +48,10 @@ impl World {
             let before = Instant::now();
             on_all(&FLEET, |c| {
                 certificates.put(c)?;
-                c.apply(&example(&format!("fleet/{}.yaml", c.name))?)?;
+                c.apply(&example(&format!("{}.yaml", c.name))?)?;
                 Stack::of(*c).wait_condition(&format!("moncl/{}", c.name), "Ready", READY)
             })?;
-            OPS.apply(&example("fleet/links.yaml")?)?;
+            apply_links()?;
             for link in ["rstore/prod", "rstore/staging"] {
                 Stack::of(OPS).wait_condition(link, "Ready", CHANGE)?;
             }
@@ -78,7 +78,9 @@ impl World {
         LAB.apply(&tutorial_secret().to_string())?;
         LAB.apply(&example("tutorial.yaml")?)?;
         let found = LAB.json(&["-n", "monitoring", "get", "moncl"])?;
-        let name = found["items"][0]["metadata"]["name"].as_str().context("examples/tutorial.yaml holds no MonitoringCluster")?;
+        let name = found["items"][0]["metadata"]["name"]
+            .as_str()
+            .context("examples/tutorial.yaml holds no MonitoringCluster")?;
         let stack = Stack { cluster: LAB, namespace: "monitoring".to_owned(), name: name.to_owned() };
         stack.wait_ready(&stack.object(), READY)?;
         Ok(stack)
@@ -146,7 +148,13 @@ impl Sandbox {
 
 impl Drop for Sandbox {
     fn drop(&mut self) {
-        let _ = self.stack.cluster.kubectl(&["delete", "namespace", &self.stack.namespace, "--wait=false", "--ignore-not-found"]);
+        let _ = self.stack.cluster.kubectl(&[
+            "delete",
+            "namespace",
+            &self.stack.namespace,
+            "--wait=false",
+            "--ignore-not-found",
+        ]);
     }
 }
 
@@ -189,22 +197,25 @@ pub fn remote_store(name: &str, spec: &Value) -> Value {
 /// The `tls` of a link to one of the fleet's clusters.
 pub fn fleet_tls(cluster: &str) -> Value {
     json!({
-        "caSecretRef": {"name": "fleet-ca"}, "clientSecretRef": {"name": "fleet-client"},
+        "caSecretRef": {"name": format!("{cluster}-store-api-ca")}, "clientSecretRef": {"name": "ops-store-api-client"},
         "serverName": format!("store.{cluster}.example"),
     })
 }
 
-/// A file of the fleet is put back at the end, come what may.
+/// Files of the examples are put back in ops at the end, come what may.
 #[derive(Debug)]
-pub struct Restore(pub Cluster, pub &'static str);
+pub struct Restore(pub &'static [&'static str]);
 
 impl Drop for Restore {
     fn drop(&mut self) {
-        if let Ok(text) = example(self.1) {
-            let _ = self.0.apply(&text);
+        for text in self.0.iter().filter_map(|file| example(file).ok()) {
+            let _ = OPS.apply(&text);
         }
     }
 }
+
+/// Files of the fleet's links.
+pub const LINKS: &[&str] = &["remote-prod.yaml", "remote-staging.yaml"];
 
 /// A rows-to-value map of an instant vector, keyed by the labels without the named ones.
 ///
