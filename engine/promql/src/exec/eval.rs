@@ -310,7 +310,7 @@ impl<'q> Exec<'q> {
             (FunctionId::LabelReplace | FunctionId::LabelJoin, [arg, texts @ ..]) => {
                 self.stream_relabelled(id, arg, texts, grid, sink)
             }
-            (FunctionId::Info, [arg, selector]) => self.stream_info(call, arg, selector, grid, sink),
+            (FunctionId::Info, [arg, selector]) => self.stream_info(arg, selector, grid, sink),
             (
                 FunctionId::HistogramAvg
                 | FunctionId::HistogramCount
@@ -321,18 +321,18 @@ impl<'q> Exec<'q> {
             ) => self.stream_histogram_number(id, arg, grid, sink),
             (FunctionId::HistogramQuantile, [q, arg]) => {
                 let quantiles = vec![(self.scalar(q, grid)?, q.span)];
-                self.stream_quantiles(arg, &quantiles, None, q.span, grid, sink)
+                self.stream_quantiles(arg, &quantiles, None, grid, sink)
             }
             (FunctionId::HistogramQuantiles, [arg, label, qs @ ..]) => {
                 let mut quantiles = Vec::with_capacity(qs.len());
                 for q in qs {
                     quantiles.push((self.scalar(q, grid)?, q.span));
                 }
-                self.stream_quantiles(arg, &quantiles, Some(text(label)?), arg.span, grid, sink)
+                self.stream_quantiles(arg, &quantiles, Some(text(label)?), grid, sink)
             }
             (FunctionId::HistogramFraction, [low, high, arg]) => {
                 let bounds = (self.scalar(low, grid)?, self.scalar(high, grid)?);
-                self.stream_fraction(arg, &bounds, low.span, grid, sink)
+                self.stream_fraction(arg, &bounds, grid, sink)
             }
             _ => Err(unexpected(call.func.name)),
         }

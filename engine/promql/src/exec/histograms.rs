@@ -146,7 +146,6 @@ impl Exec<'_> {
         arg: &Node,
         quantiles: &[(ScalarColumn, Span)],
         label: Option<&str>,
-        native_span: Span,
         grid: &Grid,
         sink: &mut Sink<'_>,
     ) -> Result<(), QueryError> {
@@ -168,8 +167,8 @@ impl Exec<'_> {
                     let (v, note) = native_quantile(q.at(step), h);
                     let metric = self.told_name(labels);
                     match note {
-                        Some(NanNote::Result) => notes.quantile_nan_result(metric, native_span),
-                        Some(NanNote::Skew) => notes.quantile_nan_skew(metric, native_span),
+                        Some(NanNote::Result) => notes.quantile_nan_result(metric, arg.span),
+                        Some(NanNote::Skew) => notes.quantile_nan_skew(metric, arg.span),
                         None => {}
                     }
                     v
@@ -193,7 +192,6 @@ impl Exec<'_> {
         &self,
         arg: &Node,
         bounds: &(ScalarColumn, ScalarColumn),
-        native_span: Span,
         grid: &Grid,
         sink: &mut Sink<'_>,
     ) -> Result<(), QueryError> {
@@ -204,7 +202,7 @@ impl Exec<'_> {
                 Histogram::Native(h) => {
                     let (v, note) = native_fraction(low, high, h);
                     if note.is_some() {
-                        notes.fraction_nan(self.told_name(labels), native_span);
+                        notes.fraction_nan(self.told_name(labels), arg.span);
                     }
                     v
                 }

@@ -5,8 +5,7 @@ use super::column::{Column, SeriesColumn};
 use super::eval::{Exec, Sink, unexpected};
 use super::merge::Merged;
 use super::select::{Take, instant_column};
-use crate::parse::RangeMode;
-use crate::plan::{Call, Grid, Kind, Node, Selector, info_names};
+use crate::plan::{Grid, Kind, Node, info_names};
 use hashbrown::HashMap;
 use model::labels::{LabelsBuilder, METRIC_NAME};
 use model::{Labels, Matcher};
@@ -24,13 +23,12 @@ impl Exec<'_> {
     #[inline(never)]
     pub(super) fn stream_info(
         &self,
-        call: &Call,
         arg: &Node,
         selector: &Node,
         grid: &Grid,
         sink: &mut Sink<'_>,
     ) -> Result<(), QueryError> {
-        let (Kind::Instant(wanted), Some(select)) = (&selector.kind, call.info_select) else {
+        let Kind::Instant(wanted) = &selector.kind else {
             return Err(unexpected("info() without a selector"));
         };
         let (names, data): (Vec<Matcher>, Vec<Matcher>) =
@@ -47,18 +45,17 @@ impl Exec<'_> {
         };
         let mut infos: Vec<Info> = Vec::new();
         if wants.iter().any(|w| IDENTIFYING.iter().any(|id| !w.value(id).is_empty())) {
-            let at = Selector { select, matchers: Vec::new(), at: None, offset: 0, mode: RangeMode::Plain };
-            self.read(select, true, &mut |labels, samples| {
+            self.read(wanted, true, &mut |labels, samples| {
                 if !identified(&labels) {
                     return Ok(());
                 }
-                let values = instant_column(samples, &at, grid, self.options.lookback_ms, Take::Value);
+                let values = instant_column(samples, wanted, grid, self.options.lookback_ms, Take::Value);
                 if values.has_histograms() {
                     return Err(QueryError::execution(format!(
                         "this should be an info metric, with float samples: {labels}"
                     )));
                 }
-                let times = instant_column(samples, &at, grid, self.options.lookback_ms, Take::Time);
+                let times = instant_column(samples, wanted, grid, self.options.lookback_ms, Take::Time);
                 if !times.is_empty() {
                     infos.push(Info { labels, times });
                 }

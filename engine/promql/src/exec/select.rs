@@ -6,11 +6,13 @@ use super::source::Samples;
 use super::{QueryError, Stop};
 use crate::functions::rate::{interpolate, interpolate_histogram};
 use crate::functions::window::{Note, Notes, Slider, Window, samples_of};
+use crate::histogram::detect_reset;
 use crate::parse::{RangeMode, Span};
 use crate::plan::{Grid, Node, RangeArg, Selector};
-use model::Labels;
 use model::histogram::ResetHint;
 use model::sample::is_stale;
+use model::{FloatHistogram, Labels};
+use std::sync::Arc;
 
 /// A series that is about to be read.
 pub(super) struct Head {
@@ -33,11 +35,11 @@ impl Exec<'_> {
     /// Calls `f` with each series of a select and its samples. Stale markers are kept or left out.
     pub(super) fn read(
         &self,
-        select: usize,
+        selector: &Selector,
         keep_stale: bool,
         f: &mut dyn FnMut(Labels, &Samples) -> Result<(), QueryError>,
     ) -> Result<(), QueryError> {
-        let request = self.selects.get(select).ok_or_else(|| super::eval::unexpected("an unknown select"))?;
+        let request = self.selects.get(selector.select).ok_or_else(|| super::eval::unexpected("an unknown select"))?;
         let mut set = self.source.select(request)?;
         let mut samples = Samples::default();
         while let Some(labels) = set.next_series()? {
@@ -46,6 +48,9 @@ impl Exec<'_> {
             set.read_samples(&mut samples)?;
             self.series_read.set(self.series_read.get() + 1);
             self.samples_read.set(self.samples_read.get() + samples.len() as u64);
+            if selector.stats {
+                keep_stats(&mut samples);
+            }
             if !keep_stale {
                 drop_stale(&mut samples);
             }
@@ -78,7 +83,7 @@ impl Exec<'_> {
         sink: &mut Sink<'_>,
     ) -> Result<(), QueryError> {
         let smoothed = selector.mode == RangeMode::Smoothed;
-        self.read(selector.select, !smoothed, &mut |labels, samples| {
+        self.read(selector, !smoothed, &mut |labels, samples| {
             let column = if smoothed {
                 let mut notes = self.notes.borrow_mut();
                 let mut notes = Notes::new(&mut notes, &labels, span);
@@ -101,7 +106,7 @@ impl Exec<'_> {
         f: &mut dyn FnMut(Head, &Samples) -> Result<(), QueryError>,
     ) -> Result<(), QueryError> {
         match arg {
-            RangeArg::Selector { selector, .. } => self.read(selector.select, false, &mut |labels, samples| {
+            RangeArg::Selector { selector, .. } => self.read(selector, false, &mut |labels, samples| {
                 f(Head { labels, drop_name: false }, samples)
             }),
             RangeArg::Subquery(s) => {
@@ -162,6 +167,30 @@ impl Exec<'_> {
             }
         }
         Ok(())
+    }
+}
+
+/// Drops the buckets of histograms. What they say about resets is found out before and kept as a hint.
+fn keep_stats(s: &mut Samples) {
+    let mut last: Option<Arc<FloatHistogram>> = None;
+    for (_, h) in &mut s.histograms {
+        let hint = match (h.reset_hint, &last) {
+            (ResetHint::Unknown, Some(last)) if !is_stale(h.sum) => {
+                if detect_reset(h, last) { ResetHint::Reset } else { ResetHint::NotReset }
+            }
+            (hint, _) => hint,
+        };
+        let stats = FloatHistogram {
+            reset_hint: hint,
+            schema: h.schema,
+            count: h.count,
+            sum: h.sum,
+            ..FloatHistogram::default()
+        };
+        let full = std::mem::replace(h, Arc::new(stats));
+        if !is_stale(full.sum) {
+            last = Some(full);
+        }
     }
 }
 
@@ -262,7 +291,7 @@ fn smoothed_column(s: &Samples, selector: &Selector, grid: &Grid, lookback: i64,
                 }
                 (Some(previous), None) => {
                     let mut h = previous.1.clone();
-                    std::sync::Arc::make_mut(&mut h).reset_hint = ResetHint::Unknown;
+                    Arc::make_mut(&mut h).reset_hint = ResetHint::Unknown;
                     column.set_histogram(i, h);
                 }
                 (None, _) => {}

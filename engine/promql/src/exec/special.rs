@@ -47,7 +47,7 @@ impl Exec<'_> {
         }
         let take = if start { Take::Start } else { Take::Time };
         let mut merged = Merged::default();
-        self.read(selector.select, true, &mut |labels, samples| {
+        self.read(&selector, true, &mut |labels, samples| {
             let column = instant_column(samples, &selector, grid, self.options.lookback_ms, take);
             if column.is_empty() {
                 return Ok(());

@@ -42,7 +42,7 @@ pub(crate) fn build(expr: &Expr, times: Times, options: &EngineOptions) -> Resul
     };
     let extent = Extent { step, range: end.saturating_sub(start) };
     let mut builder = Builder { options, start, end, extent, selects: Vec::new() };
-    let root = builder.expr(expr, Context { grid, step_hint: step, func: "", grouping: None })?;
+    let root = builder.expr(expr, Context { grid, step_hint: step, func: "", grouping: None, stats: false, buckets: false })?;
     Ok(Planned { root: root.wrapped(), grid, selects: builder.selects })
 }
 
@@ -73,6 +73,10 @@ struct Context<'a> {
     func: &'a str,
     /// `by` or `without` of the directly enclosing aggregation.
     grouping: Option<&'a AggregateExpr>,
+    /// Below a function that needs count and sum of histograms only.
+    stats: bool,
+    /// Below something that needs the buckets of histograms.
+    buckets: bool,
 }
 
 /// A node, and whether it depends on the step.
@@ -159,6 +163,7 @@ impl<'a> Builder<'a> {
             at: self.at(v.at),
             offset: self.duration(v.offset_ms, v.offset_expr.as_deref(), true)?,
             mode: v.mode,
+            stats: cx.stats && !cx.buckets,
         };
         let lookback = self.options.lookback_ms;
         let (back, ahead) = match (range, v.mode) {
@@ -201,7 +206,7 @@ impl<'a> Builder<'a> {
         let mut subquery = Subquery { child: placeholder, range, step: step.max(1), offset, at };
         let grid = subquery.grid(&cx.grid);
         check_steps(&grid)?;
-        let child = self.expr(&s.expr, Context { grid, step_hint: step, func: cx.func, grouping: None })?;
+        let child = self.expr(&s.expr, Context { grid, step_hint: step, grouping: None, buckets: true, ..cx })?;
         let injective = child.node.injective;
         // A constant child is evaluated once, whether or not the subquery itself is pinned.
         let wrap = child.wrap && child.invariant;
@@ -242,16 +247,17 @@ impl<'a> Builder<'a> {
     }
 
     fn binary(&mut self, expr: &Expr, b: &'a BinaryExpr, cx: Context<'a>) -> Result<Built, QueryError> {
-        let cx = Context { func: "", grouping: None, ..cx };
+        let trims = matches!(b.op, BinaryOp::TrimLower | BinaryOp::TrimUpper);
+        let cx = Context { func: "", grouping: None, buckets: cx.buckets || trims, ..cx };
         let lhs = self.expr(&b.lhs, cx)?;
         let rhs = self.expr(&b.rhs, cx)?;
         let invariant = lhs.invariant && rhs.invariant;
         let (lhs, rhs) = if invariant { (lhs.node, rhs.node) } else { (lhs.wrapped(), rhs.wrapped()) };
         let scalars = (lhs.value_type == ValueType::Scalar, rhs.value_type == ValueType::Scalar);
-        if scalars == (true, true) && matches!(b.op, BinaryOp::TrimLower | BinaryOp::TrimUpper) {
+        if scalars == (true, true) && trims {
             return Err(QueryError::execution(format!("operator \"{}\" not allowed for Scalar operations", b.op)));
         }
-        let drops_name = !(b.op.is_comparison() || matches!(b.op, BinaryOp::TrimLower | BinaryOp::TrimUpper));
+        let drops_name = !(b.op.is_comparison() || trims);
         let injective = match (b.op, scalars) {
             (_, (true, true)) => true,
             (_, (true, false)) => rhs.injective || drops_name,
@@ -284,7 +290,14 @@ impl<'a> Builder<'a> {
         if let Some(v) = folded {
             return Ok(self.constant(expr, Kind::Number(v)));
         }
-        let inner = Context { func: c.func.name, grouping: None, ..cx };
+        let mut inner = Context { func: c.func.name, grouping: None, ..cx };
+        match c.func.id {
+            FunctionId::HistogramCount | FunctionId::HistogramSum | FunctionId::HistogramAvg => inner.stats = true,
+            FunctionId::HistogramQuantile | FunctionId::HistogramQuantiles | FunctionId::HistogramFraction => {
+                inner.buckets = true;
+            }
+            _ => {}
+        }
         if c.func.id == FunctionId::Info {
             return self.info(expr, c, inner);
         }
@@ -307,7 +320,7 @@ impl<'a> Builder<'a> {
             _ => true,
         };
         let args = args.into_iter().map(|a| if invariant { a.node } else { a.wrapped() }).collect();
-        let kind = Kind::Call(Box::new(Call { func: c.func, args, info_select: None }));
+        let kind = Kind::Call(Box::new(Call { func: c.func, args }));
         Ok(Built { node: node(expr, kind, injective), invariant, wrap: invariant })
     }
 
@@ -317,7 +330,7 @@ impl<'a> Builder<'a> {
         let mut base = None;
         if let Some(first) = c.args.first() {
             let built = self.expr(first, cx)?;
-            base = first_selector(&built.node);
+            base = reference(&built.node);
             args.push(built.wrapped());
         }
         let matchers: &[Matcher] = match c.args.get(1).map(Expr::unparen) {
@@ -327,8 +340,11 @@ impl<'a> Builder<'a> {
         };
         let id = self.selects.len();
         let (at, offset) = base.unwrap_or((None, 0));
-        let mint = at.unwrap_or(cx.grid.start) - self.options.lookback_ms + 1 - offset;
-        let maxt = at.unwrap_or(cx.grid.end()) - offset;
+        let selector =
+            Selector { select: id, matchers: matchers.to_vec(), at, offset, mode: RangeMode::Plain, stats: false };
+        let lookback = self.options.lookback_ms;
+        let mint = selector.reference(cx.grid.start).saturating_sub(lookback).saturating_add(1);
+        let maxt = selector.reference(cx.grid.end());
         let (names, data): (Vec<_>, Vec<_>) = matchers.iter().cloned().partition(|m| m.name == METRIC_NAME);
         let mut all = data.clone();
         all.extend(info_names(&names)?);
@@ -339,10 +355,9 @@ impl<'a> Builder<'a> {
             maxt,
             hints: SelectHints { step_ms: cx.step_hint, func: "info".to_owned(), ..SelectHints::default() },
         });
-        let selector = Selector { select: id, matchers: matchers.to_vec(), at: None, offset: 0, mode: RangeMode::Plain };
         let span = c.args.get(1).map_or(c.span, Expr::span);
         args.push(Node { kind: Kind::Instant(selector), span, value_type: ValueType::Vector, injective: false });
-        let kind = Kind::Call(Box::new(Call { func: c.func, args, info_select: Some(id) }));
+        let kind = Kind::Call(Box::new(Call { func: c.func, args }));
         Ok(Built { node: node(expr, kind, false), invariant: false, wrap: false })
     }
 }
@@ -359,16 +374,19 @@ pub(crate) fn info_names(given: &[Matcher]) -> Result<Vec<Matcher>, QueryError> 
     Ok(std::iter::once(any).chain(given.iter().cloned()).collect())
 }
 
-/// `@` and offset of the first selector below.
-fn first_selector(node: &Node) -> Option<(Option<i64>, i64)> {
+/// As of when the first selector below is read: `@` and offset, those of subqueries around it included.
+fn reference(node: &Node) -> Option<(Option<i64>, i64)> {
     match &node.kind {
         Kind::Number(_) | Kind::Text(_) | Kind::Bytes(_) => None,
         Kind::Instant(s) | Kind::Range(RangeArg::Selector { selector: s, .. }) => Some((s.at, s.offset)),
-        Kind::Range(RangeArg::Subquery(s)) => first_selector(&s.child),
-        Kind::Invariant(n) | Kind::Negate(n) => first_selector(n),
-        Kind::Call(c) => c.args.iter().find_map(first_selector),
-        Kind::Aggregate(a) => first_selector(&a.arg).or_else(|| a.param.as_ref().and_then(first_selector)),
-        Kind::Binary(b) => first_selector(&b.lhs).or_else(|| first_selector(&b.rhs)),
+        Kind::Range(RangeArg::Subquery(s)) => reference(&s.child).map(|(at, offset)| match at {
+            Some(_) => (at, offset),
+            None => (s.at, offset.saturating_add(s.offset)),
+        }),
+        Kind::Invariant(n) | Kind::Negate(n) => reference(n),
+        Kind::Call(c) => c.args.iter().find_map(reference),
+        Kind::Aggregate(a) => reference(&a.arg).or_else(|| a.param.as_ref().and_then(reference)),
+        Kind::Binary(b) => reference(&b.lhs).or_else(|| reference(&b.rhs)),
     }
 }
 

@@ -89,6 +89,8 @@ pub(crate) struct Selector {
     /// Milliseconds.
     pub(crate) offset: i64,
     pub(crate) mode: RangeMode,
+    /// Count and sum of histograms are enough.
+    pub(crate) stats: bool,
 }
 
 impl Selector {
@@ -158,9 +160,8 @@ impl RangeArg {
 #[derive(Clone, Debug)]
 pub(crate) struct Call {
     pub(crate) func: &'static Function,
+    /// For `info()` always two: the second is the selector of the info series.
     pub(crate) args: Vec<Node>,
-    /// `info()` only: the index of the select of info series.
-    pub(crate) info_select: Option<usize>,
 }
 
 #[derive(Clone, Debug)]
