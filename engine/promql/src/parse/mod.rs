@@ -48,3 +48,8 @@ pub fn parse_metric_selector(input: &str) -> Result<Vec<Matcher>, ParseError> {
 pub fn parse_metric(input: &str) -> Result<Labels, ParseError> {
     series::parse_metric(input)
 }
+
+/// Reads a number as PromQL writes it, without a sign. The error is Go's text.
+pub fn parse_number(text: &str) -> Result<f64, String> {
+    literal::number(text)
+}

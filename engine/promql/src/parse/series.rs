@@ -40,6 +40,15 @@ pub enum SeriesItem {
     },
 }
 
+impl SeriesItem {
+    /// At how many times it says something.
+    pub fn count(&self) -> u64 {
+        match self {
+            Self::Gap { count } | Self::Floats { count, .. } | Self::Histograms { count, .. } => *count,
+        }
+    }
+}
+
 /// Parses a series with its values.
 pub fn parse_series_description(input: &str) -> Result<(Labels, Vec<SeriesItem>), ParseError> {
     let options = Options::default();
