@@ -5,3 +5,4 @@ mod functions;
 mod histogram;
 pub mod parse;
 mod plan;
+pub mod promqltest;

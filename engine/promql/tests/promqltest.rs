@@ -12,7 +12,8 @@ fn prometheus_test_files() {
         eprintln!("skipped: the shared test data is absent ({})", dir.display());
         return;
     };
-    let mut files: Vec<_> = entries.map(|e| e.unwrap().path()).filter(|p| p.extension().is_some_and(|e| e == "test")).collect();
+    let mut files: Vec<_> =
+        entries.map(|e| e.unwrap().path()).filter(|p| p.extension().is_some_and(|e| e == "test")).collect();
     files.sort();
     let (mut passed, mut failed, mut table, mut details) = (0, 0, String::new(), String::new());
     for file in &files {

@@ -147,8 +147,12 @@ fn same_value(want: &Value, got: &Value, hint_set: bool) -> Result<(), String> {
     let same = match (want, got) {
         (Value::Float(want), Value::Float(got)) => almost_equal(*want, *got),
         (Value::Histogram(want), Value::Histogram(got)) => same_histogram(want, got, hint_set),
-        (Value::Histogram(_), Value::Float(got)) => return Err(format!("expected the histogram {}, got {got}", show(want))),
-        (Value::Float(want), Value::Histogram(_)) => return Err(format!("expected {want}, got the histogram {}", show(got))),
+        (Value::Histogram(_), Value::Float(got)) => {
+            return Err(format!("expected the histogram {}, got {got}", show(want)));
+        }
+        (Value::Float(want), Value::Histogram(_)) => {
+            return Err(format!("expected {want}, got the histogram {}", show(got)));
+        }
     };
     if same { Ok(()) } else { Err(format!("expected {}, got {}", show(want), show(got))) }
 }

@@ -139,7 +139,8 @@ fn check(eval: &Eval, engine: &dyn Engine) -> Result<(), String> {
     };
     instant(eval, engine, &eval.query, t)?;
     let Some(pinned) = pin::pinned(&eval.query, t) else { return Ok(()) };
-    let others = if t == 0 { vec![-1000, 0, 1000] } else { vec![t.saturating_mul(-10), 0, t / 5, t, t.saturating_mul(10)] };
+    let others =
+        if t == 0 { vec![-1000, 0, 1000] } else { vec![t.saturating_mul(-10), 0, t / 5, t, t.saturating_mul(10)] };
     for other in others {
         instant(eval, engine, &pinned, other).map_err(|e| format!("as {pinned} at {other} ms: {e}"))?;
     }
@@ -267,11 +268,9 @@ mod tests {
                     Value::Float(f) => {
                         Series { labels: s.labels.clone(), floats: vec![(start + step, *f)], histograms: vec![] }
                     }
-                    Value::Histogram(h) => Series {
-                        labels: s.labels.clone(),
-                        floats: vec![],
-                        histograms: vec![(start + step, h.clone())],
-                    },
+                    Value::Histogram(h) => {
+                        Series { labels: s.labels.clone(), floats: vec![], histograms: vec![(start + step, h.clone())] }
+                    }
                 };
                 answer.value = QueryValue::Matrix(v.iter().map(series).collect());
             }
@@ -368,7 +367,10 @@ mod tests {
         assert!(failures("eval instant at 1m a\n", one())[0].contains("unexpected series"));
         assert!(failures("eval instant at 1m a\n 1", one())[0].contains("scalar"));
         assert!(failures("eval instant at 1m a\n a {{}}", one())[0].contains("expected the histogram"));
-        assert!(failures("eval instant at 1m a\n expect ordered\n b 2\n a 1", Ok(vector(&[("a", 1.0), ("b", 2.0)])))[0].contains("position"));
+        assert!(
+            failures("eval instant at 1m a\n expect ordered\n b 2\n a 1", Ok(vector(&[("a", 1.0), ("b", 2.0)])))[0]
+                .contains("position")
+        );
         assert!(failures("eval instant at 1m 1 +\n", one())[0].contains("unexpected end of input"));
         assert!(failures("boo\n", one())[0].contains("invalid command"));
     }

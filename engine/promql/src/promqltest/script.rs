@@ -241,7 +241,9 @@ impl Eval {
             "ordered" => self.ordered = true,
             _ => return Err(format!("invalid expectation {text:?}")),
         }
-        if (self.warnings.none && !self.warnings.wanted.is_empty()) || (self.infos.none && !self.infos.wanted.is_empty()) {
+        if (self.warnings.none && !self.warnings.wanted.is_empty())
+            || (self.infos.none && !self.infos.wanted.is_empty())
+        {
             return Err("annotations are both expected and forbidden".to_owned());
         }
         Ok(())
