@@ -1,0 +1,170 @@
+//! The reloader beside a real Prometheus: expansion, refusal, the way back to the last good configuration.
+
+mod common;
+
+use args::SidecarArgs;
+use common::{Sidecar, until};
+use model::world::World;
+use sha2::{Digest, Sha256};
+use std::path::Path;
+use std::str::FromStr;
+use testkit::prometheus::{Options, Prometheus};
+use tokio_util::sync::CancellationToken;
+
+fn config(interval: &str) -> String {
+    format!(
+        "global:\n  scrape_interval: {interval}\n  external_labels: {{cluster: ops, replica: $(PANOPTES_TEST_POD)}}\n\
+         rule_files: [RULES/*.yaml]\nscrape_configs: []\n"
+    )
+}
+
+fn hash(text: &str) -> String {
+    args::files::hex(&Sha256::digest(text.as_bytes()))
+}
+
+struct Setup {
+    dir: tempfile::TempDir,
+    prometheus: Prometheus,
+}
+
+impl Setup {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("rules")).unwrap();
+        let options = Options { config: Some("scrape_configs: []".into()), ..Options::default() };
+        let prometheus = Prometheus::start(&options).unwrap();
+        Self { dir, prometheus }
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.dir.path().join(name).display().to_string()
+    }
+
+    fn text(&self, interval: &str) -> String {
+        config(interval).replace("RULES", &self.path("rules"))
+    }
+
+    fn args(&self) -> SidecarArgs {
+        SidecarArgs {
+            prometheus_url: self.prometheus.url(),
+            config_file: self.path("next.yaml"),
+            last_good_file: self.path("last-good.yaml"),
+            config_envsubst_file: self.prometheus.config_path().display().to_string(),
+            rule_dirs: vec![self.path("rules")],
+            watch_interval: args::Millis::from_str("100ms").unwrap(),
+            retry_interval: args::Millis::from_str("1s").unwrap(),
+            ..SidecarArgs::default()
+        }
+    }
+
+    fn put(&self, name: &str, text: &str) {
+        std::fs::write(self.path(name), text).unwrap();
+    }
+
+    fn active(&self) -> String {
+        let v = tokio::task::block_in_place(|| self.prometheus.get("/api/v1/status/config")).unwrap();
+        v["data"]["yaml"].as_str().unwrap().to_owned()
+    }
+
+    fn on_disk(&self) -> String {
+        std::fs::read_to_string(self.prometheus.config_path()).unwrap()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn loads_refuses_and_goes_back() {
+    if testkit::peers::skip(&["prometheus"]) {
+        return;
+    }
+    // The variable is read at every expansion; cargo's own environment has one that is always there.
+    let setup = tokio::task::block_in_place(Setup::new);
+    let text = |i: &str| setup.text(i).replace("PANOPTES_TEST_POD", "CARGO_PKG_NAME");
+    let first = text("21s");
+    setup.put("next.yaml", &first);
+    let sidecar = Sidecar::start(setup.args());
+    sidecar.ready().await;
+    let configuration = || sidecar.state().configuration.unwrap();
+    until("the first load", || configuration().loaded == Some(hash(&first))).await;
+    let c = configuration();
+    assert!(c.wanted == hash(&first) && c.error.is_none() && c.loaded_at_ms.is_some(), "{c:?}");
+    assert!(setup.active().contains("scrape_interval: 21s"));
+    assert!(setup.active().contains("replica: engine"), "the variable is replaced: {}", setup.active());
+    until("the external labels", || sidecar.state().prometheus.unwrap().external_labels.len() == 2).await;
+
+    // The operator promotes it; then somebody breaks the configuration.
+    setup.put("last-good.yaml", &first);
+    let bad = text("22s").replace("scrape_configs: []", "scrape_configs: [{job_name: x}, {job_name: x}]");
+    setup.put("next.yaml", &bad);
+    until("the refusal", || configuration().error.is_some_and(|e| e.contains("found multiple scrape configs"))).await;
+    until("the good one to be back", || configuration().loaded == Some(hash(&first))).await;
+    let c = configuration();
+    assert_eq!(c.wanted, hash(&bad));
+    assert!(c.error.is_some(), "the failure stays visible");
+    // A restart of Prometheus starts on the good one.
+    until("the good text on disk", || setup.on_disk().contains("scrape_interval: 21s")).await;
+    let metrics = sidecar.metrics();
+    assert!(metrics.contains("thanos_sidecar_reloader_reloads_failed_total"), "{metrics}");
+    assert!(!setup.dir.path().join("prometheus.yml.tmp").exists());
+
+    // A corrected one is taken at once.
+    let third = text("23s");
+    setup.put("next.yaml", &third);
+    until("the corrected one", || configuration().loaded == Some(hash(&third))).await;
+    assert!(configuration().error.is_none());
+    assert!(setup.active().contains("scrape_interval: 23s"));
+
+    // An unset variable: told by name, nothing is touched.
+    setup.put("next.yaml", &third.replace("CARGO_PKG_NAME", "PANOPTES_NOT_SET"));
+    until("the unset variable", || configuration().error.is_some_and(|e| e.contains("$(PANOPTES_NOT_SET) is not set"))).await;
+    assert!(setup.on_disk().contains("scrape_interval: 23s"));
+    assert_eq!(configuration().loaded, Some(hash(&third)));
+    setup.put("next.yaml", &third);
+    until("back to what is loaded", || configuration().error.is_none()).await;
+
+    // Rules: any change of content reloads.
+    let rules = configuration().rules;
+    let group = "groups:\n- {name: g, rules: [{record: a, expr: vector(1)}]}\n";
+    setup.put("rules/a.yaml", group);
+    until("the rules", || configuration().rules != rules).await;
+    let loaded = tokio::task::block_in_place(|| setup.prometheus.get("/api/v1/rules")).unwrap();
+    assert_eq!(loaded["data"]["groups"][0]["name"], "g");
+    setup.put("rules/a.yaml", "groups: [{name: g, rules: [{record: a, expr: 'sum('}]}]");
+    until("the refused rules", || configuration().error.is_some()).await;
+    setup.put("rules/a.yaml", group);
+    until("the rules again", || configuration().error.is_none()).await;
+
+    // Prometheus is away: said so, and made good when it is back.
+    setup.prometheus.process().signal("STOP").unwrap();
+    let fourth = text("24s");
+    setup.put("next.yaml", &fourth);
+    tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    setup.prometheus.process().signal("CONT").unwrap();
+    until("the fourth", || configuration().loaded == Some(hash(&fourth))).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn once_prefers_the_last_good_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |n: &str| dir.path().join(n).display().to_string();
+    let args = SidecarArgs {
+        once: args::Switch(true),
+        config_file: path("next.yaml"),
+        last_good_file: path("last-good.yaml"),
+        config_envsubst_file: path("out.yaml"),
+        ..SidecarArgs::default()
+    };
+    let run = || engine::sidecar::run(args.clone(), World::real(), CancellationToken::new());
+    let error = format!("{:#}", run().await.unwrap_err());
+    assert!(error.contains("next.yaml"), "{error}");
+    std::fs::write(path("next.yaml"), "a: $(CARGO_PKG_NAME)").unwrap();
+    run().await.unwrap();
+    assert_eq!(std::fs::read_to_string(path("out.yaml")).unwrap(), "a: engine");
+    std::fs::write(path("last-good.yaml"), "good: 1").unwrap();
+    run().await.unwrap();
+    assert_eq!(std::fs::read_to_string(path("out.yaml")).unwrap(), "good: 1");
+    // A last good one that can't be used is no reason not to start.
+    std::fs::write(path("last-good.yaml"), "good: $(PANOPTES_NOT_SET)").unwrap();
+    run().await.unwrap();
+    assert_eq!(std::fs::read_to_string(path("out.yaml")).unwrap(), "a: engine");
+    assert!(!Path::new(&path("out.yaml.tmp")).exists());
+}
