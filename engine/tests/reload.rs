@@ -115,7 +115,8 @@ async fn loads_refuses_and_goes_back() {
 
     // An unset variable: told by name, nothing is touched.
     setup.put("next.yaml", &third.replace("CARGO_PKG_NAME", "PANOPTES_NOT_SET"));
-    until("the unset variable", || configuration().error.is_some_and(|e| e.contains("$(PANOPTES_NOT_SET) is not set"))).await;
+    until("the unset variable", || configuration().error.is_some_and(|e| e.contains("$(PANOPTES_NOT_SET) is not set")))
+        .await;
     assert!(setup.on_disk().contains("scrape_interval: 23s"));
     assert_eq!(configuration().loaded, Some(hash(&third)));
     setup.put("next.yaml", &third);

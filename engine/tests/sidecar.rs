@@ -108,7 +108,11 @@ async fn serves_the_store_api() {
     for shard_index in 0..3 {
         let shard_info = Some(ShardInfo { shard_index, total_shards: 3, by: true, labels: vec!["n".into()] });
         let part = series(&mut store, SeriesRequest { shard_info, ..demo() }).await.unwrap().0.len();
-        let skip = SeriesRequest { shard_info: Some(ShardInfo { shard_index, total_shards: 3, by: true, labels: vec!["n".into()] }), skip_chunks: true, ..demo() };
+        let skip = SeriesRequest {
+            shard_info: Some(ShardInfo { shard_index, total_shards: 3, by: true, labels: vec!["n".into()] }),
+            skip_chunks: true,
+            ..demo()
+        };
         assert_eq!(series(&mut store, skip).await.unwrap().0.len(), part, "the labels-only path has the same shards");
         assert!(part > 20 && part < 150, "{part}");
         shared += part;
@@ -116,7 +120,12 @@ async fn serves_the_store_api() {
     assert_eq!(shared, 200);
     let (cut, warnings) = series(&mut store, SeriesRequest { limit: 7, ..demo() }).await.unwrap();
     assert!(cut.len() == 7 && warnings == ["results truncated due to limit"], "{} {warnings:?}", cut.len());
-    let (bare, _) = series(&mut store, SeriesRequest { skip_chunks: true, without_replica_labels: vec!["n".into(), "replica".into()], ..demo() }).await.unwrap();
+    let (bare, _) = series(
+        &mut store,
+        SeriesRequest { skip_chunks: true, without_replica_labels: vec!["n".into(), "replica".into()], ..demo() },
+    )
+    .await
+    .unwrap();
     assert_eq!(bare.len(), 3, "equal label sets are sent once: {:?}", bare.iter().map(labels).collect::<Vec<_>>());
     assert!(bare.iter().all(|s| s.chunks.is_empty()));
 
@@ -132,8 +141,12 @@ async fn serves_the_store_api() {
 
     // Names and values.
     let all_time = LabelNamesRequest { start: 0, end: i64::MAX, ..Default::default() };
-    let names = store.label_names(LabelNamesRequest { matchers: vec![matcher(0, "__name__", "demo_total")], ..all_time.clone() });
-    assert_eq!(names.await.unwrap().into_inner().names, ["__name__", "cluster", "instance", "job", "n", "replica", "zone"]);
+    let names = store
+        .label_names(LabelNamesRequest { matchers: vec![matcher(0, "__name__", "demo_total")], ..all_time.clone() });
+    assert_eq!(
+        names.await.unwrap().into_inner().names,
+        ["__name__", "cluster", "instance", "job", "n", "replica", "zone"]
+    );
     let none = store.label_names(LabelNamesRequest { matchers: vec![matcher(0, "__name__", "no_such")], ..all_time });
     assert!(none.await.unwrap().into_inner().names.is_empty());
     let mut values = async |label: &str, m: Vec<_>| {
@@ -151,7 +164,12 @@ async fn serves_the_store_api() {
     // All of it went through undecoded.
     let metrics = sidecar.metrics();
     assert!(metrics.contains("\npanoptes_chunks_decoded_total 0\n"), "{metrics}");
-    assert!(metrics.contains("grpc_server_handled_total{grpc_service=\"thanos.Store\",grpc_method=\"Series\",grpc_code=\"OK\"}"), "{metrics}");
+    assert!(
+        metrics.contains(
+            "grpc_server_handled_total{grpc_service=\"thanos.Store\",grpc_method=\"Series\",grpc_code=\"OK\"}"
+        ),
+        "{metrics}"
+    );
     let state = sidecar.state();
     assert!(state.ready && state.component == "sidecar" && state.prometheus.unwrap().version == "3.14.0");
 }
@@ -185,7 +203,8 @@ async fn a_thanos_querier_reads_us_and_answers_as_prometheus_does() {
         tokio::time::sleep(std::time::Duration::from_millis(500)).await;
     }
     scraped(&p).await;
-    let querier = tokio::task::block_in_place(|| Thanos::query(std::slice::from_ref(&sidecar.grpc), &["replica"])).unwrap();
+    let querier =
+        tokio::task::block_in_place(|| Thanos::query(std::slice::from_ref(&sidecar.grpc), &["replica"])).unwrap();
     // A moment that both have in full: a scrape that is still under way must not matter.
     let now = World::now() - 1.0;
     let queries = [
@@ -208,7 +227,8 @@ async fn a_thanos_querier_reads_us_and_answers_as_prometheus_does() {
         // Aggregations drop the external label on both sides; where Thanos shows it, Prometheus has none.
         assert_eq!(theirs, by_labels(&through_us, true), "{query}");
     }
-    let cluster = tokio::task::block_in_place(|| prometheus::query(&querier.url(), "count by (cluster) (up)", Some(now)));
+    let cluster =
+        tokio::task::block_in_place(|| prometheus::query(&querier.url(), "count by (cluster) (up)", Some(now)));
     assert_eq!(cluster.unwrap()[0]["metric"]["cluster"], "ops");
 }
 
@@ -261,7 +281,8 @@ async fn readiness_and_info_follow_prometheus() {
     });
     let bare = Sidecar::start(args(&p));
     until("the reason", || {
-        common::get(format!("{}/-/ready", bare.http)).is_ok_and(|(code, body)| code == 503 && body.contains("no external labels"))
+        common::get(format!("{}/-/ready", bare.http))
+            .is_ok_and(|(code, body)| code == 503 && body.contains("no external labels"))
     })
     .await;
 

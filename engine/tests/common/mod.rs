@@ -31,7 +31,8 @@ impl Sidecar {
     }
 
     pub async fn ready(&self) {
-        until("the sidecar to be ready", || get(format!("{}/-/ready", self.http)).is_ok_and(|(code, _)| code == 200)).await;
+        until("the sidecar to be ready", || get(format!("{}/-/ready", self.http)).is_ok_and(|(code, _)| code == 200))
+            .await;
     }
 
     pub async fn channel(&self) -> Channel {
@@ -83,7 +84,10 @@ pub async fn until(what: &str, mut condition: impl FnMut() -> bool) {
 }
 
 /// All series of a Series call, in order, and the warnings.
-pub async fn series(store: &mut StoreClient<Channel>, r: SeriesRequest) -> Result<(Vec<Series>, Vec<String>), tonic::Status> {
+pub async fn series(
+    store: &mut StoreClient<Channel>,
+    r: SeriesRequest,
+) -> Result<(Vec<Series>, Vec<String>), tonic::Status> {
     let mut stream = store.series(r).await?.into_inner();
     let (mut all, mut warnings) = (Vec::new(), Vec::new());
     while let Some(SeriesResponse { result }) = stream.message().await? {
