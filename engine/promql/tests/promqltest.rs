@@ -5,7 +5,6 @@ use std::fmt::Write;
 use std::path::Path;
 
 #[test]
-#[ignore = "lands un-ignored as soon as the last evaluations pass: cargo test -p promql --test promqltest -- --ignored"]
 fn prometheus_test_files() {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/promqltest");
     let Ok(entries) = std::fs::read_dir(&dir) else {
