@@ -1,0 +1,447 @@
+//! The set of stores, kept in step with files and DNS; the truth about each for `/-/state` and `/api/v1/stores`.
+
+use super::address::{self, Address, Dns, Place};
+use super::store::{self, Relation, Store};
+use super::wanted::{Loader, Source, Wanted};
+use crate::server::metrics::Metrics;
+use args::QueryArgs;
+use args::links::Probe;
+use args::state::{self, Conflict, ErrorClass, StoreError};
+use model::world::World;
+use model::{Labels, Matcher};
+use parking_lot::Mutex;
+use prometheus_client::metrics::counter::Counter;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+
+/// Most label sets per store in the state document.
+const SHOWN_SETS: usize = 32;
+/// Most conflicts per link in the state document.
+const SHOWN_CONFLICTS: usize = 8;
+/// Most clusters and addresses per link in the state document.
+const SHOWN: usize = 32;
+
+/// One entry of the files or flags, with the stores behind it.
+struct Entry {
+    source: Source,
+    resolved: Mutex<Resolved>,
+    /// The first look-up and the first probes are over, whatever they gave.
+    settled: AtomicBool,
+}
+
+#[derive(Default)]
+struct Resolved {
+    stores: Vec<(Arc<Store>, Task)>,
+    error: Option<StoreError>,
+    pending: usize,
+    tried: bool,
+}
+
+/// A task that ends with its owner.
+struct Task(JoinHandle<()>);
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// All stores.
+pub struct Endpoints {
+    world: World,
+    dns: Arc<dyn Dns>,
+    cluster_label: String,
+    own_probe: Probe,
+    dns_interval: Duration,
+    unlisted_after: Duration,
+    wanted: Mutex<Wanted>,
+    entries: Mutex<Vec<(Arc<Entry>, Task)>>,
+    loaded: AtomicBool,
+    changed: Notify,
+    lookups: Counter,
+    failed_lookups: Counter,
+    duplicates: Counter,
+}
+
+/// A store to be asked, or why one can't be.
+pub enum Asked {
+    /// Ask it.
+    Store(Arc<Store>),
+    /// It is missed.
+    Missing {
+        /// What warnings call it.
+        name: String,
+        /// Why.
+        reason: String,
+        /// The answer must then fail.
+        strict: bool,
+    },
+}
+
+impl Endpoints {
+    /// An empty set.
+    pub fn new(args: &QueryArgs, world: World, dns: Arc<dyn Dns>, metrics: &Metrics) -> Arc<Self> {
+        let counter = |name: &str, help: &str| metrics.register(name, help, Counter::default());
+        Arc::new(Self {
+            world,
+            dns,
+            cluster_label: args.cluster_label.clone(),
+            own_probe: Probe {
+                interval_ms: args.info_interval.0,
+                timeout_ms: args.info_timeout.0,
+                ..Probe::default()
+            },
+            dns_interval: args.dns_interval.duration().max(Duration::from_millis(100)),
+            unlisted_after: args.unhealthy_timeout.duration(),
+            wanted: Mutex::default(),
+            entries: Mutex::default(),
+            loaded: AtomicBool::new(false),
+            changed: Notify::new(),
+            lookups: counter("thanos_query_endpoints_dns_lookups", "The number of DNS lookups resolutions attempts"),
+            failed_lookups: counter("thanos_query_endpoints_dns_failures", "The number of DNS lookup failures"),
+            duplicates: counter(
+                "thanos_query_duplicated_endpoint_addresses",
+                "The number of times a duplicated endpoint addresses is detected from the different configs in query",
+            ),
+        })
+    }
+
+    /// Follows the files until dropped.
+    pub async fn follow(self: Arc<Self>, mut loader: Loader, every: Duration) {
+        loop {
+            let read = tokio::task::spawn_blocking(move || {
+                let wanted = loader.load();
+                (loader, wanted)
+            });
+            match read.await {
+                Ok((back, wanted)) => {
+                    loader = back;
+                    self.apply(wanted);
+                }
+                Err(error) => {
+                    tracing::error!(%error, "reading the endpoint files failed, they are no longer followed");
+                    return;
+                }
+            }
+            tokio::time::sleep(every.max(Duration::from_millis(50))).await;
+        }
+    }
+
+    /// Brings a new list into use; entries that did not change keep their stores and connections.
+    fn apply(self: &Arc<Self>, wanted: Wanted) {
+        let mut current = self.wanted.lock();
+        let first = !self.loaded.swap(true, Ordering::SeqCst);
+        if *current == wanted && !first {
+            return;
+        }
+        if let Some(error) = wanted.error.as_ref().filter(|e| current.error.as_ref() != Some(*e)) {
+            tracing::warn!(%error, "an endpoint file is not in use");
+        }
+        let mut entries = self.entries.lock();
+        let mut old = std::mem::take(&mut *entries);
+        for source in &wanted.sources {
+            let kept = old.iter().position(|(e, _)| e.source == *source).map(|i| old.swap_remove(i));
+            entries.push(kept.unwrap_or_else(|| {
+                let entry = Arc::new(Entry {
+                    source: source.clone(),
+                    resolved: Mutex::default(),
+                    settled: AtomicBool::new(false),
+                });
+                let label = wanted.cluster_label.clone().unwrap_or_else(|| self.cluster_label.clone());
+                let task = tokio::spawn(Arc::clone(self).follow_entry(Arc::clone(&entry), label));
+                (entry, Task(task))
+            }));
+        }
+        tracing::info!(entries = entries.len(), revision = wanted.revision.as_deref(), "the endpoints have changed");
+        *current = wanted;
+        drop(entries);
+        self.changed.notify_waiters();
+    }
+
+    /// Follows the DNS name of one entry.
+    async fn follow_entry(self: Arc<Self>, entry: Arc<Entry>, cluster_label: String) {
+        let parsed = Address::parse(&entry.source.address);
+        loop {
+            let found = match &parsed {
+                Ok(address) => {
+                    let by_name = address.host.parse::<std::net::IpAddr>().is_err();
+                    if by_name {
+                        self.lookups.inc();
+                    }
+                    let found = address::resolve(address, self.dns.as_ref()).await;
+                    if found.is_err() {
+                        self.failed_lookups.inc();
+                    }
+                    found
+                }
+                Err(e) => Err(e.to_string()),
+            };
+            let failed = found.is_err();
+            self.take_places(&entry, found, &cluster_label);
+            let pause = if failed { self.dns_interval.min(Duration::from_secs(5)) } else { self.dns_interval };
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    fn take_places(self: &Arc<Self>, entry: &Arc<Entry>, found: Result<Vec<Place>, String>, cluster_label: &str) {
+        let mut resolved = entry.resolved.lock();
+        resolved.tried = true;
+        let now = self.world.clock.now_ms();
+        let error = |class, message| Some(StoreError { class, message, time_ms: now });
+        match found {
+            // A failed look-up keeps what an earlier one gave.
+            Err(message) => resolved.error = error(ErrorClass::Dns, message),
+            Ok(places) => {
+                resolved.error = None;
+                let mut old = std::mem::take(&mut resolved.stores);
+                for place in places {
+                    if let Some(i) = old.iter().position(|(s, _)| s.place == place) {
+                        resolved.stores.push(old.swap_remove(i));
+                        continue;
+                    }
+                    match Store::new(place, entry.source.clone(), cluster_label.to_owned()) {
+                        Ok(store) => {
+                            let store = Arc::new(store);
+                            resolved.pending += 1;
+                            let (me, of) = (Arc::clone(self), Arc::downgrade(entry));
+                            let done = move || {
+                                if let Some(entry) = of.upgrade() {
+                                    let mut r = entry.resolved.lock();
+                                    r.pending = r.pending.saturating_sub(1);
+                                    if r.pending == 0 {
+                                        entry.settled.store(true, Ordering::SeqCst);
+                                    }
+                                }
+                                me.changed.notify_waiters();
+                            };
+                            let watch = store::watch(Arc::clone(&store), self.world.clone(), self.own_probe, done);
+                            resolved.stores.push((store, Task(tokio::spawn(watch))));
+                        }
+                        Err(message) => resolved.error = error(ErrorClass::TlsHandshake, message),
+                    }
+                }
+            }
+        }
+        if resolved.pending == 0 {
+            entry.settled.store(true, Ordering::SeqCst);
+            self.changed.notify_waiters();
+        }
+    }
+
+    /// Returns once every entry has been looked up and every store asked once, with whatever result; at the latest
+    /// after `most`.
+    pub async fn settled(&self, most: Duration) {
+        let wait = async {
+            loop {
+                let changed = self.changed.notified();
+                let done = self.loaded.load(Ordering::SeqCst)
+                    && self.entries.lock().iter().all(|(e, _)| e.settled.load(Ordering::SeqCst));
+                if done {
+                    return;
+                }
+                // A wake-up may fall between the check and the wait.
+                let _ = tokio::time::timeout(Duration::from_millis(50), changed).await;
+            }
+        };
+        if tokio::time::timeout(most, wait).await.is_err() {
+            tracing::warn!("not every endpoint could be asked within {most:?}; serving without waiting longer");
+        }
+    }
+
+    /// The stores to ask for a request, in a stable order (own stores first, by their labels), and those missed.
+    pub fn ask(&self, matchers: &[Matcher], mint: i64, maxt: i64) -> Vec<Asked> {
+        let now = self.world.clock.now_ms();
+        let mut stores: Vec<(bool, Option<Labels>, Arc<Store>)> = Vec::new();
+        let mut missing = Vec::new();
+        let mut seen = std::collections::BTreeSet::new();
+        for (entry, _) in self.entries.lock().iter() {
+            let resolved = entry.resolved.lock();
+            for (store, _) in &resolved.stores {
+                if store.source.link.is_none() && !seen.insert(store.place.address.clone()) {
+                    self.duplicates.inc();
+                    continue;
+                }
+                match store.relation(matchers, mint, maxt, now, self.unlisted_after) {
+                    Relation::Irrelevant => {}
+                    Relation::Ask => {
+                        let first = store.truth().info.and_then(|i| i.label_sets.into_iter().next());
+                        stores.push((store.source.link.is_some(), first, Arc::clone(store)));
+                    }
+                    Relation::Missing(reason) => {
+                        missing.push(Asked::Missing { name: store.name(), reason, strict: store.source.strict });
+                    }
+                }
+            }
+            if resolved.stores.is_empty() && resolved.tried && wants(&entry.source, matchers, &self.label()) {
+                let reason = resolved.error.as_ref().map_or("it has no addresses", |e| &e.message).to_owned();
+                let name = match &entry.source.link {
+                    Some(l) => format!("{} (link {}, cluster {})", entry.source.address, l.name, l.cluster),
+                    None => entry.source.address.clone(),
+                };
+                missing.push(Asked::Missing { name, reason, strict: entry.source.strict });
+            }
+        }
+        stores.sort_by(|a, b| (a.0, &a.1, &a.2.place).cmp(&(b.0, &b.1, &b.2.place)));
+        stores.into_iter().map(|s| Asked::Store(s.2)).chain(missing).collect()
+    }
+
+    /// Name of the cluster label.
+    pub fn label(&self) -> String {
+        self.wanted.lock().cluster_label.clone().unwrap_or_else(|| self.cluster_label.clone())
+    }
+
+    /// All stores that are shown, with their entry's order.
+    pub fn stores(&self) -> Vec<Arc<Store>> {
+        let now = self.world.clock.now_ms();
+        let entries = self.entries.lock();
+        let all = entries.iter().flat_map(|(e, _)| {
+            e.resolved.lock().stores.iter().map(|(s, _)| Arc::clone(s)).collect::<Vec<_>>()
+        });
+        all.filter(|s| s.listed(now, self.unlisted_after)).collect()
+    }
+
+    /// What this querier advertises: label sets and time range of all stores in use.
+    pub fn advertised(&self) -> (Vec<Labels>, i64, i64) {
+        let (mut sets, mut min, mut max) = (Vec::new(), i64::MAX, i64::MIN);
+        for store in self.stores().iter().filter(|s| s.used()) {
+            let Some(info) = store.truth().info else { continue };
+            sets.extend(info.label_sets);
+            min = min.min(info.min_time);
+            max = max.max(info.max_time);
+        }
+        sets.sort();
+        sets.dedup();
+        (sets, min, max)
+    }
+
+    /// The section of the state document.
+    pub fn state(&self) -> state::Endpoints {
+        let now = self.world.clock.now_ms();
+        let (revision, error) = {
+            let wanted = self.wanted.lock();
+            (wanted.revision.clone(), wanted.error.clone())
+        };
+        let (mut stores, mut links) = (Vec::new(), Vec::new());
+        let owners = self.owners();
+        for (entry, _) in self.entries.lock().iter() {
+            let resolved = entry.resolved.lock();
+            match &entry.source.link {
+                None => {
+                    stores.extend(
+                        resolved
+                            .stores
+                            .iter()
+                            .filter(|(s, _)| s.listed(now, self.unlisted_after))
+                            .map(|(s, _)| shown(s)),
+                    );
+                    if resolved.stores.is_empty()
+                        && let Some(error) = &resolved.error
+                    {
+                        stores.push(state::Store {
+                            address: entry.source.address.clone(),
+                            error: Some(error.clone()),
+                            ..Default::default()
+                        });
+                    }
+                }
+                Some(_) => links.push(link_state(entry, &resolved, &owners, now)),
+            }
+        }
+        state::Endpoints { revision, error, stores, links }
+    }
+
+    /// Who offers which label set, among the healthy.
+    fn owners(&self) -> BTreeMap<Labels, Vec<String>> {
+        let mut owners: BTreeMap<Labels, Vec<String>> = BTreeMap::new();
+        for store in self.stores() {
+            let truth = store.truth();
+            let Some(info) = truth.info.filter(|_| truth.healthy) else { continue };
+            let name = match &store.source.link {
+                Some(l) => format!("link {}/{}", l.namespace, l.name),
+                None => format!("store {}", store.place.address),
+            };
+            for set in info.label_sets {
+                let names = owners.entry(set).or_default();
+                if !names.contains(&name) {
+                    names.push(name.clone());
+                }
+            }
+        }
+        owners
+    }
+}
+
+/// True if an entry without any known store would have to be asked.
+fn wants(source: &Source, matchers: &[Matcher], label: &str) -> bool {
+    match &source.link {
+        None => true,
+        Some(l) => {
+            l.mode == args::links::LinkMode::Active
+                && l.rejected.is_none()
+                && matchers.iter().filter(|m| m.name == label).all(|m| m.matches(&l.cluster))
+        }
+    }
+}
+
+fn pairs(set: &Labels) -> Vec<(String, String)> {
+    set.iter().map(|(n, v)| (n.to_owned(), v.to_owned())).collect()
+}
+
+fn shown(store: &Store) -> state::Store {
+    let truth = store.truth();
+    let info = truth.info.as_ref();
+    state::Store {
+        address: store.place.address.clone(),
+        healthy: truth.healthy,
+        component: info.map(|i| i.component.clone()).unwrap_or_default(),
+        label_sets: info.iter().flat_map(|i| &i.label_sets).take(SHOWN_SETS).map(pairs).collect(),
+        min_time_ms: info.map(|i| i.min_time),
+        max_time_ms: info.map(|i| i.max_time),
+        latency_us: truth.latency.and_then(|l| i64::try_from(l.as_micros()).ok()),
+        last_check_ms: truth.last_check_ms,
+        error: truth.error,
+    }
+}
+
+fn link_state(entry: &Entry, resolved: &Resolved, owners: &BTreeMap<Labels, Vec<String>>, now: i64) -> state::Link {
+    let link = entry.source.link.clone().unwrap_or_default();
+    let me = format!("link {}/{}", link.namespace, link.name);
+    let stores: Vec<(&Arc<Store>, store::Truth)> = resolved.stores.iter().map(|(s, _)| (s, s.truth())).collect();
+    let infos: Vec<&store::Info> = stores.iter().filter_map(|(_, t)| t.info.as_ref()).collect();
+    let mut clusters: Vec<String> = infos.iter().flat_map(|i| &i.clusters).cloned().collect();
+    clusters.sort();
+    clusters.dedup();
+    clusters.truncate(SHOWN);
+    let cluster_matches = (!infos.is_empty()).then(|| infos.iter().all(|i| i.clusters.contains(&link.cluster)));
+    let mut conflicts = Vec::new();
+    for set in infos.iter().flat_map(|i| &i.label_sets) {
+        for other in owners.get(set).into_iter().flatten().filter(|o| **o != me) {
+            if conflicts.len() < SHOWN_CONFLICTS {
+                conflicts.push(Conflict { label_set: pairs(set), with: other.clone() });
+            }
+        }
+    }
+    // Blocks end at a known time; live data has to be looked at.
+    let newest = stores.iter().filter_map(|(_, t)| {
+        let advertised = t.info.as_ref().map(|i| i.max_time).filter(|m| *m < now);
+        t.newest_ms.max(advertised)
+    });
+    let worst = stores.iter().find_map(|(_, t)| t.error.clone());
+    state::Link {
+        used: stores.iter().any(|(s, _)| s.used()),
+        clusters,
+        cluster_matches,
+        endpoints: stores.iter().take(SHOWN).map(|(s, _)| shown(s)).collect(),
+        data_lag_ms: newest.max().map(|n| now.saturating_sub(n).max(0)),
+        tls: stores.iter().find_map(|(s, _)| s.connection.tls()),
+        consecutive_failures: stores.iter().map(|(_, t)| t.failures).max().unwrap_or(0),
+        last_success_ms: stores.iter().filter_map(|(_, t)| t.last_success_ms).max(),
+        error: worst.or_else(|| resolved.error.clone()),
+        conflicts,
+        namespace: link.namespace,
+        name: link.name,
+    }
+}

@@ -1,0 +1,459 @@
+//! One store that is asked: its channel, and the truth about it from regular Info calls.
+
+use super::address::Place;
+use super::wanted::Source;
+use crate::server::client::{self, Target};
+use crate::server::{RECEIVE_MAX, tls};
+use args::endpoints::ClientConfig;
+use args::links::{LinkMode, Probe};
+use args::state::{ErrorClass, StoreError};
+use model::world::World;
+use model::{Labels, Matcher};
+use parking_lot::Mutex;
+use proto::info::info_client::InfoClient;
+use proto::info::{InfoRequest, InfoResponse};
+use proto::thanos::store_client::StoreClient;
+use proto::thanos::{Aggr, SeriesRequest, series_response};
+use std::sync::Arc;
+use std::time::Duration;
+use tonic::transport::Channel;
+
+/// Deadline for TCP and TLS together.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Most label sets that are kept of one store.
+const MAX_LABEL_SETS: usize = 100_000;
+/// How often a link's newest sample is looked for.
+const LAG_EVERY: Duration = Duration::from_secs(15);
+/// How far back it is looked for, milliseconds.
+const LAG_RANGE: i64 = 3_600_000;
+/// In how many series.
+const LAG_SERIES: i64 = 20;
+
+/// What a store said about itself.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Info {
+    /// `sidecar`, `query`, …
+    pub component: String,
+    /// The label sets that it advertises, sorted; of a link only those of the expected cluster.
+    pub label_sets: Vec<Labels>,
+    /// All cluster label values that it advertises, sorted.
+    pub clusters: Vec<String>,
+    /// Oldest sample, milliseconds since the epoch.
+    pub min_time: i64,
+    /// Newest sample, milliseconds since the epoch.
+    pub max_time: i64,
+    /// It can leave out replica labels itself.
+    pub without_replica_labels: bool,
+}
+
+/// The changing part.
+#[derive(Clone, Debug, Default)]
+pub struct Truth {
+    /// The last good answer.
+    pub info: Option<Info>,
+    /// The last probe was good.
+    pub healthy: bool,
+    /// It is to be asked; see [`Store::observe`].
+    pub up: bool,
+    /// Good and bad probes in a row.
+    pub successes: u32,
+    /// See `successes`.
+    pub failures: u32,
+    /// Round trip of the last good probe.
+    pub latency: Option<Duration>,
+    /// Time of the last probe, milliseconds since the epoch.
+    pub last_check_ms: Option<i64>,
+    /// Time of the last good probe, milliseconds since the epoch.
+    pub last_success_ms: Option<i64>,
+    /// Time of the first bad probe of the current row, milliseconds since the epoch.
+    pub down_since_ms: Option<i64>,
+    /// Why the last probe was bad.
+    pub error: Option<StoreError>,
+    /// Time of the newest sample, as far as it was looked for, milliseconds since the epoch.
+    pub newest_ms: Option<i64>,
+}
+
+/// A store.
+pub struct Store {
+    /// Where it is.
+    pub place: Place,
+    /// The entry that it belongs to.
+    pub source: Source,
+    /// Name of the cluster label.
+    pub cluster_label: String,
+    channel: Channel,
+    /// What is known of its connections.
+    pub connection: client::Link,
+    truth: Mutex<Truth>,
+    token: Mutex<Option<String>>,
+}
+
+/// How a request relates to a store.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Relation {
+    /// Nothing in it can match.
+    Irrelevant,
+    /// It must be asked.
+    Ask,
+    /// It would have to be asked, but can't be.
+    Missing(String),
+}
+
+impl Store {
+    /// A store that has not been asked yet.
+    pub fn new(place: Place, source: Source, cluster_label: String) -> Result<Self, String> {
+        let client = &source.client;
+        if !matches!(client.compression.as_str(), "" | "none") {
+            return Err(format!("{}: compression {:?} is not supported, use none", source.address, client.compression));
+        }
+        let target = Target {
+            address: place.address.clone(),
+            authority: authority(client, &place),
+            tls: tls(client)?,
+            server_name: client.server_name.clone(),
+            connect_timeout: CONNECT_TIMEOUT,
+        };
+        let (channel, connection) = client::channel(target).map_err(|e| e.to_string())?;
+        Ok(Self {
+            place,
+            source,
+            cluster_label,
+            channel,
+            connection,
+            truth: Mutex::new(Truth::default()),
+            token: Mutex::new(None),
+        })
+    }
+
+    /// What is known now.
+    pub fn truth(&self) -> Truth {
+        self.truth.lock().clone()
+    }
+
+    /// What warnings call it.
+    pub fn name(&self) -> String {
+        match &self.source.link {
+            Some(l) => format!("{} (link {}, cluster {})", self.place.address, l.name, l.cluster),
+            None => self.place.address.clone(),
+        }
+    }
+
+    /// A StoreAPI client.
+    pub fn client(&self) -> StoreClient<Channel> {
+        StoreClient::new(self.channel.clone()).max_decoding_message_size(RECEIVE_MAX)
+    }
+
+    /// A request with what this store wants to see beside its body.
+    pub fn request<T>(&self, body: T) -> tonic::Request<T> {
+        let mut request = tonic::Request::new(body);
+        if let Some(token) = self.token.lock().as_deref()
+            && let Ok(value) = format!("Bearer {token}").parse()
+        {
+            request.metadata_mut().insert("authorization", value);
+        }
+        request
+    }
+
+    /// The matcher that every call to a link carries, so that it answers with its own cluster only.
+    pub fn guard(&self) -> Option<Matcher> {
+        self.source.link.as_ref().map(|l| Matcher::equal(self.cluster_label.as_str(), l.cluster.as_str()))
+    }
+
+    /// The matchers of a request to this store.
+    pub fn guarded(&self, matchers: &[Matcher]) -> Vec<Matcher> {
+        let mut all = matchers.to_vec();
+        all.extend(self.guard().filter(|g| !matchers.contains(g)));
+        all
+    }
+
+    /// True if it may give data: healthy, and of a link also in use and of the right cluster.
+    pub fn used(&self) -> bool {
+        let truth = self.truth.lock();
+        truth.up && self.on_purpose_out().is_none() && self.wrong_cluster(&truth).is_none()
+    }
+
+    fn on_purpose_out(&self) -> Option<()> {
+        let link = self.source.link.as_ref()?;
+        (link.mode != LinkMode::Active || link.rejected.is_some()).then_some(())
+    }
+
+    fn wrong_cluster(&self, truth: &Truth) -> Option<String> {
+        let link = self.source.link.as_ref()?;
+        let info = truth.info.as_ref()?;
+        wrong_cluster(&link.cluster, &info.clusters, &self.cluster_label)
+    }
+
+    /// Whether a request concerns this store. `unlisted_after` ends how long a discovered address that does not answer
+    /// is missed.
+    pub fn relation(&self, matchers: &[Matcher], mint: i64, maxt: i64, now_ms: i64, unlisted_after: Duration) -> Relation {
+        if self.on_purpose_out().is_some() {
+            return Relation::Irrelevant;
+        }
+        let truth = self.truth.lock();
+        if self.guard().is_some_and(|g| !agrees(&Labels::from_pairs([(&g.name, &g.value)]), matchers)) {
+            return Relation::Irrelevant;
+        }
+        if let Some(reason) = self.wrong_cluster(&truth) {
+            return Relation::Missing(reason);
+        }
+        if let Some(info) = &truth.info {
+            // Nothing newer is known of a store that is down, so its end is open.
+            let max_time = if truth.up { info.max_time } else { i64::MAX };
+            if info.min_time > maxt || max_time < mint {
+                return Relation::Irrelevant;
+            }
+            if !info.label_sets.is_empty() && !info.label_sets.iter().any(|s| agrees(s, matchers)) {
+                return Relation::Irrelevant;
+            }
+        }
+        if truth.up {
+            return Relation::Ask;
+        }
+        if self.forgotten(&truth, now_ms, unlisted_after) {
+            return Relation::Irrelevant;
+        }
+        let reason = match (&truth.error, &truth.info) {
+            (Some(e), _) => e.message.clone(),
+            (None, _) => "it has not answered yet".to_owned(),
+        };
+        Relation::Missing(reason)
+    }
+
+    /// True of a discovered address that has not answered for so long that it is no longer missed.
+    fn forgotten(&self, truth: &Truth, now_ms: i64, after: Duration) -> bool {
+        let discovered = self.source.link.is_none() && self.source.address.contains('+');
+        let limit = i64::try_from(after.as_millis()).unwrap_or(i64::MAX);
+        discovered && truth.down_since_ms.is_some_and(|t| now_ms.saturating_sub(t) > limit)
+    }
+
+    /// True if it is to be shown.
+    pub fn listed(&self, now_ms: i64, unlisted_after: Duration) -> bool {
+        !self.forgotten(&self.truth.lock(), now_ms, unlisted_after)
+    }
+
+    /// Asks for Info once and takes note.
+    pub async fn probe(&self, world: &World, timeout: Duration, thresholds: &Probe) {
+        self.read_token().await;
+        let started = world.clock.elapsed();
+        let call = async {
+            let mut client = InfoClient::new(self.channel.clone()).max_decoding_message_size(RECEIVE_MAX);
+            client.info(self.request(InfoRequest {})).await
+        };
+        let outcome = match tokio::time::timeout(timeout, call).await {
+            Ok(Ok(response)) => self.read_info(response.into_inner()).map_err(|m| (ErrorClass::Protocol, m)),
+            Ok(Err(status)) => Err((client::classify_status(&status), client::explain(&status))),
+            Err(_) => {
+                // A connection that can't be made has a better reason than "no answer".
+                let known = self.connection.error();
+                Err(known.map_or_else(
+                    || (ErrorClass::Timeout, format!("no answer to Info within {timeout:?}")),
+                    |e| (e.class, e.message),
+                ))
+            }
+        };
+        let latency = world.clock.elapsed().saturating_sub(started);
+        self.observe(outcome, latency, world.clock.now_ms(), thresholds);
+    }
+
+    fn observe(&self, outcome: Result<Info, (ErrorClass, String)>, latency: Duration, now: i64, thresholds: &Probe) {
+        let mut t = self.truth.lock();
+        t.last_check_ms = Some(now);
+        match outcome {
+            Ok(info) => {
+                t.info = Some(info);
+                t.healthy = true;
+                (t.successes, t.failures) = (t.successes.saturating_add(1), 0);
+                t.up = t.up || t.successes >= thresholds.success_threshold;
+                t.latency = Some(latency);
+                t.last_success_ms = Some(now);
+                t.down_since_ms = None;
+                t.error = self.wrong_cluster(&t).map(|message| StoreError {
+                    class: ErrorClass::WrongCluster,
+                    message,
+                    time_ms: now,
+                });
+            }
+            Err((class, message)) => {
+                t.healthy = false;
+                (t.successes, t.failures) = (0, t.failures.saturating_add(1));
+                // Where nothing listens there is nothing to hope for; silence may be a slow moment.
+                let hopeless = !matches!(class, ErrorClass::Timeout);
+                t.up = t.up && !hopeless && t.failures < thresholds.failure_threshold;
+                t.down_since_ms = t.down_since_ms.or(Some(now));
+                t.error = Some(StoreError { class, message: bounded(message), time_ms: now });
+            }
+        }
+    }
+
+    fn read_info(&self, info: InfoResponse) -> Result<Info, String> {
+        let Some(store) = info.store else {
+            return Err(format!("{} offers no StoreAPI (yet)", non_empty(&info.component_type, "it")));
+        };
+        // Newer senders name their sets twice; the older list is enough, but may be empty.
+        let sets: Vec<_> = if info.label_sets.is_empty() {
+            store.tsdb_infos.iter().filter_map(|t| t.labels.as_ref()).collect()
+        } else {
+            info.label_sets.iter().collect()
+        };
+        let mut label_sets = Vec::with_capacity(sets.len().min(MAX_LABEL_SETS));
+        for set in sets.into_iter().take(MAX_LABEL_SETS) {
+            let set = proto::labels::decode_any_order(&set.labels).map_err(|e| format!("advertised label set: {e}"))?;
+            if !set.is_empty() {
+                label_sets.push(set);
+            }
+        }
+        label_sets.sort();
+        label_sets.dedup();
+        let mut clusters: Vec<String> =
+            label_sets.iter().filter_map(|s| s.get(&self.cluster_label)).map(str::to_owned).collect();
+        clusters.sort();
+        clusters.dedup();
+        if let Some(link) = &self.source.link {
+            label_sets.retain(|s| s.get(&self.cluster_label) == Some(&link.cluster));
+        }
+        Ok(Info {
+            component: info.component_type,
+            label_sets,
+            clusters,
+            min_time: store.min_time,
+            max_time: store.max_time,
+            without_replica_labels: store.supports_without_replica_labels,
+        })
+    }
+
+    /// Looks for the newest sample of a link, cheaply: the chunk bounds of a few `up` series.
+    pub async fn look_for_newest(&self, world: &World, timeout: Duration) {
+        let now = world.clock.now_ms();
+        let matchers = self.guarded(&[Matcher::equal(model::labels::METRIC_NAME, "up")]);
+        let body = SeriesRequest {
+            min_time: now - LAG_RANGE,
+            max_time: now,
+            matchers: proto::matchers::encode(&matchers),
+            aggregates: vec![Aggr::Raw.into()],
+            limit: LAG_SERIES,
+            response_batch_size: 1,
+            ..Default::default()
+        };
+        let mut newest: Option<i64> = None;
+        let look = async {
+            let mut stream = self.client().series(self.request(body)).await?.into_inner();
+            let mut seen = 0;
+            while let Some(frame) = stream.message().await? {
+                let series = match frame.result {
+                    Some(series_response::Result::Series(s)) => vec![s],
+                    Some(series_response::Result::Batch(b)) => b.series,
+                    _ => continue,
+                };
+                seen += series.len() as i64;
+                let ends = series.iter().flat_map(|s| &s.chunks).filter_map(|c| chunk_end(c, now));
+                newest = newest.max(ends.max());
+                if seen >= LAG_SERIES {
+                    break;
+                }
+            }
+            Ok::<_, tonic::Status>(())
+        };
+        if matches!(tokio::time::timeout(timeout, look).await, Ok(Ok(()))) && newest.is_some() {
+            self.truth.lock().newest_ms = newest;
+        }
+    }
+
+    async fn read_token(&self) {
+        let Some(link) = &self.source.link else { return };
+        if link.bearer_token_file.is_empty() {
+            return;
+        }
+        let path = link.bearer_token_file.clone();
+        let read = tokio::task::spawn_blocking(move || std::fs::read_to_string(path)).await;
+        match read {
+            Ok(Ok(token)) => *self.token.lock() = Some(token.trim().to_owned()),
+            Ok(Err(error)) => tracing::warn!(link = %link.name, %error, "can't read the bearer token"),
+            Err(error) => tracing::warn!(link = %link.name, %error, "can't read the bearer token"),
+        }
+    }
+}
+
+/// Keeps asking until its task is dropped. `done` is called after the first probe.
+pub async fn watch(store: Arc<Store>, world: World, own: Probe, done: impl FnOnce() + Send) {
+    let thresholds = store.source.link.as_ref().map_or(own, |l| l.probe);
+    let millis = |ms: i64| Duration::from_millis(u64::try_from(ms).unwrap_or(0).max(100));
+    let (interval, timeout) = (millis(thresholds.interval_ms), millis(thresholds.timeout_ms));
+    let mut done = Some(done);
+    let mut looked: Option<Duration> = None;
+    loop {
+        store.probe(&world, timeout, &thresholds).await;
+        if let Some(done) = done.take() {
+            done();
+        }
+        let now = world.clock.elapsed();
+        if store.source.link.is_some() && store.used() && looked.is_none_or(|l| now.saturating_sub(l) >= LAG_EVERY) {
+            looked = Some(now);
+            store.look_for_newest(&world, timeout).await;
+        }
+        // While it is down it is asked more often, so that it comes back soon.
+        let pause = if store.truth().healthy { interval } else { interval.min(Duration::from_secs(2)) };
+        tokio::time::sleep(pause).await;
+    }
+}
+
+/// Why a far side is not the expected cluster.
+fn wrong_cluster(expected: &str, advertised: &[String], label: &str) -> Option<String> {
+    if advertised.iter().any(|c| c == expected) {
+        return None;
+    }
+    Some(match advertised {
+        [] => format!("expected cluster {expected:?}, but it advertises no label {label:?}"),
+        some => {
+            let list: Vec<String> = some.iter().take(5).map(|c| format!("{c:?}")).collect();
+            format!("expected cluster {expected:?}, but it advertises {}", list.join(", "))
+        }
+    })
+}
+
+/// True if series with these external labels can pass: a label that the set lacks may be in the series.
+fn agrees(set: &Labels, matchers: &[Matcher]) -> bool {
+    matchers.iter().all(|m| set.get(&m.name).is_none_or(|v| m.matches(v)))
+}
+
+/// Time of a chunk's last sample. Prometheus leaves the end of a chunk that is still written to open.
+fn chunk_end(chunk: &proto::thanos::AggrChunk, now: i64) -> Option<i64> {
+    if chunk.max_time <= now.saturating_add(LAG_RANGE) {
+        return Some(chunk.max_time);
+    }
+    let raw = chunk.raw.as_ref()?;
+    let samples = tsdb::chunk::decode(tsdb::chunk::Encoding::from_store_api(raw.r#type), raw.data.clone()).ok()?;
+    samples.filter_map(Result::ok).map(|s| s.t).max()
+}
+
+fn tls(client: &ClientConfig) -> Result<Option<Arc<tls::ClientTls>>, String> {
+    let Some(c) = client.tls_config.as_ref().filter(|c| c.enabled.unwrap_or(true)) else { return Ok(None) };
+    let path = |s: &str| (!s.is_empty()).then(|| std::path::PathBuf::from(s));
+    let identity = match (path(&c.cert_file), path(&c.key_file)) {
+        (Some(cert), Some(key)) => Some((cert, key)),
+        (None, None) => None,
+        _ => return Err("cert_file and key_file need each other".to_owned()),
+    };
+    let options = tls::ClientTlsOptions {
+        ca: path(&c.ca_file),
+        identity,
+        insecure_skip_verify: c.insecure_skip_verify,
+        min_version: if c.min_version.is_empty() { "1.3".to_owned() } else { c.min_version.clone() },
+    };
+    tls::ClientTls::new(options).map(Some).map_err(|e| e.to_string())
+}
+
+fn authority(client: &ClientConfig, place: &Place) -> String {
+    if client.server_name.is_empty() { place.authority.clone() } else { client.server_name.clone() }
+}
+
+fn bounded(mut text: String) -> String {
+    if text.len() > 1024 {
+        let end = (0..=1024).rev().find(|i| text.is_char_boundary(*i)).unwrap_or(0);
+        text.truncate(end);
+    }
+    text
+}
+
+fn non_empty<'a>(s: &'a str, or: &'a str) -> &'a str {
+    if s.is_empty() { or } else { s }
+}
