@@ -63,7 +63,9 @@ impl Address {
         };
         let port = match port {
             None => None,
-            Some(p) => Some(p.parse::<u16>().ok().filter(|p| *p > 0).ok_or(error("its port is no number from 1 to 65535"))?),
+            Some(p) => {
+                Some(p.parse::<u16>().ok().filter(|p| *p > 0).ok_or(error("its port is no number from 1 to 65535"))?)
+            }
         };
         if host.is_empty() || host.contains(char::is_whitespace) {
             return Err(error("it has no host"));
@@ -197,7 +199,9 @@ mod tests {
     impl Dns for Fake {
         async fn ips(&self, host: &str) -> Result<Vec<IpAddr>, String> {
             match host {
-                "a.example" => Ok(vec!["10.0.0.2".parse().unwrap(), "10.0.0.1".parse().unwrap(), "::1".parse().unwrap()]),
+                "a.example" => {
+                    Ok(vec!["10.0.0.2".parse().unwrap(), "10.0.0.1".parse().unwrap(), "::1".parse().unwrap()])
+                }
                 _ => Err(format!("{host}: no such name")),
             }
         }
@@ -226,7 +230,11 @@ mod tests {
         assert_eq!(of("1.2.3.4:5").await.unwrap(), ["1.2.3.4:5"]);
         assert_eq!(of("a.example:5").await.unwrap(), ["10.0.0.1:5"]);
         assert_eq!(of("dns+a.example:5").await.unwrap(), ["10.0.0.1:5", "10.0.0.2:5", "[::1]:5"]);
-        assert_eq!(of("dnssrv+x").await.unwrap(), ["10.0.0.1:7", "10.0.0.2:7", "[::1]:7"], "a dead target hides no other");
+        assert_eq!(
+            of("dnssrv+x").await.unwrap(),
+            ["10.0.0.1:7", "10.0.0.2:7", "[::1]:7"],
+            "a dead target hides no other"
+        );
         assert_eq!(of("dnssrvnoa+x:9").await.unwrap(), ["10.0.0.1:9"]);
         assert!(of("dns+b.example:5").await.unwrap_err().contains("no such name"));
     }

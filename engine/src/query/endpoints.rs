@@ -89,11 +89,7 @@ impl Endpoints {
             world,
             dns,
             cluster_label: args.cluster_label.clone(),
-            own_probe: Probe {
-                interval_ms: args.info_interval.0,
-                timeout_ms: args.info_timeout.0,
-                ..Probe::default()
-            },
+            own_probe: Probe { interval_ms: args.info_interval.0, timeout_ms: args.info_timeout.0, ..Probe::default() },
             dns_interval: args.dns_interval.duration().max(Duration::from_millis(100)),
             unlisted_after: args.unhealthy_timeout.duration(),
             wanted: Mutex::default(),
@@ -297,9 +293,9 @@ impl Endpoints {
     pub fn stores(&self) -> Vec<Arc<Store>> {
         let now = self.world.clock.now_ms();
         let entries = self.entries.lock();
-        let all = entries.iter().flat_map(|(e, _)| {
-            e.resolved.lock().stores.iter().map(|(s, _)| Arc::clone(s)).collect::<Vec<_>>()
-        });
+        let all = entries
+            .iter()
+            .flat_map(|(e, _)| e.resolved.lock().stores.iter().map(|(s, _)| Arc::clone(s)).collect::<Vec<_>>());
         all.filter(|s| s.listed(now, self.unlisted_after)).collect()
     }
 

@@ -2,6 +2,10 @@
 
 pub mod address;
 pub mod dedup;
+pub mod endpoints;
+pub mod fanout;
 pub mod merge;
+pub mod samples;
 pub mod series;
+pub mod store;
 pub mod wanted;

@@ -185,7 +185,14 @@ impl Store {
 
     /// Whether a request concerns this store. `unlisted_after` ends how long a discovered address that does not answer
     /// is missed.
-    pub fn relation(&self, matchers: &[Matcher], mint: i64, maxt: i64, now_ms: i64, unlisted_after: Duration) -> Relation {
+    pub fn relation(
+        &self,
+        matchers: &[Matcher],
+        mint: i64,
+        maxt: i64,
+        now_ms: i64,
+        unlisted_after: Duration,
+    ) -> Relation {
         if self.on_purpose_out().is_some() {
             return Relation::Irrelevant;
         }

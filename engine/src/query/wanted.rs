@@ -90,10 +90,7 @@ impl Loader {
     pub fn load(&mut self) -> Wanted {
         let mut errors = Vec::new();
         let mut sources = self.fixed.clone();
-        let files = [
-            ("sd", self.sd_file.clone()),
-            ("dir", self.dir.as_ref().map(|d| d.join(args::files::ENDPOINTS))),
-        ];
+        let files = [("sd", self.sd_file.clone()), ("dir", self.dir.as_ref().map(|d| d.join(args::files::ENDPOINTS)))];
         for (slot, path) in files {
             let Some(path) = path else { continue };
             match self.endpoints(&path) {
@@ -180,7 +177,8 @@ impl Loader {
         let mut kept = Vec::with_capacity(new.links.len());
         for link in std::mem::take(&mut new.links) {
             let tls = link.client.tls_config.iter().flat_map(|t| [&t.ca_file, &t.cert_file, &t.key_file]);
-            match tls.chain([&link.bearer_token_file]).find(lacks).cloned() {
+            let lacking = tls.chain([&link.bearer_token_file]).find(lacks).cloned();
+            match lacking {
                 None => kept.push(link),
                 Some(f) => {
                     tracing::warn!(link = %link.name, file = %f, "a link waits for a file");
@@ -281,7 +279,8 @@ mod tests {
         let w = l.load();
         assert!(w.sources[0].client.tls_config.as_ref().unwrap().ca_file.ends_with("/ca-2.pem"));
         // Another format is refused.
-        std::fs::write(dir.path().join("links.yaml"), "format: 9\nrevision: x\nclusterLabel: c\nclusterName: o\n").unwrap();
+        std::fs::write(dir.path().join("links.yaml"), "format: 9\nrevision: x\nclusterLabel: c\nclusterName: o\n")
+            .unwrap();
         assert!(l.load().error.unwrap().contains("format 9"));
     }
 }

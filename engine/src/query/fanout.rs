@@ -1,0 +1,590 @@
+//! One request to many stores: each with its own deadline and a bounded buffer, merged into one sorted stream. What is
+//! missing is said, or fails the request.
+
+use super::endpoints::{Asked, Endpoints};
+use super::merge::{Merge, Step};
+use super::series::{Aggregates, Chunk, Series, Slot};
+use super::store::Store;
+use crate::server::client;
+use crate::server::metrics::Metrics;
+use model::world::World;
+use model::{Labels, Matcher};
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use proto::thanos::{
+    self, Aggr, LabelNamesRequest, LabelValuesRequest, PartialResponseStrategy, SeriesRequest, series_response,
+};
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+/// Series that a store is asked to put into one message.
+const BATCH: i64 = 64;
+/// Most warnings that one answer keeps.
+const MAX_WARNINGS: usize = 100;
+/// Most bytes of series that are held to be sorted again, for a store that can't leave out replica labels itself.
+const MAX_RESORT: usize = 256 << 20;
+
+/// What is asked of all stores.
+#[derive(Clone, Debug)]
+pub struct Select {
+    /// First time, milliseconds, inclusive.
+    pub mint: i64,
+    /// Last time, milliseconds, inclusive.
+    pub maxt: i64,
+    /// The matchers.
+    pub matchers: Vec<Matcher>,
+    /// Labels to leave out before sorting.
+    pub without: Vec<String>,
+    /// Labels only.
+    pub skip_chunks: bool,
+    /// Most series wanted.
+    pub limit: Option<usize>,
+    /// How a missing store is taken, and how long the whole may take.
+    pub terms: Terms,
+}
+
+/// How a request treats stores that fail.
+#[derive(Clone, Copy, Debug)]
+pub struct Terms {
+    /// Answer without them, with a warning; else fail.
+    pub partial: bool,
+    /// Time left for the whole request. A store gets three quarters of it.
+    pub timeout: Duration,
+}
+
+/// The request failed because a store did.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[error("{0}")]
+pub struct Failed(pub String);
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Call {
+    grpc_type: &'static str,
+    grpc_service: &'static str,
+    grpc_method: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Handled {
+    grpc_type: &'static str,
+    grpc_service: &'static str,
+    grpc_method: &'static str,
+    grpc_code: String,
+}
+
+/// Asks stores.
+#[derive(Clone)]
+pub struct Fanout {
+    endpoints: Arc<Endpoints>,
+    world: World,
+    response_timeout: Duration,
+    started: Family<Call, Counter>,
+    handled: Family<Handled, Counter>,
+}
+
+impl Fanout {
+    /// Over these endpoints; `response_timeout` is how long a store may stay silent, 0 for as long as the request.
+    pub fn new(endpoints: Arc<Endpoints>, world: World, response_timeout: Duration, metrics: &Metrics) -> Self {
+        let started = metrics.register("grpc_client_started", "gRPC calls begun", Family::default());
+        let handled = metrics.register("grpc_client_handled", "gRPC calls ended, by code", Family::default());
+        Self { endpoints, world, response_timeout, started, handled }
+    }
+
+    /// The endpoints.
+    pub fn endpoints(&self) -> &Arc<Endpoints> {
+        &self.endpoints
+    }
+
+    /// The stores to ask; those missed become warnings, or the failure.
+    fn targets(&self, matchers: &[Matcher], mint: i64, maxt: i64, partial: bool) -> Result<Targets, Failed> {
+        let (mut stores, mut warnings) = (Vec::new(), Vec::new());
+        for asked in self.endpoints.ask(matchers, mint, maxt) {
+            match asked {
+                Asked::Store(s) => stores.push(s),
+                Asked::Missing { name, reason, strict } => {
+                    let text = format!("no answer from store {name}: {reason}");
+                    if strict || !partial {
+                        return Err(Failed(text));
+                    }
+                    push_warning(&mut warnings, text);
+                }
+            }
+        }
+        Ok(Targets { stores, warnings })
+    }
+
+    fn deadlines(&self, terms: &Terms) -> Deadlines {
+        let whole = terms.timeout.mul_f64(0.75);
+        let frame = if self.response_timeout.is_zero() { whole } else { self.response_timeout.min(whole) };
+        Deadlines { frame, end: self.world.clock.elapsed() + whole }
+    }
+
+    /// Opens the merged stream. Dropping it cancels all calls.
+    pub fn series(&self, select: &Select) -> Result<SeriesStream, Failed> {
+        let Targets { stores, warnings } =
+            self.targets(&select.matchers, select.mint, select.maxt, select.terms.partial)?;
+        let deadlines = self.deadlines(&select.terms);
+        let mut tasks = JoinSet::new();
+        let mut inputs = Vec::with_capacity(stores.len());
+        for (source, store) in stores.into_iter().enumerate() {
+            // One message waits here, one is being read: what a slow reader of ours holds up per store.
+            let (to, from) = mpsc::channel(1);
+            inputs.push(Input { from, series: VecDeque::new(), name: store.name(), strict: store.source.strict });
+            let source = u32::try_from(source).unwrap_or(u32::MAX);
+            let call = StoreCall {
+                request: request(&store, select),
+                strip: strip(&store, select),
+                source,
+                store,
+                deadlines,
+                fanout: self.clone(),
+            };
+            tasks.spawn(call.run(to));
+        }
+        Ok(SeriesStream {
+            merge: Merge::new(inputs.len()),
+            inputs,
+            warnings,
+            partial: select.terms.partial,
+            limit: select.limit,
+            given: 0,
+            _tasks: tasks,
+        })
+    }
+
+    /// All label names, sorted.
+    pub async fn label_names(&self, select: &Select) -> Result<(Vec<String>, Vec<String>), Failed> {
+        let body = |store: &Store| LabelNamesRequest {
+            partial_response_disabled: !select.terms.partial,
+            partial_response_strategy: strategy(select.terms.partial).into(),
+            start: select.mint,
+            end: select.maxt,
+            matchers: proto::matchers::encode(&store.guarded(&select.matchers)),
+            without_replica_labels: select.without.clone(),
+            limit: wire_limit(select.limit),
+            ..Default::default()
+        };
+        self.labels(select, "LabelNames", async |store| {
+            let response = store.client().label_names(store.request(body(&store))).await?.into_inner();
+            Ok((response.names, response.warnings))
+        })
+        .await
+    }
+
+    /// All values of a label, sorted.
+    pub async fn label_values(&self, label: &str, select: &Select) -> Result<(Vec<String>, Vec<String>), Failed> {
+        let body = |store: &Store| LabelValuesRequest {
+            label: label.to_owned(),
+            partial_response_disabled: !select.terms.partial,
+            partial_response_strategy: strategy(select.terms.partial).into(),
+            start: select.mint,
+            end: select.maxt,
+            matchers: proto::matchers::encode(&store.guarded(&select.matchers)),
+            without_replica_labels: select.without.clone(),
+            limit: wire_limit(select.limit),
+            ..Default::default()
+        };
+        self.labels(select, "LabelValues", async |store| {
+            let response = store.client().label_values(store.request(body(&store))).await?.into_inner();
+            Ok((response.values, response.warnings))
+        })
+        .await
+    }
+
+    async fn labels<F>(
+        &self,
+        select: &Select,
+        method: &'static str,
+        call: F,
+    ) -> Result<(Vec<String>, Vec<String>), Failed>
+    where
+        F: AsyncFn(Arc<Store>) -> Result<(Vec<String>, Vec<String>), tonic::Status>,
+    {
+        let Targets { stores, mut warnings } =
+            self.targets(&select.matchers, select.mint, select.maxt, select.terms.partial)?;
+        let timeout = self.deadlines(&select.terms).frame;
+        let calls = stores.into_iter().map(async |store| {
+            self.begin("unary", method);
+            let answer = tokio::time::timeout(timeout, call(Arc::clone(&store))).await;
+            let answer = match answer {
+                Ok(Ok(found)) => {
+                    self.end("unary", method, tonic::Code::Ok);
+                    Ok(found)
+                }
+                Ok(Err(status)) => {
+                    self.end("unary", method, status.code());
+                    Err(client::explain(&status))
+                }
+                Err(_) => {
+                    self.end("unary", method, tonic::Code::DeadlineExceeded);
+                    Err(format!("no answer within {timeout:?}"))
+                }
+            };
+            (store, answer)
+        });
+        let mut all = BTreeSet::new();
+        for (store, answer) in futures::future::join_all(calls).await {
+            match answer {
+                Ok((found, said)) => {
+                    all.extend(found);
+                    for w in said {
+                        if !select.terms.partial {
+                            return Err(Failed(format!("store {}: {w}", store.name())));
+                        }
+                        push_warning(&mut warnings, format!("store {}: {w}", store.name()));
+                    }
+                }
+                Err(reason) => {
+                    let text = format!("no answer from store {}: {reason}", store.name());
+                    if !select.terms.partial || store.source.strict {
+                        return Err(Failed(text));
+                    }
+                    push_warning(&mut warnings, text);
+                }
+            }
+        }
+        let mut all: Vec<String> = all.into_iter().collect();
+        if let Some(limit) = select.limit {
+            all.truncate(limit);
+        }
+        Ok((all, warnings))
+    }
+
+    fn begin(&self, grpc_type: &'static str, grpc_method: &'static str) {
+        self.started.get_or_create(&Call { grpc_type, grpc_service: "thanos.Store", grpc_method }).inc();
+    }
+
+    fn end(&self, grpc_type: &'static str, grpc_method: &'static str, code: tonic::Code) {
+        let grpc_code = format!("{code:?}");
+        let labels = Handled { grpc_type, grpc_service: "thanos.Store", grpc_method, grpc_code };
+        self.handled.get_or_create(&labels).inc();
+    }
+}
+
+struct Targets {
+    stores: Vec<Arc<Store>>,
+    warnings: Vec<String>,
+}
+
+#[derive(Clone, Copy)]
+struct Deadlines {
+    frame: Duration,
+    end: Duration,
+}
+
+fn push_warning(warnings: &mut Vec<String>, text: String) {
+    if warnings.len() < MAX_WARNINGS && !warnings.contains(&text) {
+        warnings.push(text);
+    }
+}
+
+fn strategy(partial: bool) -> PartialResponseStrategy {
+    if partial { PartialResponseStrategy::Warn } else { PartialResponseStrategy::Abort }
+}
+
+fn wire_limit(limit: Option<usize>) -> i64 {
+    limit.and_then(|l| i64::try_from(l).ok()).unwrap_or(0)
+}
+
+fn request(store: &Store, select: &Select) -> SeriesRequest {
+    SeriesRequest {
+        min_time: select.mint,
+        max_time: select.maxt,
+        matchers: proto::matchers::encode(&store.guarded(&select.matchers)),
+        aggregates: vec![Aggr::Raw.into()],
+        partial_response_disabled: !select.terms.partial,
+        partial_response_strategy: strategy(select.terms.partial).into(),
+        skip_chunks: select.skip_chunks,
+        without_replica_labels: select.without.clone(),
+        limit: wire_limit(select.limit),
+        response_batch_size: BATCH,
+        ..Default::default()
+    }
+}
+
+/// The labels that must be taken out here, since the store can't.
+fn strip(store: &Store, select: &Select) -> Vec<String> {
+    let able = store.truth().info.is_some_and(|i| i.without_replica_labels);
+    if able { Vec::new() } else { select.without.clone() }
+}
+
+enum Message {
+    Series(Vec<Series>),
+    Warning(String),
+    Failed(String),
+}
+
+struct StoreCall {
+    store: Arc<Store>,
+    request: SeriesRequest,
+    strip: Vec<String>,
+    source: u32,
+    deadlines: Deadlines,
+    fanout: Fanout,
+}
+
+impl StoreCall {
+    /// Runs the call to its end, its failure, or until nobody listens.
+    async fn run(self, to: mpsc::Sender<Message>) {
+        self.fanout.begin("server_stream", "Series");
+        let code = match self.stream(&to).await {
+            Ok(()) => tonic::Code::Ok,
+            Err(Some((code, reason))) => {
+                // Nobody may listen any more.
+                let _ = to.send(Message::Failed(reason)).await;
+                code
+            }
+            Err(None) => tonic::Code::Cancelled,
+        };
+        self.fanout.end("server_stream", "Series", code);
+    }
+
+    async fn stream(&self, to: &mpsc::Sender<Message>) -> Result<(), Option<(tonic::Code, String)>> {
+        let status = |s: tonic::Status| Some((s.code(), client::explain(&s)));
+        let mut client = self.store.client();
+        let request = self.store.request(self.request.clone());
+        let mut stream = self.wait(to, client.series(request)).await?.map_err(status)?.into_inner();
+        let mut unsorted: Vec<Series> = Vec::new();
+        let mut held = 0;
+        while let Some(frame) = self.wait(to, stream.message()).await?.map_err(status)? {
+            let found = match frame.result {
+                Some(series_response::Result::Series(s)) => vec![s],
+                Some(series_response::Result::Batch(b)) => b.series,
+                Some(series_response::Result::Warning(w)) => {
+                    to.send(Message::Warning(w)).await.map_err(|_| None)?;
+                    continue;
+                }
+                Some(series_response::Result::Hints(_)) | None => continue,
+            };
+            let mut batch = Vec::with_capacity(found.len());
+            for s in found {
+                let s = decode(s, self.source).map_err(|e| Some((tonic::Code::DataLoss, e)))?;
+                batch.push(s);
+            }
+            if self.strip.is_empty() {
+                to.send(Message::Series(batch)).await.map_err(|_| None)?;
+                continue;
+            }
+            for mut s in batch {
+                s.labels = s.labels.without(&self.strip);
+                held += s.cost();
+                unsorted.push(s);
+            }
+            if held > MAX_RESORT {
+                let text = format!("it can't leave out replica labels, and sent more than {MAX_RESORT} bytes to sort");
+                return Err(Some((tonic::Code::ResourceExhausted, text)));
+            }
+        }
+        if !unsorted.is_empty() {
+            unsorted.sort_by(|a, b| a.labels.cmp(&b.labels));
+            to.send(Message::Series(unsorted)).await.map_err(|_| None)?;
+        }
+        Ok(())
+    }
+
+    /// Waits for the store, at most its deadlines; ends early when nobody listens.
+    async fn wait<T>(
+        &self,
+        to: &mpsc::Sender<Message>,
+        answer: impl Future<Output = T>,
+    ) -> Result<T, Option<(tonic::Code, String)>> {
+        let left = self.deadlines.end.saturating_sub(self.fanout.world.clock.elapsed());
+        let limit = self.deadlines.frame.min(left);
+        tokio::select! {
+            biased;
+            () = to.closed() => Err(None),
+            answer = tokio::time::timeout(limit, answer) => answer.map_err(|_| {
+                let text = if left < self.deadlines.frame {
+                    "it did not finish in the time of the query".to_owned()
+                } else {
+                    format!("it was silent for {limit:?}")
+                };
+                Some((tonic::Code::DeadlineExceeded, text))
+            }),
+        }
+    }
+}
+
+/// Reads a series off the wire.
+fn decode(series: thanos::Series, source: u32) -> Result<Series, String> {
+    let labels = proto::labels::decode(&series.labels).map_err(|e| format!("it sent a bad series: {e}"))?;
+    let chunks = series.chunks.into_iter().map(|c| chunk(c, source)).collect();
+    Ok(Series { labels, chunks })
+}
+
+fn chunk(c: thanos::AggrChunk, source: u32) -> Chunk {
+    let slot = |c: Option<thanos::Chunk>| c.map(|c| Slot { encoding: c.r#type, data: c.data, hash: c.hash });
+    let aggregates = Aggregates {
+        count: slot(c.count),
+        sum: slot(c.sum),
+        min: slot(c.min),
+        max: slot(c.max),
+        counter: slot(c.counter),
+    };
+    Chunk {
+        min_time: c.min_time,
+        max_time: c.max_time,
+        raw: slot(c.raw),
+        aggregates: (aggregates != Aggregates::default()).then(|| Box::new(aggregates)),
+        source,
+    }
+}
+
+/// Writes a series to the wire.
+pub fn encode(series: Series) -> thanos::Series {
+    let slot = |s: Option<Slot>| s.map(|s| thanos::Chunk { r#type: s.encoding, data: s.data, hash: s.hash });
+    let chunks = series.chunks.into_iter().map(|c| {
+        let a = c.aggregates.map(|a| *a).unwrap_or_default();
+        thanos::AggrChunk {
+            min_time: c.min_time,
+            max_time: c.max_time,
+            raw: slot(c.raw),
+            count: slot(a.count),
+            sum: slot(a.sum),
+            min: slot(a.min),
+            max: slot(a.max),
+            counter: slot(a.counter),
+        }
+    });
+    thanos::Series { chunks: chunks.collect(), labels: proto::labels::encode(&series.labels) }
+}
+
+struct Input {
+    from: mpsc::Receiver<Message>,
+    series: VecDeque<Series>,
+    name: String,
+    strict: bool,
+}
+
+/// The merged answer of all stores.
+pub struct SeriesStream {
+    merge: Merge,
+    inputs: Vec<Input>,
+    warnings: Vec<String>,
+    partial: bool,
+    limit: Option<usize>,
+    given: usize,
+    _tasks: JoinSet<()>,
+}
+
+impl SeriesStream {
+    /// The next series, or `None` at the end.
+    pub async fn next(&mut self) -> Result<Option<Series>, Failed> {
+        if self.limit.is_some_and(|l| self.given >= l) {
+            return Ok(None);
+        }
+        loop {
+            match self.merge.step() {
+                Step::Series(s) => {
+                    self.given += 1;
+                    return Ok(Some(s));
+                }
+                Step::Done => return Ok(None),
+                Step::Need(i) => self.pull(i).await?,
+            }
+        }
+    }
+
+    /// What is missing from what was given so far.
+    pub fn take_warnings(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.warnings)
+    }
+
+    /// True if there may be more than the limit allowed.
+    pub fn truncated(&self) -> bool {
+        self.limit.is_some_and(|l| self.given >= l)
+    }
+
+    async fn pull(&mut self, i: usize) -> Result<(), Failed> {
+        let Some(input) = self.inputs.get_mut(i) else {
+            self.merge.close(i);
+            return Ok(());
+        };
+        loop {
+            if let Some(s) = input.series.pop_front() {
+                match self.merge.feed(i, s) {
+                    Ok(()) => return Ok(()),
+                    Err(e) => {
+                        let text = format!("store {} is left out: {e}", input.name);
+                        input.from.close();
+                        input.series.clear();
+                        self.merge.close(i);
+                        return if self.partial && !input.strict {
+                            push_warning(&mut self.warnings, text);
+                            Ok(())
+                        } else {
+                            Err(Failed(text))
+                        };
+                    }
+                }
+            }
+            let (text, fatal) = match input.from.recv().await {
+                Some(Message::Series(s)) => {
+                    input.series = s.into();
+                    continue;
+                }
+                None => {
+                    self.merge.close(i);
+                    return Ok(());
+                }
+                Some(Message::Warning(w)) => (format!("store {}: {w}", input.name), false),
+                Some(Message::Failed(r)) => (format!("no answer from store {}: {r}", input.name), input.strict),
+            };
+            if fatal || !self.partial {
+                return Err(Failed(text));
+            }
+            push_warning(&mut self.warnings, text);
+        }
+    }
+}
+
+/// All label sets and chunks of a stream, as far as a budget of bytes allows.
+pub async fn collect(stream: &mut SeriesStream, budget: &Budget) -> Result<Vec<Series>, Failed> {
+    let mut all = Vec::new();
+    while let Some(s) = stream.next().await? {
+        budget.take(s.cost())?;
+        all.push(s);
+    }
+    Ok(all)
+}
+
+/// Bytes that one request may hold, over all its selects.
+#[derive(Debug)]
+pub struct Budget {
+    left: std::sync::atomic::AtomicI64,
+    whole: u64,
+}
+
+impl Budget {
+    /// A budget; 0 is none.
+    pub fn new(bytes: u64) -> Self {
+        let whole = if bytes == 0 { i64::MAX as u64 } else { bytes };
+        Self { left: std::sync::atomic::AtomicI64::new(i64::try_from(whole).unwrap_or(i64::MAX)), whole }
+    }
+
+    /// Takes some.
+    pub fn take(&self, bytes: usize) -> Result<(), Failed> {
+        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+        if self.left.fetch_sub(bytes, std::sync::atomic::Ordering::Relaxed) < bytes {
+            return Err(Failed(format!(
+                "the query needs more than {} bytes of series: narrow it, or raise --query.max-bytes",
+                self.whole
+            )));
+        }
+        Ok(())
+    }
+}
+
+/// The label sets of a stream.
+pub async fn collect_labels(stream: &mut SeriesStream, budget: &Budget) -> Result<Vec<Labels>, Failed> {
+    let mut all = Vec::new();
+    while let Some(s) = stream.next().await? {
+        budget.take(s.labels.packed_len() + size_of::<Labels>())?;
+        all.push(s.labels);
+    }
+    Ok(all)
+}

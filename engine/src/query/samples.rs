@@ -1,0 +1,234 @@
+//! What a query reads from: selected series, merged already, deduplicated and decoded when the evaluation asks for them.
+
+use super::dedup::{Dedup, Replica};
+use super::series::{Chunk, Series, split_replicas};
+use model::Labels;
+use model::sample::{Sample, Value};
+use promql::exec::{QueryError, Samples, SelectRequest, SeriesSet, Source};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use tsdb::chunk::{self, ChunkError, ChunkIter, Encoding};
+
+/// The series of one select.
+#[derive(Clone, Debug, Default)]
+pub struct Selected {
+    /// Sorted by labels, each label set once.
+    pub series: Arc<Vec<Series>>,
+    /// What is missing.
+    pub warnings: Vec<String>,
+}
+
+/// The series of all selects of a plan, by id.
+pub struct Prefetched(pub Vec<Selected>);
+
+impl Source for Prefetched {
+    fn select(&self, request: &SelectRequest) -> Result<Box<dyn SeriesSet + '_>, QueryError> {
+        let selected = self
+            .0
+            .get(request.id)
+            .ok_or_else(|| QueryError::Storage(format!("select {} was not fetched", request.id)))?;
+        Ok(Box::new(Set {
+            selected,
+            next: 0,
+            mint: request.mint,
+            maxt: request.maxt,
+            counter: reads_counters(&request.hints.func),
+        }))
+    }
+}
+
+/// True of functions that take a fall for a reset.
+fn reads_counters(func: &str) -> bool {
+    matches!(func, "rate" | "increase" | "irate" | "resets")
+}
+
+struct Set<'a> {
+    selected: &'a Selected,
+    next: usize,
+    mint: i64,
+    maxt: i64,
+    counter: bool,
+}
+
+impl SeriesSet for Set<'_> {
+    fn next_series(&mut self) -> Result<Option<Labels>, QueryError> {
+        let labels = self.selected.series.get(self.next).map(|s| s.labels.clone());
+        self.next += 1;
+        Ok(labels)
+    }
+
+    fn read_samples(&mut self, out: &mut Samples) -> Result<(), QueryError> {
+        let Some(series) = self.next.checked_sub(1).and_then(|i| self.selected.series.get(i)) else { return Ok(()) };
+        read(series, self.mint, self.maxt, self.counter, out)
+            .map_err(|e| QueryError::Storage(format!("series {}: {e}", series.labels)))
+    }
+
+    fn warnings(&mut self) -> Vec<String> {
+        self.selected.warnings.clone()
+    }
+}
+
+/// Decodes a series into `out`: the samples in `[mint, maxt]`, of several replicas those that deduplication picks.
+pub fn read(series: &Series, mint: i64, maxt: i64, counter: bool, out: &mut Samples) -> Result<(), ChunkError> {
+    let wanted = series.chunks.iter().filter(|c| c.max_time >= mint && c.min_time <= maxt && c.raw.is_some());
+    let mut replicas = split_replicas(wanted.cloned().collect());
+    if replicas.len() < 2 {
+        return match replicas.pop() {
+            Some(chunks) => read_one(&chunks, mint, maxt, out),
+            None => Ok(()),
+        };
+    }
+    let replicas = replicas.into_iter().map(|chunks| Chunks { chunks: chunks.into(), mint, maxt }).collect();
+    let mut dedup = Dedup::new(replicas, counter);
+    while let Some(sample) = dedup.next_sample()? {
+        match sample.v {
+            Value::Float(v) => out.push(sample.t, v),
+            Value::Histogram(h) => out.push_histogram(sample.t, h),
+        }
+    }
+    Ok(())
+}
+
+fn open(chunk: &Chunk) -> Result<Option<ChunkIter>, ChunkError> {
+    let Some(raw) = &chunk.raw else { return Ok(None) };
+    chunk::decode(Encoding::from_store_api(raw.encoding), raw.data.clone()).map(Some)
+}
+
+/// The common case: one replica, decoded straight into the columns.
+fn read_one(chunks: &[Chunk], mint: i64, maxt: i64, out: &mut Samples) -> Result<(), ChunkError> {
+    let mut last = i64::MIN;
+    for c in chunks {
+        match open(c)? {
+            Some(ChunkIter::Xor(samples)) => {
+                for sample in samples {
+                    let (t, v) = sample?;
+                    if t >= mint && t <= maxt && t > last {
+                        out.push(t, v);
+                        last = t;
+                    }
+                }
+            }
+            Some(samples) => {
+                for sample in samples {
+                    let s = sample?;
+                    if s.t >= mint && s.t <= maxt && s.t > last {
+                        last = s.t;
+                        match s.v {
+                            Value::Float(v) => out.push(s.t, v),
+                            Value::Histogram(h) => out.push_histogram(s.t, h),
+                        }
+                    }
+                }
+            }
+            None => {}
+        }
+    }
+    Ok(())
+}
+
+/// A replica's chunks.
+struct Chunks {
+    chunks: VecDeque<Chunk>,
+    mint: i64,
+    maxt: i64,
+}
+
+impl Replica for Chunks {
+    type Error = ChunkError;
+
+    fn next_from(&self) -> Option<i64> {
+        self.chunks.front().map(|c| c.min_time.max(self.mint))
+    }
+
+    fn read(&mut self, after: i64, out: &mut Vec<Sample>) -> Result<bool, ChunkError> {
+        while self.chunks.get(1).is_some_and(|c| c.min_time <= after) {
+            self.chunks.pop_front();
+        }
+        while let Some(c) = self.chunks.pop_front() {
+            let mut last = i64::MIN;
+            for sample in open(&c)?.into_iter().flatten() {
+                let s = sample?;
+                if s.t >= self.mint && s.t <= self.maxt && s.t > last {
+                    last = s.t;
+                    out.push(s);
+                }
+            }
+            if !out.is_empty() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::series::Slot;
+    use super::*;
+    use tsdb::chunk::XorEncoder;
+
+    fn encoded(source: u32, samples: &[(i64, f64)]) -> Chunk {
+        let mut e = XorEncoder::default();
+        for (t, v) in samples {
+            assert!(e.append(*t, *v));
+        }
+        let (min_time, max_time) = e.range();
+        let raw = Some(Slot { encoding: 0, data: e.finish(), hash: 0 });
+        Chunk { min_time, max_time, raw, aggregates: None, source }
+    }
+
+    fn every15(from: i64, n: i64) -> Vec<(i64, f64)> {
+        (0..n).map(|i| (from + 15 * i, i as f64)).collect()
+    }
+
+    fn times(chunks: Vec<Chunk>, mint: i64, maxt: i64) -> Vec<i64> {
+        let mut out = Samples::default();
+        read(&Series { labels: Labels::empty(), chunks }, mint, maxt, false, &mut out).unwrap();
+        out.times
+    }
+
+    #[test]
+    fn one_replica_is_read_as_it_is() {
+        let chunks = vec![encoded(0, &every15(0, 10)), encoded(0, &every15(150, 10))];
+        assert_eq!(times(chunks, 30, 200), (2..14).map(|i| 15 * i).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn the_same_data_from_two_stores_is_one_series() {
+        // A sidecar and a store gateway cut the same samples differently.
+        let chunks = vec![
+            encoded(0, &every15(0, 10)),
+            encoded(0, &every15(150, 10)),
+            encoded(1, &every15(0, 7)),
+            encoded(1, &every15(105, 5)),
+        ];
+        assert_eq!(times(chunks, 0, 1000), (0..20).map(|i| 15 * i).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_gap_of_one_replica_is_filled_from_the_other() {
+        let chunks = vec![
+            encoded(0, &every15(0, 10)),
+            encoded(0, &every15(600, 10)),
+            encoded(1, &every15(7, 25)),
+            encoded(1, &every15(382, 25)),
+        ];
+        let t = times(chunks, 0, 10_000);
+        assert!(t.windows(2).all(|w| w[1] - w[0] <= 22), "{t:?}");
+        assert_eq!((t[0], t[t.len() - 1]), (0, 742));
+    }
+
+    #[test]
+    fn a_broken_chunk_is_an_error_that_names_the_series() {
+        let mut c = encoded(0, &every15(0, 10));
+        c.raw.as_mut().unwrap().data.truncate(9);
+        let labels = Labels::from_pairs([("a", "b")]);
+        let set =
+            Prefetched(vec![Selected { series: Arc::new(vec![Series { labels, chunks: vec![c] }]), warnings: vec![] }]);
+        let request = SelectRequest { id: 0, matchers: vec![], mint: 0, maxt: 1000, hints: Default::default() };
+        let mut set = set.select(&request).unwrap();
+        assert!(set.next_series().unwrap().is_some());
+        let e = set.read_samples(&mut Samples::default()).unwrap_err().to_string();
+        assert!(e.contains(r#"series {a="b"}: XOR chunk"#), "{e}");
+    }
+}
