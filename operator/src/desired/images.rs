@@ -5,8 +5,12 @@ use crate::api::MonitoringClusterSpec;
 /// The Prometheus that this operator is tested with.
 pub(crate) const PROMETHEUS_VERSION: &str = "3.14.0";
 const PROMETHEUS: &str = "quay.io/prometheus/prometheus";
-const KUBE_STATE_METRICS: &str = "registry.k8s.io/kube-state-metrics/kube-state-metrics:v2.15.0";
-const NODE_EXPORTER: &str = "quay.io/prometheus/node-exporter:v1.12.1";
+/// The kube-state-metrics that this operator is tested with.
+pub(crate) const KUBE_STATE_METRICS_VERSION: &str = "2.15.0";
+const KUBE_STATE_METRICS: &str = "registry.k8s.io/kube-state-metrics/kube-state-metrics";
+/// The node-exporter that this operator is tested with.
+pub(crate) const NODE_EXPORTER_VERSION: &str = "1.12.1";
+const NODE_EXPORTER: &str = "quay.io/prometheus/node-exporter";
 
 /// Image references, mirror and overrides applied.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,8 +36,8 @@ impl Images {
             prometheus: choose(&spec.prometheus.image, &format!("{PROMETHEUS}:v{prometheus_version}")),
             sidecar: choose(&spec.sidecar.image, &engine),
             querier: choose(&spec.querier.image, &engine),
-            kube_state_metrics: choose(&spec.kube_state_metrics.image, KUBE_STATE_METRICS),
-            node_exporter: choose(&spec.node_exporter.image, NODE_EXPORTER),
+            kube_state_metrics: choose(&spec.kube_state_metrics.image, &format!("{KUBE_STATE_METRICS}:v{KUBE_STATE_METRICS_VERSION}")),
+            node_exporter: choose(&spec.node_exporter.image, &format!("{NODE_EXPORTER}:v{NODE_EXPORTER_VERSION}")),
         }
     }
 }

@@ -5,6 +5,8 @@ use serde_json::{Map, Value, json};
 use crate::api::GROUP;
 use crate::cluster::ValidCluster;
 
+use super::images::{KUBE_STATE_METRICS_VERSION, NODE_EXPORTER_VERSION};
+
 /// The manager's name in labels.
 const MANAGED_BY: &str = "panoptes-operator";
 /// The label that puts a pod behind the headless store-API Service, as in the tutorial.
@@ -51,12 +53,24 @@ pub(super) fn labels(cluster: &ValidCluster, part: Part) -> Map<String, Value> {
     all
 }
 
+fn version<'a>(cluster: &'a ValidCluster, part: Part) -> &'a str {
+    match part.component {
+        "prometheus" => &cluster.prometheus_version,
+        "kube-state-metrics" => KUBE_STATE_METRICS_VERSION,
+        "node-exporter" => NODE_EXPORTER_VERSION,
+        _ => &cluster.engine_version,
+    }
+}
+
 /// Metadata of a child in the object's namespace; it goes when the object goes.
 pub(super) fn metadata(cluster: &ValidCluster, part: Part, name: &str) -> Value {
+    let mut labels = labels(cluster, part);
+    // Never in a template or a selector: a new version of one part must not touch the others' pods.
+    labels.insert("app.kubernetes.io/version".to_owned(), json!(version(cluster, part)));
     let mut meta = json!({
         "name": name,
         "namespace": cluster.namespace,
-        "labels": labels(cluster, part),
+        "labels": labels,
         "ownerReferences": [{
             "apiVersion": format!("{GROUP}/v1alpha1"),
             "kind": "MonitoringCluster",

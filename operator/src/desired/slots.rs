@@ -1,6 +1,7 @@
 //! Files spread over a fixed number of objects that are declared in pod templates from the start, so that more files never
 //! change a template. A file stays in its slot when others come and go, so that no reader sees one vanish on the move.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 /// Bytes that one slot may hold: a Secret or ConfigMap may have 1 MiB of data.
@@ -16,7 +17,8 @@ pub(super) fn spread<'a>(
     let mut placed = BTreeMap::new();
     let mut left = Vec::new();
     let mut files: Vec<_> = files.into_iter().collect();
-    files.sort_unstable();
+    // large ones first, while there is still room for them in one piece
+    files.sort_unstable_by_key(|(name, size)| (Reverse(*size), *name));
     for (name, size) in files {
         let size = size + name.len();
         let first = preferred(name, slots);
@@ -58,6 +60,6 @@ mod tests {
     fn what_does_not_fit_is_named() {
         let (placed, left) = spread([("a", 600_000), ("b", 600_000), ("c", 600_000), ("d", 900_001)], 2);
         assert_eq!(placed.len(), 2);
-        assert_eq!(left, ["c", "d"]);
+        assert_eq!(left, ["d", "c"]);
     }
 }

@@ -17,7 +17,7 @@ fn the_files_are_not_stale() -> anyhow::Result<()> {
     }
     for (name, text) in &files {
         let stored = std::fs::read_to_string(folder().join(name)).unwrap_or_default();
-        assert!(&stored == text, "crds/{name} is stale: run UPDATE_GOLDEN=1 cargo test -p operator --test crds");
+        assert!(&stored == text, "crds/{name} is stale: run UPDATE_GOLDEN=1 cargo test -p operator --test pure");
     }
     let mut stored: Vec<_> = std::fs::read_dir(folder())?
         .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))

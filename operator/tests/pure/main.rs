@@ -1,0 +1,11 @@
+//! The middle of the staircase: wishes in, objects out, without a cluster; then the same objects before a real promtool
+//! and a real API server.
+
+mod admission;
+mod crds;
+mod golden;
+mod problems;
+mod promtool;
+mod security;
+mod stability;
+mod support;
