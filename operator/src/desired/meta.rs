@@ -53,7 +53,7 @@ pub(super) fn labels(cluster: &ValidCluster, part: Part) -> Map<String, Value> {
     all
 }
 
-fn version<'a>(cluster: &'a ValidCluster, part: Part) -> &'a str {
+fn version(cluster: &ValidCluster, part: Part) -> &str {
     match part.component {
         "prometheus" => &cluster.prometheus_version,
         "kube-state-metrics" => KUBE_STATE_METRICS_VERSION,
