@@ -7,6 +7,7 @@ pub mod api;
 pub mod apply;
 pub mod cluster;
 pub mod cmd;
+pub mod controllers;
 pub mod desired;
 pub mod leader;
 pub mod observe;

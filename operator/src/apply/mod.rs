@@ -48,6 +48,8 @@ pub struct Report {
     pub deleted: Vec<String>,
     /// Workloads that were made again because of an immutable field, their pods kept.
     pub recreated: Vec<String>,
+    /// Objects that somebody else had changed and that were set back, as `Kind/name`.
+    pub corrected: Vec<String>,
     /// What could not be done.
     pub faults: Vec<Fault>,
 }
@@ -164,6 +166,9 @@ impl Applier {
         let version = applied.resource_version().unwrap_or_default();
         if existing.as_ref().is_none_or(|existing| existing.version != version) {
             report.written.push(label.clone());
+            if existing.is_some() && self.done.get(&key).is_some_and(|(applied, _)| *applied == hash) {
+                report.corrected.push(label.clone());
+            }
         }
         if existing.is_none() {
             report.created.push(label);
@@ -328,11 +333,16 @@ fn live(kind: &Kind, owner: &Owner, object: &PartialObjectMeta<DynamicObject>) -
     }
 }
 
-async fn apply(api: &Api<DynamicObject>, kind: &Kind, path: &str, object: &Object) -> Result<DynamicObject, Fault> {
+async fn apply(
+    api: &Api<DynamicObject>,
+    kind: &Kind,
+    path: &str,
+    object: &Object,
+) -> Result<PartialObjectMeta<DynamicObject>, Fault> {
     // Only what is ours gets here, so a field that somebody else wrote meanwhile is taken back.
     let params = PatchParams::apply(MANAGER).force();
     let patch: Patch<&Value> = Patch::Apply(&object.0);
-    call("patch", &kind.rbac(), path, api.patch(object.name(), &params, &patch)).await
+    call("patch", &kind.rbac(), path, api.patch_metadata(object.name(), &params, &patch)).await
 }
 
 /// Deletes exactly this object; with `orphan` its pods stay and are taken up by its successor.
@@ -374,7 +384,7 @@ async fn wait_until_gone(api: &Api<DynamicObject>, kind: &Kind, path: &str, name
 
 impl Kind {
     /// For calls.
-    fn resource(&self) -> ApiResource {
+    pub(crate) fn resource(&self) -> ApiResource {
         let api_version = if self.group.is_empty() { self.version.to_owned() } else { format!("{}/{}", self.group, self.version) };
         ApiResource {
             group: self.group.to_owned(),

@@ -1,6 +1,7 @@
 //! `panoptes operator …`: what the command line calls.
 
 mod manifests;
+mod operate;
 
 use std::io::Write;
 use std::net::SocketAddr;
@@ -99,7 +100,7 @@ pub struct RbacArgs {
 /// Where there is no cluster to talk to, the HTTP address is taken, or printing fails.
 pub async fn run(args: OperatorArgs, stop: CancellationToken) -> anyhow::Result<()> {
     match args.print {
-        None => operate(args.run, stop).await,
+        None => operate::operate(args.run, stop).await,
         Some(Print::Crds(args)) => match args.output {
             None => write_out(&crds()?),
             Some(folder) => write_crds(&folder),
@@ -131,11 +132,6 @@ pub fn manifests(args: &ManifestsArgs) -> anyhow::Result<String> {
 /// Where it can't be written as YAML, which would be a mistake of ours.
 pub fn rbac(namespace: &str) -> anyhow::Result<String> {
     yaml(&[manifests::namespace_binding(namespace)])
-}
-
-async fn operate(_args: RunArgs, stop: CancellationToken) -> anyhow::Result<()> {
-    stop.cancelled().await;
-    Ok(())
 }
 
 fn yaml(objects: &[serde_json::Value]) -> anyhow::Result<String> {
