@@ -35,19 +35,20 @@ fn modifiers_move_the_time() {
     let lab = lab();
     assert_eq!(lab.at(600, r#"requests_total{job="b"} offset 1m"#), [r#"requests_total{code="200", job="b"} 1080"#]);
     assert_eq!(lab.at(600, r#"requests_total{job="b"} @ 60"#), [r#"requests_total{code="200", job="b"} 120"#]);
-    assert_eq!(lab.over(0, 20, 10, r#"requests_total{job="b"} @ end()"#), [
-        r#"requests_total{code="200", job="b"} 40@0 40@10 40@20"#
-    ]);
+    assert_eq!(
+        lab.over(0, 20, 10, r#"requests_total{job="b"} @ end()"#),
+        [r#"requests_total{code="200", job="b"} 40@0 40@10 40@20"#]
+    );
     assert_eq!(lab.at(300, r#"sum_over_time(limit{job="c"}[20s] @ 100 offset -10s)"#), [r#"{job="c"} 14"#]);
 }
 
 #[test]
 fn rates_extrapolate() {
     let lab = lab();
-    assert_eq!(lab.at(600, r#"rate(requests_total{code="200"}[1m])"#), [
-        r#"{code="200", job="a"} 1"#,
-        r#"{code="200", job="b"} 2"#
-    ]);
+    assert_eq!(
+        lab.at(600, r#"rate(requests_total{code="200"}[1m])"#),
+        [r#"{code="200", job="a"} 1"#, r#"{code="200", job="b"} 2"#]
+    );
     assert_eq!(lab.at(600, r#"increase(requests_total{job="b"}[1m])"#), [r#"{code="200", job="b"} 120"#]);
     assert_eq!(lab.at(600, r#"irate(requests_total{job="b"}[1m])"#), [r#"{code="200", job="b"} 2"#]);
     // A reset: 0 10 20 5 15, every 10 s.
@@ -57,10 +58,13 @@ fn rates_extrapolate() {
     assert!(reset.at(40, "rate(c_total[10s])").is_empty(), "one sample is not enough");
     assert_eq!(reset.notes(40, "rate(c_total[1m])"), [""; 0]);
     let gauge = Lab::new().load(10, "temperature", [1.0, 2.0]);
-    assert_eq!(gauge.notes(10, "sum(rate(temperature[1m]))"), [
-        "PromQL info: metric might not be a counter, name does not end in _total/_sum/_count/_bucket: \"temperature\" \
+    assert_eq!(
+        gauge.notes(10, "sum(rate(temperature[1m]))"),
+        [
+            "PromQL info: metric might not be a counter, name does not end in _total/_sum/_count/_bucket: \"temperature\" \
          (1:10)"
-    ]);
+        ]
+    );
 }
 
 #[test]
@@ -81,17 +85,16 @@ fn aggregations_group() {
     assert_eq!(lab.at(10, "count(limitk(2, limit))"), ["{} 2"]);
     assert_eq!(lab.at(10, "count(limit_ratio(0.5, limit) or limit_ratio(-0.5, limit))"), ["{} 3"]);
     assert_eq!(lab.over(0, 20, 10, "sum(requests_total)"), ["{} 0@0 31@10 62@20"]);
-    assert_eq!(lab.notes(10, "quantile(2, limit)"), [
-        "PromQL warning: quantile value should be between 0 and 1, got 2 (1:10)"
-    ]);
+    assert_eq!(
+        lab.notes(10, "quantile(2, limit)"),
+        ["PromQL warning: quantile value should be between 0 and 1, got 2 (1:10)"]
+    );
 }
 
 #[test]
 fn sums_are_compensated() {
-    let lab = Lab::new()
-        .load(10, r#"x{n="1"}"#, [1e100])
-        .load(10, r#"x{n="2"}"#, [1.0])
-        .load(10, r#"x{n="3"}"#, [-1e100]);
+    let lab =
+        Lab::new().load(10, r#"x{n="1"}"#, [1e100]).load(10, r#"x{n="2"}"#, [1.0]).load(10, r#"x{n="3"}"#, [-1e100]);
     assert_eq!(lab.at(0, "sum(x)"), ["{} 1"]);
     let huge = Lab::new().load(10, r#"x{n="1"}"#, [f64::MAX]).load(10, r#"x{n="2"}"#, [f64::MAX]);
     assert_eq!(huge.at(0, "avg(x)"), ["{} 1.7976931348623157e+308"]);
@@ -101,15 +104,14 @@ fn sums_are_compensated() {
 fn vectors_are_joined() {
     let lab = lab();
     assert_eq!(lab.at(10, r#"sum by (job) (requests_total) / limit"#), [r#"{job="a"} 0.11"#, r#"{job="b"} 0.4"#]);
-    assert_eq!(lab.at(10, "requests_total * on (job) group_left limit"), [
-        r#"{code="200", job="a"} 1000"#,
-        r#"{code="200", job="b"} 1000"#,
-        r#"{code="500", job="a"} 100"#
-    ]);
-    assert_eq!(lab.at(10, "limit - on (job) group_right requests_total{code=\"200\"}"), [
-        r#"{code="200", job="a"} 90"#,
-        r#"{code="200", job="b"} 30"#
-    ]);
+    assert_eq!(
+        lab.at(10, "requests_total * on (job) group_left limit"),
+        [r#"{code="200", job="a"} 1000"#, r#"{code="200", job="b"} 1000"#, r#"{code="500", job="a"} 100"#]
+    );
+    assert_eq!(
+        lab.at(10, "limit - on (job) group_right requests_total{code=\"200\"}"),
+        [r#"{code="200", job="a"} 90"#, r#"{code="200", job="b"} 30"#]
+    );
     assert_eq!(
         lab.error(10, "limit * on (job) requests_total"),
         "found duplicate series for the match group {job=\"a\"} on the right hand-side of the operation: \
@@ -123,10 +125,7 @@ fn vectors_are_joined() {
     assert_eq!(lab.at(10, "limit and on (job) requests_total{code=\"500\"}"), [r#"limit{job="a"} 100"#]);
     assert_eq!(lab.at(10, "limit unless on (job) requests_total"), [r#"limit{job="c"} 7"#]);
     assert_eq!(lab.at(10, r#"limit{job="a"} or limit{job=~"a|b"}"#), [r#"limit{job="a"} 100"#, r#"limit{job="b"} 50"#]);
-    assert_eq!(lab.at(10, r#"limit{job="a"} + fill(1) limit{job="c"}"#), [
-        r#"{job="a"} 101"#,
-        r#"{job="c"} 8"#
-    ]);
+    assert_eq!(lab.at(10, r#"limit{job="a"} + fill(1) limit{job="c"}"#), [r#"{job="a"} 101"#, r#"{job="c"} 8"#]);
 }
 
 #[test]
@@ -137,9 +136,10 @@ fn comparisons_filter_or_tell() {
     assert_eq!(lab.at(10, "limit >= bool 50"), [r#"{job="a"} 1"#, r#"{job="b"} 1"#, r#"{job="c"} 0"#]);
     assert_eq!(lab.at(10, "limit < +Inf == 7"), [r#"limit{job="c"} 7"#]);
     assert_eq!(lab.at(10, "1 > bool 2"), ["0"]);
-    assert_eq!(lab.over(0, 20, 10, r#"requests_total{job="b"} > 0"#), [
-        r#"requests_total{code="200", job="b"} 20@10 40@20"#
-    ]);
+    assert_eq!(
+        lab.over(0, 20, 10, r#"requests_total{job="b"} > 0"#),
+        [r#"requests_total{code="200", job="b"} 20@10 40@20"#]
+    );
 }
 
 #[test]
@@ -159,10 +159,14 @@ fn scalars_and_precedence() {
 #[test]
 fn subqueries_have_their_own_grid() {
     let lab = lab();
-    assert_eq!(lab.at(605, r#"requests_total{job="b"}[1m:20s]"#), [
-        r#"requests_total{code="200", job="b"} 1120@560 1160@580 1200@600"#
-    ]);
-    assert_eq!(lab.at(600, r#"max_over_time(rate(requests_total{job="b"}[1m])[5m:1m])"#), [r#"{code="200", job="b"} 2"#]);
+    assert_eq!(
+        lab.at(605, r#"requests_total{job="b"}[1m:20s]"#),
+        [r#"requests_total{code="200", job="b"} 1120@560 1160@580 1200@600"#]
+    );
+    assert_eq!(
+        lab.at(600, r#"max_over_time(rate(requests_total{job="b"}[1m])[5m:1m])"#),
+        [r#"{code="200", job="b"} 2"#]
+    );
     assert_eq!(lab.over(300, 360, 60, r#"sum_over_time(vector(1)[1m:10s])"#), ["{} 6@300 6@360"]);
 }
 
@@ -198,8 +202,10 @@ fn windows_of_all_kinds() {
     }
     assert_eq!(lab.at(40, "absent_over_time(y{a=\"b\"}[1m])"), [r#"{a="b"} 1"#]);
     assert!(lab.at(40, "absent_over_time(x[1m])").is_empty());
-    assert_eq!(lab.error(40, "double_exponential_smoothing(x[1m], 2, 0.5)"),
-        "invalid smoothing factor. Expected: 0 < sf < 1, got: 2.000000");
+    assert_eq!(
+        lab.error(40, "double_exponential_smoothing(x[1m], 2, 0.5)"),
+        "invalid smoothing factor. Expected: 0 < sf < 1, got: 2.000000"
+    );
 }
 
 #[test]
@@ -215,24 +221,31 @@ fn functions_of_values_labels_and_times() {
     assert_eq!(lab.at(10, "absent(nothing{x=\"y\"})"), [r#"{x="y"} 1"#]);
     assert!(lab.at(10, "absent(limit)").is_empty());
     assert_eq!(lab.at(10, "sort(limit)"), [r#"limit{job="c"} 7"#, r#"limit{job="b"} 50"#, r#"limit{job="a"} 100"#]);
-    assert_eq!(lab.at(10, r#"label_replace(limit{job="a"}, "x", "$1-y", "job", "(.*)")"#), [
-        r#"limit{job="a", x="a-y"} 100"#
-    ]);
+    assert_eq!(
+        lab.at(10, r#"label_replace(limit{job="a"}, "x", "$1-y", "job", "(.*)")"#),
+        [r#"limit{job="a", x="a-y"} 100"#]
+    );
     assert_eq!(lab.at(10, r#"label_join(limit{job="a"}, "x", "+", "job", "job")"#), [r#"limit{job="a", x="a+a"} 100"#]);
     assert_eq!(
         lab.error(10, r#"label_replace(limit, "job", "", "", "")"#),
         "vector cannot contain metrics with the same labelset"
     );
-    assert_eq!(lab.error(10, r#"abs({__name__=~"limit|requests_total", code!="500", job="b"} * 0 + ignoring(code) 1)"#)
-        .split(':').next(), Some("1"));
+    assert_eq!(
+        lab.error(10, r#"abs({__name__=~"limit|requests_total", code!="500", job="b"} * 0 + ignoring(code) 1)"#)
+            .split(':')
+            .next(),
+        Some("1")
+    );
 }
 
 #[test]
 fn names_that_are_dropped_may_collide() {
     let lab = Lab::new().load(10, r#"a{x="1"}"#, [1.0, 2.0]).load(10, r#"b{x="1"}"#, [1.0]);
     assert_eq!(lab.error(0, r#"abs({x="1"})"#), "vector cannot contain metrics with the same labelset");
-    assert_eq!(lab.error(0, r#"rate({x="1"}[1m])"#.replace("rate", "sum_over_time").as_str()),
-        "vector cannot contain metrics with the same labelset");
+    assert_eq!(
+        lab.error(0, r#"rate({x="1"}[1m])"#.replace("rate", "sum_over_time").as_str()),
+        "vector cannot contain metrics with the same labelset"
+    );
 }
 
 #[test]
@@ -244,24 +257,28 @@ fn classic_quantiles() {
     assert_eq!(lab.at(0, "histogram_quantile(0.75, h_bucket)"), [r#"{job="a"} 1.5"#]);
     assert_eq!(lab.at(0, "histogram_quantile(0.75, sum by (le) (h_bucket))"), ["{} 1.5"]);
     assert_eq!(lab.at(0, "histogram_fraction(0, 1, h_bucket)"), [r#"{job="a"} 0.5"#]);
-    assert_eq!(lab.at(0, r#"histogram_quantiles(h_bucket, "q", 0.5, 0.75)"#), [
-        r#"{job="a", q="0.5"} 1"#,
-        r#"{job="a", q="0.75"} 1.5"#
-    ]);
-    assert_eq!(lab.notes(0, "histogram_quantile(2, h_bucket)"), [
-        "PromQL warning: quantile value should be between 0 and 1, got 2 (1:20)"
-    ]);
+    assert_eq!(
+        lab.at(0, r#"histogram_quantiles(h_bucket, "q", 0.5, 0.75)"#),
+        [r#"{job="a", q="0.5"} 1"#, r#"{job="a", q="0.75"} 1.5"#]
+    );
+    assert_eq!(
+        lab.notes(0, "histogram_quantile(2, h_bucket)"),
+        ["PromQL warning: quantile value should be between 0 and 1, got 2 (1:20)"]
+    );
     let bad = Lab::new().load(10, "x", [1.0]);
-    assert_eq!(bad.notes(0, "histogram_quantile(0.5, x)"), [
-        "PromQL warning: bucket label \"le\" is missing or has a malformed value of \"\" (1:25)"
-    ]);
+    assert_eq!(
+        bad.notes(0, "histogram_quantile(0.5, x)"),
+        ["PromQL warning: bucket label \"le\" is missing or has a malformed value of \"\" (1:25)"]
+    );
 }
 
 #[test]
 fn info_metrics_add_labels() {
-    let lab = Lab::new()
-        .load(10, r#"up{instance="i",job="j"}"#, [1.0])
-        .load(10, r#"target_info{instance="i",job="j",version="3",os="linux"}"#, [1.0]);
+    let lab = Lab::new().load(10, r#"up{instance="i",job="j"}"#, [1.0]).load(
+        10,
+        r#"target_info{instance="i",job="j",version="3",os="linux"}"#,
+        [1.0],
+    );
     assert_eq!(lab.at(0, "info(up)"), [r#"up{instance="i", job="j", os="linux", version="3"} 1"#]);
     assert_eq!(lab.at(0, r#"info(up, {version=~".+"})"#), [r#"up{instance="i", job="j", version="3"} 1"#]);
     assert!(lab.at(0, r#"info(up, {missing=~".+"})"#).is_empty());
@@ -308,7 +325,8 @@ fn limits_and_the_end_of_patience() {
 
 #[test]
 fn deep_trees_are_evaluated_on_a_small_stack() {
-    let deep = (0..400).fold("up".to_owned(), |q, i| if i % 2 == 0 { format!("{q} + 1") } else { format!("{q} or up") });
+    let deep =
+        (0..400).fold("up".to_owned(), |q, i| if i % 2 == 0 { format!("{q} + 1") } else { format!("{q} or up") });
     let lab = Lab::new().load(10, "up", [1.0]);
     assert_eq!(lab.at(0, &deep).len(), 1);
 }

@@ -106,7 +106,11 @@ impl Exec<'_> {
             Numbers::Sum { sums } => {
                 for i in column.present.iter() {
                     if let (Some((s, c)), Some(v)) = (sums.get_mut(i), column.floats.get(i)) {
-                        if group.floats.get(i) { (*s, *c) = kahan(*v, *s, *c) } else { (*s, *c) = (*v, 0.0) }
+                        if group.floats.get(i) {
+                            (*s, *c) = kahan(*v, *s, *c);
+                        } else {
+                            (*s, *c) = (*v, 0.0);
+                        }
                         group.floats.set(i);
                     }
                 }
@@ -114,7 +118,11 @@ impl Exec<'_> {
             Numbers::Mean { means } => {
                 for i in column.present.iter() {
                     if let (Some(m), Some(v)) = (means.get_mut(i), column.floats.get(i)) {
-                        if group.floats.get(i) { m.add(*v) } else { *m = Mean::new(*v) }
+                        if group.floats.get(i) {
+                            m.add(*v);
+                        } else {
+                            *m = Mean::new(*v);
+                        }
                         group.floats.set(i);
                     }
                 }
@@ -146,7 +154,11 @@ impl Exec<'_> {
             Numbers::Variance { moments } => {
                 for i in column.present.iter() {
                     if let (Some(m), Some(v)) = (moments.get_mut(i), column.floats.get(i)) {
-                        if group.floats.get(i) { m.add(*v) } else { *m = Moments::new(*v) }
+                        if group.floats.get(i) {
+                            m.add(*v);
+                        } else {
+                            *m = Moments::new(*v);
+                        }
                         group.floats.set(i);
                     }
                 }

@@ -271,8 +271,7 @@ impl Operator {
         for i in column.occupied().iter() {
             let Some(point) = column.point(i) else { continue };
             let s = Point::Float(scalar.at(i));
-            let outcome =
-                if swapped { self.apply(s, point, false, notes) } else { self.apply(point, s, false, notes) };
+            let outcome = if swapped { self.apply(s, point, false, notes) } else { self.apply(point, s, false, notes) };
             match outcome {
                 // A comparison keeps the vector's value, also if that stands on the right.
                 Outcome::Value(_) if self.op.is_comparison() && !self.return_bool => out.copy_point(i, column),

@@ -1,5 +1,6 @@
 //! Values by columns: one series is one column over all steps of the evaluation.
 
+use model::sample::is_stale;
 use model::{FloatHistogram, Labels};
 use smallvec::SmallVec;
 use std::sync::Arc;
@@ -103,6 +104,15 @@ pub(crate) struct Column {
 pub(crate) enum Point<'a> {
     Float(f64),
     Histogram(&'a Arc<FloatHistogram>),
+}
+
+impl Point<'_> {
+    pub(crate) fn is_stale(&self) -> bool {
+        match self {
+            Self::Float(v) => is_stale(*v),
+            Self::Histogram(h) => is_stale(h.sum),
+        }
+    }
 }
 
 impl Column {

@@ -106,9 +106,7 @@ impl<'q> Exec<'q> {
         self.stop.check()?;
         match &node.kind {
             Kind::Number(v) => Ok(ScalarColumn::Constant(*v)),
-            Kind::Invariant(n) => {
-                Ok(ScalarColumn::Constant(self.scalar(n, &Grid::single(grid.start))?.first()))
-            }
+            Kind::Invariant(n) => Ok(ScalarColumn::Constant(self.scalar(n, &Grid::single(grid.start))?.first())),
             Kind::Negate(n) => Ok(self.scalar(n, grid)?.map(|v| -v)),
             Kind::Binary(b) => {
                 let (lhs, rhs) = (self.scalar(&b.lhs, grid)?, self.scalar(&b.rhs, grid)?);

@@ -303,8 +303,8 @@ impl Join<'_, '_> {
     /// The labels of the result: those of the many side, without the name if the operator changes the metric.
     fn result_labels(&self, many: &Labels, one: &Labels) -> Labels {
         let m = self.matching;
-        let drop_name = changes_metric(self.operator.op)
-            || (self.operator.return_bool && !self.exec.options.delayed_name_removal);
+        let drop_name =
+            changes_metric(self.operator.op) || (self.operator.return_bool && !self.exec.options.delayed_name_removal);
         let named = |n: &str| m.labels.iter().any(|x| x == n);
         let one_to_one = m.card == MatchCard::OneToOne;
         let kept = many.filter(|n| !(drop_name && is_metadata(n)) && (!one_to_one || named(n) == m.on));

@@ -62,12 +62,7 @@ impl Merged {
         Ok(())
     }
 
-    pub(crate) fn put_histogram(
-        &mut self,
-        slot: usize,
-        step: usize,
-        h: Arc<FloatHistogram>,
-    ) -> Result<(), QueryError> {
+    pub(crate) fn put_histogram(&mut self, slot: usize, step: usize, h: Arc<FloatHistogram>) -> Result<(), QueryError> {
         self.vacant(slot, step)?.set_histogram(step, h);
         Ok(())
     }

@@ -193,9 +193,7 @@ fn check_mode(id: FunctionId, range: &RangeArg) -> Result<(), QueryError> {
     if allowed.contains(&id) {
         return Ok(());
     }
-    let name = |id: &FunctionId| {
-        crate::parse::functions::FUNCTIONS.iter().find(|f| f.id == *id).map_or("", |f| f.name)
-    };
+    let name = |id: &FunctionId| crate::parse::functions::FUNCTIONS.iter().find(|f| f.id == *id).map_or("", |f| f.name);
     let list: Vec<&str> = allowed.iter().map(name).collect();
     Err(QueryError::execution(format!(
         "{mode} modifier can only be used with: {} - not with {}",

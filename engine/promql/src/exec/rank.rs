@@ -152,12 +152,7 @@ impl Exec<'_> {
     }
 
     #[inline(never)]
-    pub(super) fn stream_quantile(
-        &self,
-        a: &Aggregate,
-        grid: &Grid,
-        sink: &mut Sink<'_>,
-    ) -> Result<(), QueryError> {
+    pub(super) fn stream_quantile(&self, a: &Aggregate, grid: &Grid, sink: &mut Sink<'_>) -> Result<(), QueryError> {
         let (param, name) = self.param(a, grid)?;
         if let Some(node) = &a.param {
             let mut notes = self.notes.borrow_mut();

@@ -1,6 +1,6 @@
 //! Reading series: instant selectors and the samples under range selectors.
 
-use super::column::{Column, SeriesColumn, histogram_weight};
+use super::column::{Column, Point, SeriesColumn, histogram_weight};
 use super::eval::{Exec, Sink};
 use super::source::Samples;
 use super::{QueryError, Stop};
@@ -106,9 +106,9 @@ impl Exec<'_> {
         f: &mut dyn FnMut(Head, &Samples) -> Result<(), QueryError>,
     ) -> Result<(), QueryError> {
         match arg {
-            RangeArg::Selector { selector, .. } => self.read(selector, false, &mut |labels, samples| {
-                f(Head { labels, drop_name: false }, samples)
-            }),
+            RangeArg::Selector { selector, .. } => {
+                self.read(selector, false, &mut |labels, samples| f(Head { labels, drop_name: false }, samples))
+            }
             RangeArg::Subquery(s) => {
                 let inner = s.grid(grid);
                 self.subquery_series(&s.child, &inner, f)
@@ -176,7 +176,11 @@ fn keep_stats(s: &mut Samples) {
     for (_, h) in &mut s.histograms {
         let hint = match (h.reset_hint, &last) {
             (ResetHint::Unknown, Some(last)) if !is_stale(h.sum) => {
-                if detect_reset(h, last) { ResetHint::Reset } else { ResetHint::NotReset }
+                if detect_reset(h, last) {
+                    ResetHint::Reset
+                } else {
+                    ResetHint::NotReset
+                }
             }
             (hint, _) => hint,
         };
@@ -226,30 +230,24 @@ pub(super) fn instant_column(s: &Samples, selector: &Selector, grid: &Grid, look
             h += 1;
         }
         let oldest = reference.saturating_sub(lookback);
-        let float = f.checked_sub(1).and_then(|j| Some((*s.times.get(j)?, *s.floats.get(j)?, j)));
-        let histogram = h.checked_sub(1).and_then(|j| s.histograms.get(j).map(|(t, v)| (*t, v, j)));
-        let starts = |starts: &[i64], j: usize| starts.get(j).copied().unwrap_or(0);
-        match (float, histogram) {
-            (Some((t, v, j)), other) if other.is_none_or(|o| o.0 < t) => {
-                if t > oldest && !is_stale(v) {
-                    let v = match take {
-                        Take::Value => v,
-                        Take::Time => t as f64 / 1000.0,
-                        Take::Start => starts(&s.float_starts, j) as f64 / 1000.0,
-                    };
-                    column.set(i, v);
-                }
+        let float = f.checked_sub(1).and_then(|j| Some((*s.times.get(j)?, Point::Float(*s.floats.get(j)?))));
+        let histogram = h.checked_sub(1).and_then(|j| s.histograms.get(j)).map(|(t, v)| (*t, Point::Histogram(v)));
+        let newest = match (float, histogram) {
+            (Some(a), Some(b)) => Some(if a.0 > b.0 { a } else { b }),
+            (a, b) => a.or(b),
+        };
+        let Some((t, point)) = newest.filter(|(t, p)| *t > oldest && !p.is_stale()) else { continue };
+        match (take, point) {
+            (Take::Value, Point::Float(v)) => column.set(i, v),
+            (Take::Value, Point::Histogram(v)) => column.set_histogram(i, v.clone()),
+            (Take::Time, _) => column.set(i, t as f64 / 1000.0),
+            (Take::Start, _) => {
+                let (starts, j) = match point {
+                    Point::Float(_) => (&s.float_starts, f - 1),
+                    Point::Histogram(_) => (&s.histogram_starts, h - 1),
+                };
+                column.set(i, starts.get(j).copied().unwrap_or(0) as f64 / 1000.0);
             }
-            (_, Some((t, v, j))) => {
-                if t > oldest && !is_stale(v.sum) {
-                    match take {
-                        Take::Value => column.set_histogram(i, v.clone()),
-                        Take::Time => column.set(i, t as f64 / 1000.0),
-                        Take::Start => column.set(i, starts(&s.histogram_starts, j) as f64 / 1000.0),
-                    }
-                }
-            }
-            _ => {}
         }
     }
     column

@@ -16,12 +16,7 @@ pub(crate) struct Replace<'a> {
 }
 
 impl<'a> Replace<'a> {
-    pub(crate) fn new(
-        target: &'a str,
-        template: &'a str,
-        source: &'a str,
-        regex: &'a str,
-    ) -> Result<Self, QueryError> {
+    pub(crate) fn new(target: &'a str, template: &'a str, source: &'a str, regex: &'a str) -> Result<Self, QueryError> {
         let invalid = || QueryError::execution(format!("invalid regular expression in label_replace(): {regex}"));
         // The shared check refuses what RE2 would; here the groups are needed too.
         model::regex::Regex::new(regex).map_err(|_e| invalid())?;

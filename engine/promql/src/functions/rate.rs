@@ -173,10 +173,11 @@ fn histogram_increase(w: &Window<'_>, kind: Kind, notes: &mut Notes<'_>) -> Opti
         notes.tell(Note::NotCounter);
     }
     let starts = w.histogram_starts;
-    let start_reset = |i: usize| match (starts.get(i.wrapping_sub(1)), points.get(i.wrapping_sub(1)), starts.get(i), points.get(i)) {
-        (Some(ps), Some((pt, _)), Some(s), Some((t, _))) => is_start_reset(*ps, *pt, *s, *t),
-        _ => false,
-    };
+    let start_reset =
+        |i: usize| match (starts.get(i.wrapping_sub(1)), points.get(i.wrapping_sub(1)), starts.get(i), points.get(i)) {
+            (Some(ps), Some((pt, _)), Some(s), Some((t, _))) => is_start_reset(*ps, *pt, *s, *t),
+            _ => false,
+        };
     let mut base: FloatHistogram = FloatHistogram::clone(first);
     let mut is_custom = first.has_custom_buckets();
     if kind.counter
@@ -184,7 +185,8 @@ fn histogram_increase(w: &Window<'_>, kind: Kind, notes: &mut Notes<'_>) -> Opti
         && (start_reset(1) || detect_reset(second, first))
     {
         // After a reset the first one does not matter, nor does its layout.
-        base = FloatHistogram { schema: second.schema, custom_values: second.custom_values.clone(), ..Default::default() };
+        base =
+            FloatHistogram { schema: second.schema, custom_values: second.custom_values.clone(), ..Default::default() };
         is_custom = second.has_custom_buckets();
     }
     if last.has_custom_buckets() != is_custom {
@@ -287,11 +289,11 @@ pub(crate) fn instant(w: &Window<'_>, counter: bool, notes: &mut Notes<'_>) -> O
             Some(Value::Float(if counter { difference / seconds } else { difference }))
         }
         (Err(x), Err(y)) => {
-            let gauges = (x.reset_hint == ResetHint::Gauge, y.reset_hint == ResetHint::Gauge);
-            if counter && (gauges.0 || gauges.1) {
+            let gauges = [x, y].iter().filter(|h| h.reset_hint == ResetHint::Gauge).count();
+            if counter && gauges > 0 {
                 notes.tell(Note::NotCounter);
             }
-            if !counter && !(gauges.0 && gauges.1) {
+            if !counter && gauges < 2 {
                 notes.tell(Note::NotGauge);
             }
             let mut h = FloatHistogram::clone(y);
@@ -371,7 +373,8 @@ pub(crate) fn edges(w: &Window<'_>, first: usize, last: usize, counter: bool) ->
         Some(next) if smoothed && a.0 < w.start => interpolate(a, next, w.start, counter),
         _ => a.1,
     };
-    let right = if smoothed && last > 0 && b.0 > w.end { interpolate(point(last - 1)?, b, w.end, counter) } else { b.1 };
+    let right =
+        if smoothed && last > 0 && b.0 > w.end { interpolate(point(last - 1)?, b, w.end, counter) } else { b.1 };
     Some((left, right))
 }
 

@@ -10,8 +10,7 @@ use std::iter::Peekable;
 pub(crate) fn equals(a: &FloatHistogram, b: &FloatHistogram) -> bool {
     let bits = |x: f64, y: f64| x.to_bits() == y.to_bits();
     let side = |s1: &[Span], c1: &[f64], s2: &[Span], c2: &[f64]| {
-        c1.len() == c2.len()
-            && expand(s1, c1).zip(expand(s2, c2)).all(|((i, x), (j, y))| i == j && bits(x, y))
+        c1.len() == c2.len() && expand(s1, c1).zip(expand(s2, c2)).all(|((i, x), (j, y))| i == j && bits(x, y))
     };
     a.schema == b.schema
         && bits(a.count, b.count)
@@ -67,10 +66,8 @@ pub(crate) fn detect_reset(h: &FloatHistogram, previous: &FloatHistogram) -> boo
         }
         false
     };
-    fewer(
-        (&h.positive_spans, &h.positive_buckets),
-        (&previous.positive_spans, &previous.positive_buckets),
-    ) || fewer((&h.negative_spans, &h.negative_buckets), (&previous.negative_spans, &previous.negative_buckets))
+    fewer((&h.positive_spans, &h.positive_buckets), (&previous.positive_spans, &previous.positive_buckets))
+        || fewer((&h.negative_spans, &h.negative_buckets), (&previous.negative_spans, &previous.negative_buckets))
 }
 
 /// Buckets in a coarser schema.

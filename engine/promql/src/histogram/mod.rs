@@ -9,7 +9,9 @@ mod trim;
 pub(crate) use accumulator::{Accumulator, Incompatible};
 pub(crate) use buckets::{all_buckets, build, expand, text};
 pub(crate) use compare::{detect_reset, equals};
-pub(crate) use quantile::{ClassicBucket, NanNote, classic_fraction, classic_quantile, native_fraction, native_quantile};
+pub(crate) use quantile::{
+    ClassicBucket, NanNote, classic_fraction, classic_quantile, native_fraction, native_quantile,
+};
 pub(crate) use trim::trim;
 
 use model::FloatHistogram;
@@ -47,10 +49,9 @@ fn each_count(h: &mut FloatHistogram, mut f: impl FnMut(&mut f64)) {
 
 /// Drops empty buckets and joins neighbouring spans.
 pub(crate) fn compact(h: &mut FloatHistogram) {
-    for (spans, counts) in [
-        (&mut h.positive_spans, &mut h.positive_buckets),
-        (&mut h.negative_spans, &mut h.negative_buckets),
-    ] {
+    for (spans, counts) in
+        [(&mut h.positive_spans, &mut h.positive_buckets), (&mut h.negative_spans, &mut h.negative_buckets)]
+    {
         let tidy = counts.iter().all(|c| *c != 0.0)
             && spans.iter().enumerate().all(|(i, s)| s.length > 0 && (i == 0 || s.offset > 0))
             && spans.iter().map(|s| s.length as usize).sum::<usize>() == counts.len();

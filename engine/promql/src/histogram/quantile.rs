@@ -142,11 +142,7 @@ pub(crate) fn classic_fraction(lower: f64, upper: f64, buckets: &mut Vec<Classic
     let mut rank = 0.0;
     for b in buckets.iter() {
         let inside = |v: f64| {
-            if start == f64::NEG_INFINITY {
-                b.count
-            } else {
-                rank + (b.count - rank) * (v - start) / (b.upper - start)
-            }
+            if start == f64::NEG_INFINITY { b.count } else { rank + (b.count - rank) * (v - start) / (b.upper - start) }
         };
         if ranks.visit(start, b.upper, rank, inside) {
             break;
@@ -208,11 +204,8 @@ pub(crate) fn native_quantile(q: f64, h: &FloatHistogram) -> (f64, Option<NanNot
     }
     // From the nearer end, for precision; with NaN observations, which no bucket holds, always from below.
     let forward = h.sum.is_nan() || q < 0.5;
-    let (buckets, mut rank) = if forward {
-        (all_buckets(h), q * h.count)
-    } else {
-        (all_buckets_reversed(h), (1.0 - q) * h.count)
-    };
+    let (buckets, mut rank) =
+        if forward { (all_buckets(h), q * h.count) } else { (all_buckets_reversed(h), (1.0 - q) * h.count) };
     let mut count = 0.0;
     let mut bucket = Bucket { lower: 0.0, upper: 0.0, lower_inclusive: false, upper_inclusive: false, count: 0.0 };
     let mut rest = buckets.iter();

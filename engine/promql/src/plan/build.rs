@@ -4,8 +4,8 @@ use super::duration::Extent;
 use super::{Aggregate, Binary, Call, Grid, Kind, Node, Planned, RangeArg, Selector, Subquery};
 use crate::exec::{EngineOptions, QueryError, SelectHints, SelectRequest, Times};
 use crate::parse::{
-    AggregateExpr, At, BinaryExpr, BinaryOp, DurationExpr, Expr, FunctionId, RangeMode, Sign, SubqueryExpr, ValueType,
-    VectorSelector,
+    AggregateExpr, At, BinaryExpr, BinaryOp, DurationExpr, Expr, FunctionId, Gate, RangeMode, Sign, SubqueryExpr,
+    ValueType, VectorSelector,
 };
 use model::labels::METRIC_NAME;
 use model::{MatchOp, Matcher};
@@ -42,7 +42,8 @@ pub(crate) fn build(expr: &Expr, times: Times, options: &EngineOptions) -> Resul
     };
     let extent = Extent { step, range: end.saturating_sub(start) };
     let mut builder = Builder { options, start, end, extent, selects: Vec::new() };
-    let root = builder.expr(expr, Context { grid, step_hint: step, func: "", grouping: None, stats: false, buckets: false })?;
+    let root = builder
+        .expr(expr, Context { grid, step_hint: step, func: "", grouping: None, stats: false, buckets: false })?;
     Ok(Planned { root: root.wrapped(), grid, selects: builder.selects })
 }
 
@@ -202,7 +203,8 @@ impl<'a> Builder<'a> {
         let range = self.duration(s.range_ms, s.range_expr.as_deref(), false)?;
         let at = self.at(s.at);
         // The child is planned last, but its grid is needed to plan it.
-        let placeholder = Node { kind: Kind::Number(0.0), span: s.span, value_type: ValueType::Vector, injective: true };
+        let placeholder =
+            Node { kind: Kind::Number(0.0), span: s.span, value_type: ValueType::Vector, injective: true };
         let mut subquery = Subquery { child: placeholder, range, step: step.max(1), offset, at };
         let grid = subquery.grid(&cx.grid);
         check_steps(&grid)?;
@@ -277,6 +279,10 @@ impl<'a> Builder<'a> {
     }
 
     fn call(&mut self, expr: &Expr, c: &'a crate::parse::Call, cx: Context<'a>) -> Result<Built, QueryError> {
+        if c.func.gate == Gate::Extended {
+            // Refused rather than answered wrongly.
+            return Err(QueryError::execution(format!("{}() is not available in this version", c.func.name)));
+        }
         let seconds = |ms: i64| ms as f64 / 1000.0;
         let folded = match c.func.id {
             FunctionId::Start => Some(seconds(self.start)),
@@ -306,8 +312,8 @@ impl<'a> Builder<'a> {
             args.push(self.expr(arg, inner)?);
         }
         let all_invariant = args.iter().all(|a| a.invariant);
-        let pinned_timestamp =
-            c.func.id == FunctionId::Timestamp && args.iter().all(|a| a.invariant && matches!(a.node.kind, Kind::Instant(_)));
+        let pinned_timestamp = c.func.id == FunctionId::Timestamp
+            && args.iter().all(|a| a.invariant && matches!(a.node.kind, Kind::Instant(_)));
         let invariant = (all_invariant && !depends_on_time(c.func.id)) || pinned_timestamp;
         let injective = match c.func.id {
             FunctionId::LabelReplace | FunctionId::LabelJoin => false,

@@ -1,5 +1,6 @@
 //! A small laboratory: series in memory, queries as text, answers as text.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a failed test panics")]
 
 use model::Labels;
 use model::number::format_g;
@@ -72,8 +73,7 @@ fn lines(value: &QueryValue) -> Vec<String> {
         QueryValue::Matrix(all) => all
             .iter()
             .map(|s| {
-                let points: Vec<_> =
-                    s.floats.iter().map(|(t, v)| format!("{}@{}", format_g(*v), t / 1000)).collect();
+                let points: Vec<_> = s.floats.iter().map(|(t, v)| format!("{}@{}", format_g(*v), t / 1000)).collect();
                 format!("{} {}", show(&s.labels), points.join(" "))
             })
             .collect(),
