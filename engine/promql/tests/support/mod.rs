@@ -9,6 +9,7 @@ use promql::exec::memory::MemorySource;
 use promql::exec::{EngineOptions, Plan, QueryError, QueryResult, QueryValue, Stop, Times};
 use promql::parse::{Options, parse_metric};
 
+#[derive(Default)]
 pub struct Lab {
     pub source: MemorySource,
     pub options: EngineOptions,
