@@ -8,8 +8,11 @@ use rustls::{AlertDescription, CertificateError};
 use rustls_pki_types::ServerName;
 use std::error::Error;
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{self, Poll};
 use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tonic::transport::{Channel, Endpoint, Uri};
 
 /// How often an idle connection is probed. Thanos's servers refuse pings that come sooner than every 10 s.
@@ -53,7 +56,11 @@ pub struct Link(Arc<Mutex<LinkState>>);
 #[derive(Debug, Default)]
 struct LinkState {
     tls: Option<Tls>,
+    /// Why the last attempt to connect failed.
     error: Option<DialError>,
+    /// Why the last connection broke. With TLS 1.3 a server refuses a client's certificate only after the client has seen
+    /// the handshake succeed, and the HTTP library does not pass that on.
+    broken: Option<DialError>,
 }
 
 impl Link {
@@ -66,6 +73,53 @@ impl Link {
     pub fn error(&self) -> Option<DialError> {
         self.0.lock().error.clone()
     }
+
+    /// The kind of failure behind a failed call over this channel, and what happened in one sentence.
+    pub fn diagnose(&self, status: &tonic::Status) -> DialError {
+        let broken = self.0.lock().broken.clone();
+        match classify(status) {
+            Some(class) => DialError { class, message: explain(status) },
+            // The call itself only says that the connection is gone.
+            None => match broken {
+                Some(broken) if status.source().is_some() => broken,
+                _ => DialError { class: classify_status(status), message: explain(status) },
+            },
+        }
+    }
+
+    fn broke(&self, error: &io::Error) {
+        if let Some(class) = classify(error) {
+            self.0.lock().broken = Some(DialError { class, message: error.to_string() });
+        }
+    }
+}
+
+/// Runs a call, and runs it once more if the server has certainly not seen it: because it was sent on a connection that the
+/// server was just closing, as it does at a connection's age or at its own end.
+pub async fn retrying<T, F: Future<Output = Result<T, tonic::Status>>>(
+    mut call: impl FnMut() -> F,
+) -> Result<T, tonic::Status> {
+    match call().await {
+        Err(status) if unprocessed(&status) => call().await,
+        outcome => outcome,
+    }
+}
+
+fn unprocessed(status: &tonic::Status) -> bool {
+    let mut next: Option<&(dyn Error + 'static)> = status.source();
+    while let Some(e) = next {
+        if e.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_canceled) {
+            return true;
+        }
+        if let Some(h2) = e.downcast_ref::<h2::Error>() {
+            let reason = h2.reason();
+            return h2.is_remote()
+                && (h2.is_go_away() && reason == Some(h2::Reason::NO_ERROR)
+                    || reason == Some(h2::Reason::REFUSED_STREAM));
+        }
+        next = e.source();
+    }
+    false
 }
 
 /// A channel that connects when it is first used, and again when the connection is lost.
@@ -104,7 +158,7 @@ struct Dialer {
 }
 
 impl Dialer {
-    async fn dial(&self) -> Result<TokioIo<Box<dyn Stream>>, DialError> {
+    async fn dial(&self) -> Result<TokioIo<Watched>, DialError> {
         let outcome = match tokio::time::timeout(self.target.connect_timeout, self.connect()).await {
             Ok(outcome) => outcome,
             Err(_) => Err(DialError {
@@ -115,8 +169,8 @@ impl Dialer {
         let mut state = self.link.0.lock();
         match outcome {
             Ok((stream, tls)) => {
-                *state = LinkState { tls, error: None };
-                Ok(TokioIo::new(stream))
+                *state = LinkState { tls, ..LinkState::default() };
+                Ok(TokioIo::new(Watched { stream, link: self.link.clone() }))
             }
             Err(error) => {
                 state.error = Some(error.clone());
@@ -158,10 +212,52 @@ impl Dialer {
 }
 
 /// What a connection is made of.
-trait Stream: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin {}
-impl<T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin> Stream for T {}
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
-/// The kind of failure behind a failed call.
+/// A connection that remembers why it broke.
+struct Watched {
+    stream: Box<dyn Stream>,
+    link: Link,
+}
+
+impl AsyncRead for Watched {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
+        if let Poll::Ready(Err(e)) = &polled {
+            self.link.broke(e);
+        }
+        polled
+    }
+}
+
+impl AsyncWrite for Watched {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut task::Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+/// The kind of failure behind a failed call, as far as the call itself shows it; [`Link::diagnose`] knows more.
 pub fn classify_status(status: &tonic::Status) -> ErrorClass {
     use tonic::Code;
     if let Some(class) = classify(status) {
@@ -217,13 +313,13 @@ fn classify(error: &(dyn Error + 'static)) -> Option<ErrorClass> {
                 _ => {}
             }
         }
-        let text = e.to_string();
-        // The h2 crate has no type for it: what a server that speaks something else makes it say.
-        if ["frame with invalid size", "invalid connection preface", "FRAME_SIZE_ERROR", "PROTOCOL_ERROR"]
-            .iter()
-            .any(|t| text.contains(t))
-        {
-            return Some(ErrorClass::NotHttp2);
+        if let Some(h2) = e.downcast_ref::<h2::Error>() {
+            use h2::Reason;
+            // What a server makes us say that answers in another protocol; or what it says to us in so many words.
+            let other = [Reason::PROTOCOL_ERROR, Reason::FRAME_SIZE_ERROR, Reason::HTTP_1_1_REQUIRED];
+            if h2.reason().is_some_and(|r| other.contains(&r)) {
+                return Some(ErrorClass::NotHttp2);
+            }
         }
         next = e.source();
     }
