@@ -269,7 +269,11 @@ mod tests {
         let file = dir.path().join("pause");
         fs::write(&file, pause_program()).unwrap();
         fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
-        let mut child = Command::new(&file).spawn().unwrap();
+        // Another test may have forked while the file was open for writing: it is busy until that child has become its program.
+        let mut child = testkit::wait::until("the program", Duration::from_secs(5), Duration::from_millis(20), || {
+            Ok(Command::new(&file).spawn()?)
+        })
+        .unwrap();
         std::thread::sleep(Duration::from_millis(300));
         let running = child.try_wait().unwrap().is_none();
         let _ = child.kill();

@@ -24,6 +24,10 @@ const NEEDED: [(&str, &str); 9] = [
 /// # Errors
 /// When something is missing and this isn't root on a Debian-like machine; the message says what to install by hand.
 pub fn ensure() -> anyhow::Result<()> {
+    anyhow::ensure!(
+        testkit::peers::in_path("kubectl").is_some(),
+        "kubectl is not in PATH: install it (1.31 or newer; https://kubernetes.io/docs/tasks/tools/) and try again"
+    );
     let missing: Vec<&str> = NEEDED.iter().filter(|(proof, _)| !present(proof)).map(|(_, package)| *package).collect();
     if missing.is_empty() {
         return Ok(());
