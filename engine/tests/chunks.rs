@@ -1,4 +1,5 @@
 //! Chunks of a real Prometheus, decoded: every sample must be the one that Prometheus shows itself.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod common;
 

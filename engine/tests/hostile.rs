@@ -1,5 +1,5 @@
 //! A Prometheus that hangs, cuts its answer, damages it, refuses, or has only plain samples; and callers that go away.
-
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 #![allow(clippy::disallowed_methods, reason = "tests wait in real time")]
 
 mod common;

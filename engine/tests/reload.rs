@@ -1,4 +1,5 @@
 //! The reloader beside a real Prometheus: expansion, refusal, the way back to the last good configuration.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod common;
 

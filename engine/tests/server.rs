@@ -1,4 +1,5 @@
 //! The common server and the channels to it: TLS and client certificates, reload, kinds of failure, an orderly end.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 #![allow(clippy::disallowed_methods, reason = "tests wait in real time")]
 
 mod common;

@@ -19,7 +19,7 @@ impl Metrics {
     /// A registry with the metrics that every part has.
     pub fn new(component: &'static str, ready: Readiness) -> Self {
         let mut registry = Registry::default();
-        registry.register_collector(Box::new(ProcessMetrics::default()));
+        registry.register_collector(Box::new(ProcessMetrics));
         registry.register_collector(Box::new(Common { component, ready }));
         Self(Arc::new(Mutex::new(registry)))
     }

@@ -11,7 +11,7 @@ const TICKS: f64 = 100.0;
 /// Size of a page in bytes on x86-64.
 const PAGE: f64 = 4096.0;
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct ProcessMetrics;
 
 /// What `/proc` tells about this process.

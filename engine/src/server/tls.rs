@@ -140,10 +140,13 @@ impl Files {
     }
 }
 
+/// Makes a configuration from the contents of its files.
+type Build<C> = Box<dyn Fn(&Files) -> Result<C, TlsError> + Send + Sync>;
+
 /// A configuration and the files that it came from.
 struct Reloading<C> {
     paths: Vec<PathBuf>,
-    build: Box<dyn Fn(&Files) -> Result<C, TlsError> + Send + Sync>,
+    build: Build<C>,
     current: ArcSwap<C>,
     fingerprint: Mutex<[u8; 32]>,
 }

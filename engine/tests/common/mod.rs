@@ -1,4 +1,5 @@
 //! What the tests of the roles share: a sidecar in this process.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part")]
 #![allow(clippy::disallowed_methods, reason = "tests of real processes wait in real time")]
 
