@@ -305,6 +305,11 @@ fn limits_and_the_end_of_patience() {
     lab.options.max_samples = 100;
     assert_eq!(lab.run("requests_total[10m]", Times::Instant(600_000)).unwrap_err(), QueryError::TooManySamples);
     lab.options.max_samples = 0;
+    // Columns count even where they are empty.
+    lab.options.max_bytes = 1 << 20;
+    let times = Times::Range { start: 0, end: 100_000_000, step: 1000 };
+    let error = lab.run("requests_total", times).unwrap_err().to_string();
+    assert!(error.starts_with("query processing would hold more than 1048576 bytes"), "{error}");
     let stop = Stop::new();
     let plan = Plan::new("sum(requests_total)", Times::Instant(0), &lab.options).unwrap();
     stop.cancel();

@@ -1,6 +1,7 @@
 //! Aggregations that need one pass: a few numbers per group and step, whatever the number of series.
 
 use super::QueryError;
+use super::budget::Cost;
 use super::column::{Bits, Column, SeriesColumn};
 use super::eval::{Exec, Sink};
 use crate::functions::math::kahan;
@@ -75,13 +76,14 @@ impl Exec<'_> {
         }
         let mut grouping = Grouping::new(&a.grouping, a.without);
         let mut groups: Vec<Group> = Vec::new();
-        let mut weight = 0;
+        let mut held = Cost::default();
+        let cost = Cost { samples: grid.len as u64, bytes: grid.len as u64 * 24 };
         self.stream(&a.arg, grid, &mut |series| {
             let at = grouping.group(&series.labels);
             if at == groups.len() {
                 groups.push(Group::new(a.op, grid.len));
-                weight += grid.len as u64;
-                self.hold(grid.len as u64)?;
+                held += cost;
+                self.budget.hold(cost)?;
             }
             if let Some(group) = groups.get_mut(at) {
                 group.drop_name |= series.drop_name;
@@ -96,7 +98,7 @@ impl Exec<'_> {
                 sink(SeriesColumn { labels: labels.clone(), drop_name, column })?;
             }
         }
-        self.release(weight);
+        self.budget.release(held);
         Ok(())
     }
 

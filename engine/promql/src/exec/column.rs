@@ -1,5 +1,6 @@
 //! Values by columns: one series is one column over all steps of the evaluation.
 
+use super::budget::Cost;
 use model::sample::is_stale;
 use model::{FloatHistogram, Labels};
 use smallvec::SmallVec;
@@ -206,20 +207,32 @@ impl Column {
         }
     }
 
-    /// Samples held, a histogram counted by its size.
-    pub(crate) fn weight(&self) -> u64 {
-        self.present.count() as u64 + self.iter_histograms().map(|(_, h)| histogram_weight(h)).sum::<u64>()
+    /// What holding it costs.
+    pub(super) fn cost(&self) -> Cost {
+        let slots = self.floats.capacity() as u64 * 8 + self.present.0.len() as u64 * 8;
+        let mut cost = Cost { samples: self.present.count() as u64, bytes: SERIES_BYTES + slots };
+        if let Some(h) = &self.histograms {
+            cost.bytes += h.len() as u64 * 8;
+        }
+        for (_, h) in self.iter_histograms() {
+            cost += histogram_cost(h);
+        }
+        cost
     }
 }
 
-/// What a histogram counts in the sample limit: its size in 16-byte units.
-pub(crate) fn histogram_weight(h: &FloatHistogram) -> u64 {
+/// What a series takes beside its values, roughly: labels, vectors, bookkeeping.
+const SERIES_BYTES: u64 = 256;
+
+/// A histogram counts as many samples as its size has 16-byte units.
+pub(super) fn histogram_cost(h: &FloatHistogram) -> Cost {
     let words = h.positive_spans.len()
         + h.negative_spans.len()
         + h.positive_buckets.len()
         + h.negative_buckets.len()
         + h.custom_values.len();
-    (168 + 8 + 8 * words as u64) / 16
+    let bytes = 168 + 8 + 8 * words as u64;
+    Cost { samples: bytes / 16, bytes }
 }
 
 /// A series in flight.

@@ -2,6 +2,7 @@
 //! all series at once (joins, sorting, ranking) hold them.
 
 use super::annotations::Annotations;
+use super::budget::{Budget, Cost};
 use super::column::{Column, ScalarColumn, SeriesColumn};
 use super::merge::{Merged, same_labels};
 use super::options::{EngineOptions, Stop};
@@ -29,20 +30,19 @@ pub(super) struct Exec<'q> {
     pub(super) notes: RefCell<Annotations>,
     pub(super) series_read: Cell<u64>,
     pub(super) samples_read: Cell<u64>,
-    held: Cell<u64>,
-    pub(super) peak: Cell<u64>,
+    pub(super) budget: Budget,
 }
 
 /// Series that are held at once; they count against the limit until they are dropped.
 pub(super) struct Held<'e, 'q> {
     exec: &'e Exec<'q>,
-    weight: u64,
+    cost: Cost,
     pub(super) series: Vec<SeriesColumn>,
 }
 
 impl Drop for Held<'_, '_> {
     fn drop(&mut self) {
-        self.exec.release(self.weight);
+        self.exec.budget.release(self.cost);
     }
 }
 
@@ -68,35 +68,18 @@ impl<'q> Exec<'q> {
             notes: RefCell::default(),
             series_read: Cell::new(0),
             samples_read: Cell::new(0),
-            held: Cell::new(0),
-            peak: Cell::new(0),
+            budget: Budget::new(options),
         }
-    }
-
-    /// Counts samples that are now held.
-    pub(super) fn hold(&self, samples: u64) -> Result<(), QueryError> {
-        let held = self.held.get().saturating_add(samples);
-        self.held.set(held);
-        self.peak.set(self.peak.get().max(held));
-        if self.options.max_samples > 0 && held > self.options.max_samples {
-            return Err(QueryError::TooManySamples);
-        }
-        Ok(())
-    }
-
-    /// Counts samples that are held no longer.
-    pub(super) fn release(&self, samples: u64) {
-        self.held.set(self.held.get().saturating_sub(samples));
     }
 
     /// All series of a vector.
     pub(super) fn collect(&self, node: &Node, grid: &Grid) -> Result<Held<'_, 'q>, QueryError> {
-        let mut held = Held { exec: self, weight: 0, series: Vec::new() };
+        let mut held = Held { exec: self, cost: Cost::default(), series: Vec::new() };
         self.stream(node, grid, &mut |series| {
-            let weight = series.column.weight();
-            held.weight += weight;
+            let cost = series.column.cost();
+            held.cost += cost;
             held.series.push(series);
-            self.hold(weight)
+            self.budget.hold(cost)
         })?;
         Ok(held)
     }

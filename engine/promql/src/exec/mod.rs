@@ -6,6 +6,7 @@
 mod aggregate;
 pub mod annotations;
 mod binary;
+mod budget;
 pub(crate) mod calendar;
 pub(crate) mod column;
 pub mod error;
@@ -31,6 +32,7 @@ pub use source::{Samples, SelectHints, SelectRequest, SeriesSet, Source};
 
 use crate::parse::{Expr, ValueType, parse_expr};
 use crate::plan::{Kind, Planned, RangeArg, build};
+use budget::Cost;
 use column::SeriesColumn;
 use eval::{Exec, without_metadata};
 use merge::Merged;
@@ -87,7 +89,7 @@ impl Plan {
         let stats = QueryStats {
             samples_read: exec.samples_read.get(),
             series_read: exec.series_read.get(),
-            peak_samples: exec.peak.get(),
+            peak_samples: exec.budget.peak_samples(),
         };
         Ok(QueryResult { value, annotations: exec.notes.into_inner(), stats })
     }
@@ -158,7 +160,8 @@ impl Plan {
             let mut series = Series { labels, floats: Vec::new(), histograms: window.histograms.to_vec() };
             series.floats = range::raw_floats(&window)?;
             if !series.floats.is_empty() || !series.histograms.is_empty() {
-                exec.hold(series.floats.len() as u64 + series.histograms.len() as u64)?;
+                let samples = (series.floats.len() + series.histograms.len()) as u64;
+                exec.budget.hold(Cost { samples, bytes: samples * 16 })?;
                 all.push(series);
             }
             Ok(())

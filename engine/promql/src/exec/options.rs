@@ -11,6 +11,8 @@ pub struct EngineOptions {
     pub lookback_ms: i64,
     /// Samples that a query may hold at once; 0 = unlimited. A histogram counts as its size in 16-byte units.
     pub max_samples: u64,
+    /// Bytes that a query may hold at once (decoded samples, columns, groups); 0 = unlimited.
+    pub max_bytes: u64,
     /// Step of subqueries that don't name one, milliseconds.
     pub default_subquery_step_ms: i64,
     /// `promql-delayed-name-removal`: `__name__` is dropped at the end of the query.
@@ -28,6 +30,7 @@ impl Default for EngineOptions {
         Self {
             lookback_ms: 300_000,
             max_samples: 50_000_000,
+            max_bytes: 1 << 30,
             default_subquery_step_ms: 60_000,
             delayed_name_removal: false,
             start_timestamps: false,

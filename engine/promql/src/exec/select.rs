@@ -1,6 +1,7 @@
 //! Reading series: instant selectors and the samples under range selectors.
 
-use super::column::{Column, Point, SeriesColumn, histogram_weight};
+use super::budget::Cost;
+use super::column::{Column, Point, SeriesColumn, histogram_cost};
 use super::eval::{Exec, Sink};
 use super::source::Samples;
 use super::{QueryError, Stop};
@@ -61,11 +62,14 @@ impl Exec<'_> {
             if samples.is_empty() {
                 continue;
             }
-            let histograms: u64 = samples.histograms.iter().map(|(_, h)| histogram_weight(h)).sum();
-            let weight = samples.times.len() as u64 + histograms;
-            self.hold(weight)?;
+            let floats = samples.times.len() as u64;
+            let mut cost = Cost { samples: floats, bytes: floats * 16 };
+            for (_, h) in &samples.histograms {
+                cost += histogram_cost(h);
+            }
+            self.budget.hold(cost)?;
             f(labels, &samples)?;
-            self.release(weight);
+            self.budget.release(cost);
         }
         for warning in set.warnings() {
             self.notes.borrow_mut().add_source_warning(warning);
@@ -128,10 +132,10 @@ impl Exec<'_> {
         }
         self.stream(child, inner, &mut |series| {
             samples_of(&series, inner, &mut samples);
-            let weight = series.column.weight();
-            self.hold(weight)?;
+            let cost = series.column.cost();
+            self.budget.hold(cost)?;
             f(Head { labels: series.labels, drop_name: series.drop_name }, &samples)?;
-            self.release(weight);
+            self.budget.release(cost);
             Ok(())
         })
     }

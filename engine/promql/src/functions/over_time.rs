@@ -319,7 +319,7 @@ fn regression(w: &Window<'_>, at: i64) -> Option<(f64, f64)> {
     }
     let mut sums = [(0.0, 0.0); 4];
     for (t, y) in w.times.iter().zip(w.floats) {
-        let x = (t - at) as f64 / 1e3;
+        let x = t.saturating_sub(at) as f64 / 1e3;
         for (sum, v) in sums.iter_mut().zip([x, *y, x * y, x * x]) {
             *sum = kahan(v, sum.0, sum.1);
         }
