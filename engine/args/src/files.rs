@@ -18,6 +18,15 @@ pub const RULE_SLOTS: usize = 8;
 /// Key of the object store's configuration in the `<cr>-objstore` Secret.
 pub const OBJSTORE: &str = "objstore.yml";
 
+/// Feeds one rule file into the hash over all of them (sorted by path), as Thanos does: no path or text contains the
+/// byte 0xff. `path` is absolute, as Prometheus sees it.
+pub fn hash_rule_file(path: &[u8], text: &[u8], mut update: impl FnMut(&[u8])) {
+    update(&[0xff]);
+    update(path);
+    update(&[0xff]);
+    update(text);
+}
+
 /// Content hash as the state document and the operator write it: lower-case hex of SHA-256.
 pub fn hex(digest: &[u8]) -> String {
     use std::fmt::Write;

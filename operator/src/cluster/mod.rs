@@ -11,6 +11,7 @@ mod problem;
 mod rule_file;
 mod scrape;
 mod secrets;
+mod template;
 
 use std::collections::BTreeMap;
 

@@ -111,6 +111,9 @@ pub(crate) fn parse(text: &str, options: &Options) -> Result<(), String> {
         if !groups.insert(&group.name) {
             return Err(format!("group {:?} is there twice", group.name));
         }
+        if group.labels.iter().flatten().any(|(name, _)| name == "__name__" || name.is_empty()) {
+            return Err(format!("group {:?}: \"__name__\" and \"\" can't be set as labels", group.name));
+        }
         for duration in [&group.interval, &group.query_offset].into_iter().flatten() {
             is_duration(duration).map_err(|e| format!("group {:?}: {e}", group.name))?;
         }
@@ -129,7 +132,9 @@ fn rule(rule: &Rule, options: &Options) -> Result<(), String> {
         (Some(_), None) if rule.annotations.is_some() => {
             return Err("a recording rule takes no annotations".to_owned());
         }
-        (Some(name), None) if !is_metric_name(name) => return Err(format!("record {name:?} is no metric name")),
+        (Some(name), None) if name.is_empty() || name.contains(['{', '}']) => {
+            return Err(format!("record {name:?} is no metric name"));
+        }
         (None, Some(name)) if name.is_empty() => return Err("the alert has no name".to_owned()),
         (Some(_), None) | (None, Some(_)) => {}
         _ => return Err("it needs exactly one of record and alert".to_owned()),
@@ -141,6 +146,14 @@ fn rule(rule: &Rule, options: &Options) -> Result<(), String> {
         if label == "__name__" || label.is_empty() {
             return Err(format!("{label:?} can't be set as a label"));
         }
+    }
+    if rule.alert.is_some() {
+        for (name, text) in rule.labels.iter().chain(&rule.annotations).flatten() {
+            super::template::check(text).map_err(|e| format!("the template of {name:?} is wrong: {e}"))?;
+        }
+    }
+    if let Some(name) = rule.annotations.iter().flatten().map(|(name, _)| name).find(|name| name.is_empty()) {
+        return Err(format!("{name:?} can't be set as an annotation"));
     }
     let expr = match &rule.expr {
         serde_json::Value::String(text) => text.clone(),
@@ -156,10 +169,4 @@ fn expression(text: &str, options: &Options) -> Result<(), String> {
 
 fn is_duration(text: &str) -> Result<(), String> {
     duration_millis(text).map(drop).ok_or_else(|| format!("{text:?} is no duration"))
-}
-
-fn is_metric_name(name: &str) -> bool {
-    let mut chars = name.chars();
-    let first = |c: char| c.is_ascii_alphabetic() || matches!(c, '_' | ':');
-    chars.next().is_some_and(first) && chars.all(|c| first(c) || c.is_ascii_digit())
 }

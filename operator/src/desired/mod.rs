@@ -54,6 +54,12 @@ pub fn links_revision(cluster: &ValidCluster) -> String {
     endpoints::links(cluster).revision
 }
 
+/// Hash over the rule files, as a sidecar whose Prometheus has loaded them reports it.
+#[must_use]
+pub fn rules_hash(cluster: &ValidCluster) -> String {
+    rules::hash(cluster)
+}
+
 /// Lower-case hex of SHA-256: the form of every hash in status and state documents.
 #[must_use]
 pub fn hash(bytes: &[u8]) -> String {

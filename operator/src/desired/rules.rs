@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 
 use args::files::RULE_SLOTS;
 use serde_json::{Map, Value, json};
+use sha2::{Digest as _, Sha256};
 
 use crate::api::ScrapeJob;
 use crate::cluster::{ConditionType, Problem, Reason, ValidCluster};
 
-use super::configuration::has_job;
+use super::configuration::{RULES_DIR, has_job};
 use super::{Object, meta, names, prometheus, slots};
 
 const BUILTIN: &str = include_str!("builtin-rules.yaml");
@@ -51,6 +52,18 @@ pub(super) fn too_large(cluster: &ValidCluster) -> Option<Problem> {
             left.len()
         ),
     ))
+}
+
+/// Hash over the rule files that Prometheus should evaluate, as sidecars report it.
+pub(super) fn hash(cluster: &ValidCluster) -> String {
+    let files = files(cluster);
+    let (placed, _) = spread(&files);
+    let mut hash = Sha256::new();
+    for (name, text) in files.iter().filter(|(name, _)| placed.contains_key(*name)) {
+        let path = format!("{RULES_DIR}/{name}");
+        args::files::hash_rule_file(path.as_bytes(), text.as_bytes(), |bytes| hash.update(bytes));
+    }
+    args::files::hex(&hash.finalize())
 }
 
 /// The ConfigMaps.

@@ -199,9 +199,11 @@ fn rule_files_are_left_out_one_by_one() {
         ("expr.yaml", file("{record: a, expr: 'sum(up'}"), "parse error"),
         ("type.yaml", file("{record: a, expr: 'rate(up)'}"), "expected type range vector"),
         ("both.yaml", file("{record: a, alert: b, expr: up}"), "exactly one"),
-        ("name.yaml", file("{record: 'a b', expr: up}"), "no metric name"),
+        ("name.yaml", file("{record: 'a{}', expr: up}"), "no metric name"),
         ("for.yaml", file("{alert: a, expr: up, for: soon}"), "no duration"),
         ("experimental.yaml", file("{record: a, expr: 'limitk(1, up)'}"), "experimental"),
+        ("template.yaml", file("{alert: a, expr: up, annotations: {summary: '{{ $label.x }}'}}"), "$label is not defined"),
+        ("label.yaml", file("{alert: a, expr: up, labels: {__name__: x}}"), "__name__"),
         ("twice.yaml", "groups: [{name: g}, {name: g}]".to_owned(), "there twice"),
     ];
     let mut observed = world(&wish(json!({})));

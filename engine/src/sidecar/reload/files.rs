@@ -1,6 +1,6 @@
 //! Files of the reloader: reading what should be loaded, writing it for Prometheus.
 
-use args::files::{CONFIG_SLOTS, hex};
+use args::files::{CONFIG_SLOTS, hash_rule_file, hex};
 use flate2::read::GzDecoder;
 use sha2::{Digest, Sha256};
 use std::fs;
@@ -119,11 +119,8 @@ pub(crate) fn hash_rules(dirs: &[PathBuf]) -> Result<String, FileError> {
     files.sort();
     let mut hash = Sha256::new();
     for file in files {
-        // As Thanos does; no path or text contains the byte 0xff.
-        hash.update([0xff]);
-        hash.update(file.as_os_str().as_encoded_bytes());
-        hash.update([0xff]);
-        hash.update(read(&file)?);
+        let text = read(&file)?;
+        hash_rule_file(file.as_os_str().as_encoded_bytes(), &text, |bytes| hash.update(bytes));
     }
     Ok(hex(&hash.finalize()))
 }
