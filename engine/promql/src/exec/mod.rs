@@ -30,6 +30,7 @@ pub use options::{EngineOptions, Stop, Times};
 pub use result::{QueryResult, QueryStats, QueryValue, Series, VectorSample};
 pub use source::{Samples, SelectHints, SelectRequest, SeriesSet, Source};
 
+use crate::functions::window::Falls;
 use crate::parse::{Expr, ValueType, parse_expr};
 use crate::plan::{Kind, Planned, RangeArg, build};
 use budget::Cost;
@@ -155,7 +156,8 @@ impl Plan {
         let grid = &self.planned.grid;
         let mut all: Vec<Series> = Vec::new();
         exec.read_range(arg, grid, &mut |head, samples| {
-            let window = exec.slider(arg, samples).at(grid.start, arg.reference(grid.start));
+            let falls = Falls::default();
+            let window = exec.slider(arg, samples, &falls).at(grid.start, arg.reference(grid.start));
             let labels = if head.drop_name { without_metadata(&head.labels) } else { head.labels };
             let mut series = Series { labels, floats: Vec::new(), histograms: window.histograms.to_vec() };
             series.floats = range::raw_floats(&window)?;

@@ -7,7 +7,7 @@ use super::source::Samples;
 use crate::functions::label::absent_labels;
 use crate::functions::over_time as over;
 use crate::functions::rate::{self, extrapolated};
-use crate::functions::window::{Notes, Value, Window};
+use crate::functions::window::{Falls, Notes, Value, Window};
 use crate::parse::{FunctionId, RangeMode};
 use crate::plan::{Call, Grid, Kind, Node, RangeArg};
 use model::Labels;
@@ -44,12 +44,17 @@ impl Exec<'_> {
         // As in Prometheus a note on the quantile is put on the first argument, others on the range.
         let span = call.args.first().map_or(node.span, |a| a.span);
         let mut buffer = Vec::new();
+        let mut falls = Falls::default();
+        let counts = matches!(id, FunctionId::Rate | FunctionId::Increase) && range.mode() == RangeMode::Plain;
         self.read_range(range, grid, &mut |head, samples| {
+            if counts {
+                falls.find(&samples.floats);
+            }
             let mut column = Column::empty(grid.len);
             {
                 let mut notes = self.notes.borrow_mut();
                 let mut notes = Notes::new(&mut notes, &head.labels, span);
-                self.each_window(range, grid, samples, |i, w| {
+                self.each_window(range, grid, samples, &falls, |i, w| {
                     let value = match id {
                         FunctionId::QuantileOverTime => {
                             let (q, span) = params.first().ok_or_else(|| unexpected("no quantile"))?;
@@ -116,7 +121,7 @@ impl Exec<'_> {
     ) -> Result<(), QueryError> {
         let mut missing = Bits::all(grid.len);
         self.read_range(range, grid, &mut |_, samples: &Samples| {
-            self.each_window(range, grid, samples, |i, _| {
+            self.each_window(range, grid, samples, &Falls::default(), |i, _| {
                 missing.clear(i);
                 Ok(())
             })

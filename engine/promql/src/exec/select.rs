@@ -6,7 +6,7 @@ use super::eval::{Exec, Sink};
 use super::source::Samples;
 use super::{QueryError, Stop};
 use crate::functions::rate::{interpolate, interpolate_histogram};
-use crate::functions::window::{Note, Notes, Slider, Window, samples_of};
+use crate::functions::window::{Falls, Note, Notes, Slider, Window, samples_of};
 use crate::histogram::detect_reset;
 use crate::parse::{RangeMode, Span};
 use crate::plan::{Grid, Node, RangeArg, Selector};
@@ -141,8 +141,8 @@ impl Exec<'_> {
     }
 
     /// A slider over the windows of `arg`.
-    pub(super) fn slider<'a>(&self, arg: &RangeArg, samples: &'a Samples) -> Slider<'a> {
-        Slider::new(samples, arg.range(), arg.mode(), self.options.lookback_ms)
+    pub(super) fn slider<'a>(&self, arg: &RangeArg, samples: &'a Samples, falls: &'a Falls) -> Slider<'a> {
+        Slider::new(samples, falls, arg.range(), arg.mode(), self.options.lookback_ms)
     }
 
     /// Calls `f` with the window of each step.
@@ -151,9 +151,10 @@ impl Exec<'_> {
         arg: &RangeArg,
         grid: &Grid,
         samples: &Samples,
+        falls: &Falls,
         mut f: impl FnMut(usize, &Window<'_>) -> Result<(), QueryError>,
     ) -> Result<(), QueryError> {
-        let mut slider = self.slider(arg, samples);
+        let mut slider = self.slider(arg, samples, falls);
         let stop: &Stop = self.stop;
         let mut seen = 0usize;
         for i in 0..grid.len {
@@ -260,7 +261,8 @@ pub(super) fn instant_column(s: &Samples, selector: &Selector, grid: &Grid, look
 /// The value at each step on the line between its neighbours within one lookback on both sides.
 fn smoothed_column(s: &Samples, selector: &Selector, grid: &Grid, lookback: i64, notes: &mut Notes<'_>) -> Column {
     let mut column = Column::empty(grid.len);
-    let mut slider = Slider::new(s, lookback.saturating_mul(2), RangeMode::Plain, 0);
+    let falls = Falls::default();
+    let mut slider = Slider::new(s, &falls, lookback.saturating_mul(2), RangeMode::Plain, 0);
     for i in 0..grid.len {
         let t = selector.reference(grid.time(i));
         let w = slider.at(t, t.saturating_add(lookback));

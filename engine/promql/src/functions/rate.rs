@@ -51,12 +51,8 @@ pub(crate) fn extrapolated(w: &Window<'_>, kind: Kind, notes: &mut Notes<'_>) ->
 /// Adds to "last minus first" what was lost when the counter fell on the way.
 fn with_float_resets(mut result: f64, w: &Window<'_>, notes: &mut Notes<'_>) -> f64 {
     if w.float_starts.is_empty() {
-        for pair in w.floats.windows(2) {
-            if let [previous, current] = pair
-                && current < previous
-            {
-                result += previous;
-            }
+        for before in w.peaks {
+            result += before;
         }
         return result;
     }

@@ -38,6 +38,8 @@ pub(crate) struct Window<'a> {
     pub(crate) float_starts: &'a [i64],
     /// Start times of `histograms`.
     pub(crate) histogram_starts: &'a [i64],
+    /// The values of the window just before a fall, if falls were asked for.
+    pub(crate) peaks: &'a [f64],
 }
 
 impl Window<'_> {
@@ -129,9 +131,35 @@ impl Cursor {
     }
 }
 
+/// Where floats fall, found once per series: windows overlap, and most of them have no fall at all.
+#[derive(Default)]
+pub(crate) struct Falls {
+    /// Indexes of the lower values.
+    at: Vec<usize>,
+    /// The values before them.
+    peaks: Vec<f64>,
+}
+
+impl Falls {
+    pub(crate) fn find(&mut self, floats: &[f64]) {
+        self.at.clear();
+        self.peaks.clear();
+        for (i, pair) in floats.windows(2).enumerate() {
+            if let [before, after] = pair
+                && after < before
+            {
+                self.at.push(i + 1);
+                self.peaks.push(*before);
+            }
+        }
+    }
+}
+
 /// Slides windows over the samples of a series.
 pub(crate) struct Slider<'a> {
     samples: &'a Samples,
+    falls: &'a Falls,
+    falling: Cursor,
     floats: Cursor,
     histograms: Cursor,
     range: i64,
@@ -140,8 +168,9 @@ pub(crate) struct Slider<'a> {
 }
 
 impl<'a> Slider<'a> {
-    pub(crate) fn new(samples: &'a Samples, range: i64, mode: RangeMode, lookback: i64) -> Self {
-        Self { samples, floats: Cursor::default(), histograms: Cursor::default(), range, mode, lookback }
+    pub(crate) fn new(samples: &'a Samples, falls: &'a Falls, range: i64, mode: RangeMode, lookback: i64) -> Self {
+        let [falling, floats, histograms] = Default::default();
+        Self { samples, falls, falling, floats, histograms, range, mode, lookback }
     }
 
     /// The window that ends at `end`, evaluated at `t`; ends never go back.
@@ -157,6 +186,9 @@ impl<'a> Slider<'a> {
         let time = |i: usize| s.histograms.get(i).map_or(i64::MAX, |h| h.0);
         self.histograms.advance(s.histograms.len(), time, after, until);
         let (f, h) = (self.floats.from..self.floats.to, self.histograms.from..self.histograms.to);
+        // A fall belongs to the window if both values do.
+        let at = |i: usize| self.falls.at.get(i).map_or(i64::MAX, |at| *at as i64);
+        self.falling.advance(self.falls.at.len(), at, f.start as i64, f.end as i64 - 1);
         Window {
             t,
             start,
@@ -167,6 +199,7 @@ impl<'a> Slider<'a> {
             histograms: s.histograms.get(h.clone()).unwrap_or_default(),
             float_starts: s.float_starts.get(f).unwrap_or_default(),
             histogram_starts: s.histogram_starts.get(h).unwrap_or_default(),
+            peaks: self.falls.peaks.get(self.falling.from..self.falling.to).unwrap_or_default(),
         }
     }
 }
@@ -203,10 +236,28 @@ mod tests {
         for t in [0, 10, 20, 30] {
             s.push(t, t as f64);
         }
-        let mut slider = Slider::new(&s, 20, RangeMode::Plain, 100);
+        let falls = Falls::default();
+        let mut slider = Slider::new(&s, &falls, 20, RangeMode::Plain, 100);
         assert_eq!(slider.at(20, 20).times, [10, 20]);
         assert_eq!(slider.at(25, 25).times, [10, 20]);
         assert_eq!(slider.at(30, 30).times, [20, 30]);
         assert!(slider.at(60, 60).times.is_empty());
+    }
+
+    #[test]
+    fn falls_follow_the_window() {
+        let mut s = Samples::default();
+        for (t, v) in [(0, 1.0), (10, 5.0), (20, 2.0), (30, 3.0), (40, 1.0), (50, 9.0)] {
+            s.push(t, v);
+        }
+        let mut falls = Falls::default();
+        falls.find(&s.floats);
+        let mut slider = Slider::new(&s, &falls, 30, RangeMode::Plain, 0);
+        let mut peaks = |t| slider.at(t, t).peaks.to_vec();
+        assert!(peaks(10).is_empty());
+        assert_eq!(peaks(20), [5.0]);
+        assert_eq!(peaks(30), [5.0]);
+        assert_eq!(peaks(40), [3.0], "the value before the first fall is outside");
+        assert_eq!(peaks(60), [3.0; 0], "and so is that before the second");
     }
 }
