@@ -6,3 +6,5 @@ mod histogram;
 pub mod parse;
 mod plan;
 pub mod promqltest;
+
+pub use histogram::{Bucket, all_buckets as histogram_buckets};

@@ -156,95 +156,42 @@ impl Fanout {
         })
     }
 
-    /// All label names, sorted.
-    pub async fn label_names(&self, select: &Select) -> Result<(Vec<String>, Vec<String>), Failed> {
-        let body = |store: &Store| LabelNamesRequest {
-            partial_response_disabled: !select.terms.partial,
-            partial_response_strategy: strategy(select.terms.partial).into(),
-            start: select.mint,
-            end: select.maxt,
-            matchers: proto::matchers::encode(&store.guarded(&select.matchers)),
-            without_replica_labels: select.without.clone(),
-            limit: wire_limit(select.limit),
-            ..Default::default()
-        };
-        self.labels(select, "LabelNames", async |store| {
-            let response = store.client().label_names(store.request(body(&store))).await?.into_inner();
-            Ok((response.names, response.warnings))
-        })
-        .await
-    }
-
-    /// All values of a label, sorted.
-    pub async fn label_values(&self, label: &str, select: &Select) -> Result<(Vec<String>, Vec<String>), Failed> {
-        let body = |store: &Store| LabelValuesRequest {
-            label: label.to_owned(),
-            partial_response_disabled: !select.terms.partial,
-            partial_response_strategy: strategy(select.terms.partial).into(),
-            start: select.mint,
-            end: select.maxt,
-            matchers: proto::matchers::encode(&store.guarded(&select.matchers)),
-            without_replica_labels: select.without.clone(),
-            limit: wire_limit(select.limit),
-            ..Default::default()
-        };
-        self.labels(select, "LabelValues", async |store| {
-            let response = store.client().label_values(store.request(body(&store))).await?.into_inner();
-            Ok((response.values, response.warnings))
-        })
-        .await
-    }
-
-    async fn labels<F>(
-        &self,
-        select: &Select,
-        method: &'static str,
-        call: F,
-    ) -> Result<(Vec<String>, Vec<String>), Failed>
-    where
-        F: AsyncFn(Arc<Store>) -> Result<(Vec<String>, Vec<String>), tonic::Status>,
-    {
-        let Targets { stores, mut warnings } =
-            self.targets(&select.matchers, select.mint, select.maxt, select.terms.partial)?;
+    /// All label names, or all values of one label; sorted. With them what is missing.
+    pub async fn labels(&self, asked: &LabelCall, select: &Select) -> Result<(Vec<String>, Vec<String>), Failed> {
+        let partial = select.terms.partial;
+        let Targets { stores, mut warnings } = self.targets(&select.matchers, select.mint, select.maxt, partial)?;
         let timeout = self.deadlines(&select.terms).frame;
-        let calls = stores.into_iter().map(async |store| {
-            self.begin("unary", method);
-            let answer = tokio::time::timeout(timeout, call(Arc::clone(&store))).await;
-            let answer = match answer {
-                Ok(Ok(found)) => {
-                    self.end("unary", method, tonic::Code::Ok);
-                    Ok(found)
-                }
-                Ok(Err(status)) => {
-                    self.end("unary", method, status.code());
-                    Err(client::explain(&status))
-                }
-                Err(_) => {
-                    self.end("unary", method, tonic::Code::DeadlineExceeded);
-                    Err(format!("no answer within {timeout:?}"))
-                }
-            };
-            (store, answer)
-        });
+        // Dropped with this future: then all calls end.
+        let mut calls = JoinSet::new();
+        for store in stores {
+            let (me, asked, select) = (self.clone(), asked.clone(), select.clone());
+            calls.spawn(async move {
+                me.begin("unary", asked.method());
+                let answer = tokio::time::timeout(timeout, asked.call(&store, &select)).await;
+                let (code, answer) = match answer {
+                    Ok(Ok(found)) => (tonic::Code::Ok, Ok(found)),
+                    Ok(Err(status)) => (status.code(), Err(client::explain(&status))),
+                    Err(_) => (tonic::Code::DeadlineExceeded, Err(format!("no answer within {timeout:?}"))),
+                };
+                me.end("unary", asked.method(), code);
+                (store, answer)
+            });
+        }
         let mut all = BTreeSet::new();
-        for (store, answer) in futures::future::join_all(calls).await {
-            match answer {
+        while let Some(ended) = calls.join_next().await {
+            let (store, answer) = ended.map_err(|e| Failed(format!("a label call ended abnormally: {e}")))?;
+            let (said, strict) = match answer {
                 Ok((found, said)) => {
                     all.extend(found);
-                    for w in said {
-                        if !select.terms.partial {
-                            return Err(Failed(format!("store {}: {w}", store.name())));
-                        }
-                        push_warning(&mut warnings, format!("store {}: {w}", store.name()));
-                    }
+                    (said.into_iter().map(|w| format!("store {}: {w}", store.name())).collect(), false)
                 }
-                Err(reason) => {
-                    let text = format!("no answer from store {}: {reason}", store.name());
-                    if !select.terms.partial || store.source.strict {
-                        return Err(Failed(text));
-                    }
-                    push_warning(&mut warnings, text);
+                Err(reason) => (vec![format!("no answer from store {}: {reason}", store.name())], store.source.strict),
+            };
+            for text in said {
+                if strict || !partial {
+                    return Err(Failed(text));
                 }
+                push_warning(&mut warnings, text);
             }
         }
         let mut all: Vec<String> = all.into_iter().collect();
@@ -262,6 +209,61 @@ impl Fanout {
         let grpc_code = format!("{code:?}");
         let labels = Handled { grpc_type, grpc_service: "thanos.Store", grpc_method, grpc_code };
         self.handled.get_or_create(&labels).inc();
+    }
+}
+
+/// A call that answers with strings.
+#[derive(Clone, Debug)]
+pub enum LabelCall {
+    /// Names of labels.
+    Names,
+    /// Values of this label.
+    Values(String),
+}
+
+impl LabelCall {
+    fn method(&self) -> &'static str {
+        match self {
+            Self::Names => "LabelNames",
+            Self::Values(_) => "LabelValues",
+        }
+    }
+
+    async fn call(&self, store: &Store, select: &Select) -> Result<(Vec<String>, Vec<String>), tonic::Status> {
+        let matchers = proto::matchers::encode(&store.guarded(&select.matchers));
+        let (partial_response_disabled, strategy) = (!select.terms.partial, strategy(select.terms.partial).into());
+        let (start, end, limit) = (select.mint, select.maxt, wire_limit(select.limit));
+        match self {
+            Self::Names => {
+                let body = LabelNamesRequest {
+                    partial_response_disabled,
+                    partial_response_strategy: strategy,
+                    start,
+                    end,
+                    matchers,
+                    without_replica_labels: select.without.clone(),
+                    limit,
+                    ..Default::default()
+                };
+                let answer = store.client().label_names(store.request(body)).await?.into_inner();
+                Ok((answer.names, answer.warnings))
+            }
+            Self::Values(label) => {
+                let body = LabelValuesRequest {
+                    label: label.clone(),
+                    partial_response_disabled,
+                    partial_response_strategy: strategy,
+                    start,
+                    end,
+                    matchers,
+                    without_replica_labels: select.without.clone(),
+                    limit,
+                    ..Default::default()
+                };
+                let answer = store.client().label_values(store.request(body)).await?.into_inner();
+                Ok((answer.values, answer.warnings))
+            }
+        }
     }
 }
 

@@ -1,11 +1,92 @@
 //! The querier: PromQL over all stores, deduplicated; itself a store.
 
 pub mod address;
+pub mod api;
 pub mod dedup;
 pub mod endpoints;
+pub mod eval;
 pub mod fanout;
+pub mod grpc;
 pub mod merge;
+pub mod metrics;
 pub mod samples;
 pub mod series;
 pub mod store;
 pub mod wanted;
+
+use crate::server::{self, Context, RECEIVE_MAX, Service};
+use crate::storeapi::Limits;
+use address::{Dns, SystemDns};
+use anyhow::Context as _;
+use args::QueryArgs;
+use args::state::State;
+use endpoints::Endpoints;
+use eval::Evaluator;
+use fanout::Fanout;
+use grpc::QueryStore;
+use model::world::World;
+use proto::info::info_server::InfoServer;
+use proto::thanos::store_server::StoreServer;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+use tonic::codec::CompressionEncoding::Gzip;
+
+/// How long the start waits for endpoints that do not answer.
+const SETTLE: Duration = Duration::from_secs(30);
+
+/// Runs a querier until `shutdown`.
+pub async fn run(args: QueryArgs, world: World, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let dns = Arc::new(SystemDns::new().context("can't read the resolver's settings")?);
+    run_with(args, world, dns, shutdown).await
+}
+
+/// The same with another way to look names up.
+pub async fn run_with(
+    args: QueryArgs,
+    world: World,
+    dns: Arc<dyn Dns>,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    let context = Context::new("query", world.clone());
+    let loader = wanted::Loader::new(&args)?;
+    let endpoints = Endpoints::new(&args, world.clone(), dns, &context.metrics);
+    let response_timeout = args.response_timeout.duration();
+    let fanout = Fanout::new(Arc::clone(&endpoints), world.clone(), response_timeout, &context.metrics);
+    let evaluator = Evaluator::new(&args, fanout.clone(), world.clone(), &context.metrics)?;
+    context.metrics.register_collector(metrics::Connections(Arc::clone(&endpoints)));
+    let limits = Limits::new(args.limit_series, args.limit_samples, &context.metrics);
+    let store = QueryStore::new(fanout, limits, args.timeout.duration());
+    let grpc = tonic::service::Routes::new(
+        StoreServer::new(store.clone())
+            .max_decoding_message_size(RECEIVE_MAX)
+            .max_encoding_message_size(usize::MAX)
+            .accept_compressed(Gzip),
+    )
+    .add_service(InfoServer::new(store).max_decoding_message_size(RECEIVE_MAX).accept_compressed(Gzip));
+    let bound = server::bind(&args.server).await?;
+
+    let stop = shutdown.child_token();
+    let follow = Arc::clone(&endpoints).follow(loader, args.sd_reload_interval.duration());
+    let (following, settling) = (stop.clone(), stop.clone());
+    tokio::spawn(async move {
+        tokio::select! {
+            () = follow => {}
+            () = following.cancelled() => {}
+        }
+    });
+    let (watched, ready) = (Arc::clone(&endpoints), context.ready.clone());
+    tokio::spawn(async move {
+        tokio::select! {
+            () = watched.settled(SETTLE) => ready.ready(),
+            () = settling.cancelled() => {}
+        }
+    });
+    let shown = Arc::clone(&endpoints);
+    let state = move || State { endpoints: Some(shown.state()), ..State::default() };
+    let http = api::Api::router(Arc::new(args), evaluator, world, &context.metrics);
+    let service = Service { component: "query", http, grpc, state: Arc::new(state) };
+    let outcome = bound.serve(context, service, stop.clone()).await;
+    stop.cancel();
+    outcome
+}

@@ -17,12 +17,17 @@ static FRACTIONS: LazyLock<Vec<Vec<f64>>> = LazyLock::new(|| {
 
 /// A bucket with its bounds.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Bucket {
-    pub(crate) lower: f64,
-    pub(crate) upper: f64,
-    pub(crate) lower_inclusive: bool,
-    pub(crate) upper_inclusive: bool,
-    pub(crate) count: f64,
+pub struct Bucket {
+    /// Lower bound.
+    pub lower: f64,
+    /// Upper bound.
+    pub upper: f64,
+    /// The lower bound belongs to it.
+    pub lower_inclusive: bool,
+    /// The upper bound belongs to it.
+    pub upper_inclusive: bool,
+    /// Observations.
+    pub count: f64,
 }
 
 impl Bucket {
@@ -149,7 +154,7 @@ pub(crate) fn zero(h: &FloatHistogram) -> Bucket {
 }
 
 /// All buckets, ascending; those that overlap the zero bucket are cut at its threshold.
-pub(crate) fn all_buckets(h: &FloatHistogram) -> Vec<Bucket> {
+pub fn all_buckets(h: &FloatHistogram) -> Vec<Bucket> {
     let mut all: Vec<Bucket> = negative(h).collect();
     all.reverse();
     if h.zero_count > 0.0 && !h.has_custom_buckets() {

@@ -7,7 +7,8 @@ mod quantile;
 mod trim;
 
 pub(crate) use accumulator::{Accumulator, Incompatible};
-pub(crate) use buckets::{all_buckets, build, expand, text};
+pub use buckets::{Bucket, all_buckets};
+pub(crate) use buckets::{build, expand, text};
 pub(crate) use compare::{detect_reset, equals};
 pub(crate) use quantile::{
     ClassicBucket, NanNote, classic_fraction, classic_quantile, native_fraction, native_quantile,

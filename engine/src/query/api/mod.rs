@@ -1,0 +1,127 @@
+//! The HTTP API: Prometheus's, with Thanos's parameters.
+
+pub mod error;
+pub mod json;
+mod metadata;
+pub mod params;
+mod query;
+mod status;
+mod watch;
+
+use super::eval::Evaluator;
+use crate::server::metrics::Metrics;
+use args::QueryArgs;
+use axum::Router;
+use axum::body::Body;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, options};
+use error::ApiError;
+use http::{HeaderValue, StatusCode, header};
+use model::world::World;
+use params::Params;
+use std::sync::Arc;
+use tower_http::compression::CompressionLayer;
+use tower_http::cors::{Any, CorsLayer};
+
+/// Size of the pieces in which an answer is sent, bytes.
+const PIECE: usize = 64 << 10;
+
+/// What the handlers share.
+#[derive(Clone)]
+pub struct Api {
+    evaluator: Evaluator,
+    world: World,
+    args: Arc<QueryArgs>,
+    started_ms: i64,
+}
+
+impl Api {
+    /// The routes, with metrics, compression and CORS.
+    pub fn router(args: Arc<QueryArgs>, evaluator: Evaluator, world: World, metrics: &Metrics) -> Router {
+        let started_ms = world.clock.now_ms();
+        let watch = watch::Watch::register(metrics, Arc::clone(&world.clock));
+        let disable_cors = args.disable_cors.0;
+        let prefix = prefix(&args.route_prefix);
+        let api = Arc::new(Self { evaluator, world, args, started_ms });
+        let both = |name: &'static str| watch.layer(name);
+        let v1 = Router::new()
+            .route("/query", get(query::instant).post(query::instant).layer(both("query")))
+            .route("/query_range", get(query::range).post(query::range).layer(both("query_range")))
+            .route("/series", get(metadata::series).post(metadata::series).layer(both("series")))
+            .route("/labels", get(metadata::names).post(metadata::names).layer(both("label_names")))
+            .route("/label/{name}/values", get(metadata::values).layer(both("label_values")))
+            .route("/format_query", get(query::format).post(query::format).layer(both("format_query")))
+            .route("/parse_query", get(query::parse).post(query::parse).layer(both("parse_query")))
+            .route("/stores", get(status::stores).layer(both("stores")))
+            .route("/status/buildinfo", get(status::build).layer(both("status_build")))
+            .route("/status/runtimeinfo", get(status::runtime).layer(both("status_runtime")))
+            .route("/status/flags", get(status::flags).layer(both("status_flags")))
+            .route("/{*rest}", options(async || StatusCode::NO_CONTENT))
+            .with_state(api);
+        let mut router = Router::new().nest(&format!("{prefix}/api/v1"), v1).layer(CompressionLayer::new());
+        if !disable_cors {
+            let cors = CorsLayer::new()
+                .allow_origin(Any)
+                .allow_methods([http::Method::GET, http::Method::POST, http::Method::OPTIONS])
+                .allow_headers([header::ACCEPT, header::AUTHORIZATION, header::CONTENT_TYPE, header::ORIGIN]);
+            router = router.layer(cors);
+        }
+        router
+    }
+
+    /// The replica labels that a request wants removed.
+    fn replica_labels(&self, p: &Params) -> Result<Vec<String>, ApiError> {
+        if !p.bool("dedup", true)? {
+            return Ok(Vec::new());
+        }
+        let asked = p.all("replicaLabels[]");
+        let split = |list: &mut dyn Iterator<Item = &str>| -> Vec<String> {
+            list.flat_map(|l| l.split(',')).map(str::trim).filter(|l| !l.is_empty()).map(str::to_owned).collect()
+        };
+        Ok(if asked.is_empty() {
+            split(&mut self.args.replica_labels.iter().map(String::as_str))
+        } else {
+            split(&mut asked.into_iter())
+        })
+    }
+
+    fn partial(&self, p: &Params) -> Result<bool, ApiError> {
+        p.bool("partial_response", self.args.partial_response.0)
+    }
+}
+
+fn prefix(route: &str) -> String {
+    let route = route.trim_matches('/');
+    if route.is_empty() { String::new() } else { format!("/{route}") }
+}
+
+/// An answer in the envelope; `data` is JSON already.
+fn success(data: &str, warnings: &[String], infos: &[String]) -> Response {
+    let mut body = String::with_capacity(data.len() + 64);
+    body.push_str("{\"status\":\"success\",\"data\":");
+    body.push_str(data);
+    end(&mut body, warnings, infos);
+    reply(Body::from(body), warnings)
+}
+
+/// Closes the envelope.
+fn end(body: &mut String, warnings: &[String], infos: &[String]) {
+    for (name, list) in [("warnings", warnings), ("infos", infos)] {
+        if !list.is_empty() {
+            body.push_str(",\"");
+            body.push_str(name);
+            body.push_str("\":");
+            json::strings(body, list);
+        }
+    }
+    body.push('}');
+}
+
+/// The headers of a good answer. An answer that lacks something must not be cached.
+fn reply(body: Body, warnings: &[String]) -> Response {
+    let mut response = ([(header::CONTENT_TYPE, "application/json")], body).into_response();
+    if warnings.iter().any(|w| !w.starts_with("PromQL ")) {
+        response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    }
+    response
+}

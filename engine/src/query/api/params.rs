@@ -1,0 +1,149 @@
+//! Parameters of requests, from URL and form, in Prometheus's grammar and with its error texts.
+
+use super::error::ApiError;
+use axum::extract::{Form, FromRequest, Query, Request};
+use http::Method;
+use model::Matcher;
+use model::labels::Quoted;
+use model::time::parse_duration;
+use std::time::Duration;
+
+/// Earliest time that a request may name, milliseconds.
+pub const MIN_TIME: i64 = i64::MIN / 1000 + 62_135_596_801_000;
+/// Latest time that a request may name, milliseconds.
+pub const MAX_TIME: i64 = i64::MAX / 1000 - 62_135_596_801_000;
+const MIN_TEXT: &str = "-292273086-05-16T16:47:06Z";
+const MAX_TEXT: &str = "292277025-08-18T07:12:54.999999999Z";
+
+/// All parameters of a request; those of the body come before those of the URL.
+#[derive(Debug, Default)]
+pub struct Params(Vec<(String, String)>);
+
+impl Params {
+    /// Reads them.
+    pub async fn read(request: Request) -> Result<Self, ApiError> {
+        let bad = |e: &dyn std::fmt::Display| ApiError::bad_data(format!("error parsing form values: {e}"));
+        let url = Query::<Vec<(String, String)>>::try_from_uri(request.uri()).map_err(|e| bad(&e))?.0;
+        let mut all = Vec::new();
+        if request.method() == Method::POST && request.headers().contains_key(http::header::CONTENT_TYPE) {
+            all = Form::<Vec<(String, String)>>::from_request(request, &()).await.map_err(|e| bad(&e))?.0;
+        }
+        all.extend(url);
+        Ok(Self(all))
+    }
+
+    /// The first value of a parameter; empty counts as absent.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0.iter().find(|(n, v)| n == name && !v.is_empty()).map(|(_, v)| v.as_str())
+    }
+
+    /// All values of a parameter.
+    pub fn all(&self, name: &str) -> Vec<&str> {
+        self.0.iter().filter(|(n, _)| n == name).map(|(_, v)| v.as_str()).collect()
+    }
+
+    /// A time, milliseconds.
+    pub fn time(&self, name: &str) -> Result<Option<i64>, ApiError> {
+        self.get(name)
+            .map(|v| time(v).map_err(|e| invalid(name, &format!("invalid time value for '{name}': {e}"))))
+            .transpose()
+    }
+
+    /// A duration, milliseconds.
+    pub fn duration(&self, name: &str) -> Result<Option<i64>, ApiError> {
+        self.get(name).map(|v| duration(v).map_err(|e| invalid(name, &e))).transpose()
+    }
+
+    /// A boolean.
+    pub fn bool(&self, name: &str, default: bool) -> Result<bool, ApiError> {
+        match self.get(name) {
+            None => Ok(default),
+            // The texts that Go's parser takes.
+            Some("1" | "t" | "T" | "true" | "TRUE" | "True") => Ok(true),
+            Some("0" | "f" | "F" | "false" | "FALSE" | "False") => Ok(false),
+            Some(v) => Err(ApiError::bad_data(format!(
+                "'{name}' parameter: strconv.ParseBool: parsing {}: invalid syntax",
+                Quoted(v)
+            ))),
+        }
+    }
+
+    /// `limit`; 0 is none.
+    pub fn limit(&self) -> Result<Option<usize>, ApiError> {
+        let Some(v) = self.get("limit") else { return Ok(None) };
+        match v.parse::<i64>() {
+            Ok(n) if n < 0 => Err(invalid("limit", "limit must be non-negative")),
+            Ok(n) => Ok(usize::try_from(n).ok().filter(|n| *n > 0)),
+            Err(_) => Err(invalid("limit", &format!("strconv.Atoi: parsing {}: invalid syntax", Quoted(v)))),
+        }
+    }
+
+    /// The `match[]` selectors.
+    pub fn selectors(&self) -> Result<Vec<Vec<Matcher>>, ApiError> {
+        let parse = |s: &str| {
+            let matchers = promql::parse::parse_metric_selector(s).map_err(|e| invalid("match[]", &e.to_string()))?;
+            if matchers.iter().all(Matcher::matches_empty) {
+                return Err(invalid("match[]", "match[] must contain at least one non-empty matcher"));
+            }
+            Ok(matchers)
+        };
+        self.all("match[]").into_iter().map(parse).collect()
+    }
+
+    /// The shorter of a requested and an allowed time.
+    pub fn timeout(&self, allowed: Duration) -> Result<Duration, ApiError> {
+        let asked = self.duration("timeout")?.and_then(|ms| u64::try_from(ms).ok()).map(Duration::from_millis);
+        Ok(asked.map_or(allowed, |a| a.min(allowed)))
+    }
+}
+
+/// Prometheus's form of a bad parameter.
+pub fn invalid(name: &str, reason: &str) -> ApiError {
+    ApiError::bad_data(format!("invalid parameter \"{name}\": {reason}"))
+}
+
+fn time(s: &str) -> Result<i64, String> {
+    let error = || format!("cannot parse {} to a valid timestamp", Quoted(s));
+    if let Ok(seconds) = s.parse::<f64>() {
+        let ms = (seconds * 1000.0).round();
+        // Beyond this a float can't be a time anyway; NaN is none either.
+        return if ms.abs() < 9.2e18 { Ok(ms as i64) } else { Err(error()) };
+    }
+    match s {
+        MIN_TEXT => Ok(MIN_TIME),
+        MAX_TEXT => Ok(MAX_TIME),
+        _ => s.parse::<jiff::Timestamp>().map(|t| t.as_millisecond()).map_err(|_| error()),
+    }
+}
+
+fn duration(s: &str) -> Result<i64, String> {
+    if let Ok(seconds) = s.parse::<f64>() {
+        let ms = (seconds * 1000.0).trunc();
+        if !ms.is_finite() || ms.abs() > (i64::MAX / 1_000_000) as f64 {
+            return Err(format!("cannot parse {} to a valid duration. It overflows int64", Quoted(s)));
+        }
+        return Ok(ms as i64);
+    }
+    parse_duration(s).map_err(|_| format!("cannot parse {} to a valid duration", Quoted(s)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_and_durations() {
+        assert_eq!(time("1700000000.5"), Ok(1_700_000_000_500));
+        assert_eq!(time("1.7e9"), Ok(1_700_000_000_000));
+        assert_eq!(time("2023-11-14T22:13:20.25Z"), Ok(1_700_000_000_250));
+        assert_eq!(time("2023-11-14T23:13:20+01:00"), Ok(1_700_000_000_000));
+        assert_eq!(time(MIN_TEXT), Ok(MIN_TIME));
+        assert_eq!(time("abc").unwrap_err(), "cannot parse \"abc\" to a valid timestamp");
+        assert!(time("NaN").is_err() && time("1e300").is_err());
+        assert_eq!(duration("15"), Ok(15_000));
+        assert_eq!(duration("0.25"), Ok(250));
+        assert_eq!(duration("1h30m"), Ok(5_400_000));
+        assert_eq!(duration("x").unwrap_err(), "cannot parse \"x\" to a valid duration");
+        assert!(duration("1e20").unwrap_err().contains("overflows"));
+    }
+}

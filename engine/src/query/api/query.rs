@@ -1,0 +1,168 @@
+//! `query`, `query_range`, `format_query`, `parse_query`.
+
+use super::error::ApiError;
+use super::params::{Params, invalid};
+use super::{Api, PIECE, end, json, reply, success};
+use crate::query::eval::{Answer, Settings};
+use axum::body::{Body, Bytes};
+use axum::extract::{Request, State};
+use axum::response::Response;
+use promql::exec::{QueryValue, Times};
+use std::fmt::Write;
+use std::sync::Arc;
+use tokio::sync::mpsc;
+
+/// Most warnings and infos of PromQL in one answer.
+const ANNOTATIONS: usize = 10;
+/// Most points per series of a range query.
+const MAX_POINTS: i64 = 11_000;
+/// The step that a range query gets if it names none: its range in this many parts.
+const DEFAULT_PARTS: i64 = 250;
+
+pub(super) async fn instant(State(api): State<Arc<Api>>, request: Request) -> Result<Response, ApiError> {
+    let p = Params::read(request).await?;
+    let limit = p.limit()?;
+    let t = p.time("time")?.unwrap_or_else(|| api.world.clock.now_ms());
+    let settings = settings(&api, &p)?;
+    run(&api, &p, Times::Instant(t), settings, limit).await
+}
+
+pub(super) async fn range(State(api): State<Arc<Api>>, request: Request) -> Result<Response, ApiError> {
+    let p = Params::read(request).await?;
+    let limit = p.limit()?;
+    let needed = |name: &str| {
+        let none =
+            || invalid(name, &format!("invalid time value for '{name}': cannot parse \"\" to a valid timestamp"));
+        p.time(name)?.ok_or_else(none)
+    };
+    let (start, end) = (needed("start")?, needed("end")?);
+    if end < start {
+        return Err(invalid("end", "end timestamp must not be before start time"));
+    }
+    let length = end.saturating_sub(start);
+    let step = match p.duration("step")? {
+        Some(step) => step,
+        None => (length / 1000 / DEFAULT_PARTS * 1000).max(api.args.default_step.0),
+    };
+    if step <= 0 {
+        let text = "zero or negative query resolution step widths are not accepted. Try a positive integer";
+        return Err(invalid("step", text));
+    }
+    if length / step > MAX_POINTS {
+        return Err(ApiError::bad_data(
+            "exceeded maximum resolution of 11,000 points per timeseries. Try decreasing the query resolution (?step=XX)",
+        ));
+    }
+    let settings = settings(&api, &p)?;
+    run(&api, &p, Times::Range { start, end, step }, settings, limit).await
+}
+
+fn settings(api: &Api, p: &Params) -> Result<Settings, ApiError> {
+    // Accepted for callers of Thanos: all data is raw for now, which is never coarser than asked for.
+    if !matches!(p.get("max_source_resolution"), None | Some("auto"))
+        && p.duration("max_source_resolution")?.is_some_and(|r| r < 0)
+    {
+        return Err(ApiError::bad_data("negative 'max_source_resolution' is not accepted. Try a positive integer"));
+    }
+    if let Some(engine) = p.get("engine").filter(|e| !matches!(*e, "prometheus" | "thanos")) {
+        return Err(ApiError::bad_data(format!("'{engine}' bad engine")));
+    }
+    Ok(Settings {
+        timeout: p.timeout(api.args.timeout.duration())?,
+        partial: api.partial(p)?,
+        replica_labels: api.replica_labels(p)?,
+        lookback_ms: p.duration("lookback_delta")?.filter(|l| *l > 0).unwrap_or(api.args.lookback_delta.0),
+    })
+}
+
+async fn run(
+    api: &Api,
+    p: &Params,
+    times: Times,
+    settings: Settings,
+    limit: Option<usize>,
+) -> Result<Response, ApiError> {
+    let query = p.get("query").unwrap_or_default().to_owned();
+    let mut answer = api.evaluator.run(&query, times, &settings).await?;
+    let (mut warnings, infos) = answer.result.annotations.strings(&query, ANNOTATIONS);
+    if let Some(limit) = limit
+        && truncate(&mut answer.result.value, limit)
+    {
+        warnings.push("results truncated due to limit".to_owned());
+    }
+    let stats = p.get("stats").is_some().then(|| stats(&answer));
+    Ok(stream(answer, stats, warnings, infos))
+}
+
+fn truncate(value: &mut QueryValue, limit: usize) -> bool {
+    let (len, cut) = match value {
+        QueryValue::Vector(v) => (v.len(), limit),
+        QueryValue::Matrix(m) => (m.len(), limit),
+        _ => return false,
+    };
+    match value {
+        QueryValue::Vector(v) => v.truncate(cut),
+        QueryValue::Matrix(m) => m.truncate(cut),
+        _ => {}
+    }
+    len > limit
+}
+
+/// Writes the answer on a CPU thread while it is sent, a few pieces ahead of the reader.
+fn stream(answer: Answer, stats: Option<String>, warnings: Vec<String>, infos: Vec<String>) -> Response {
+    let (to, from) = mpsc::channel::<Result<Bytes, std::convert::Infallible>>(4);
+    let said = warnings.clone();
+    tokio::task::spawn_blocking(move || {
+        let mut piece = String::from("{\"status\":\"success\",\"data\":");
+        let send = |piece: &mut String| to.blocking_send(Ok(Bytes::from(std::mem::take(piece)))).is_ok();
+        let whole = json::value(&mut piece, &answer.result.value, |p| p.len() < PIECE || send(p));
+        if !whole {
+            return; // The client has gone.
+        }
+        piece.push_str(stats.as_deref().unwrap_or_default());
+        piece.push('}');
+        end(&mut piece, &warnings, &infos);
+        send(&mut piece);
+    });
+    reply(Body::from_stream(tokio_stream::wrappers::ReceiverStream::new(from)), &said)
+}
+
+fn stats(answer: &Answer) -> String {
+    let (t, s) = (&answer.timings, &answer.result.stats);
+    let mut out = String::new();
+    let whole = t.queue + t.preparation + t.evaluation;
+    let seconds = [
+        ("evalTotalTime", t.preparation + t.evaluation),
+        ("queryPreparationTime", t.preparation),
+        ("innerEvalTime", t.evaluation),
+        ("execQueueTime", t.queue),
+        ("execTotalTime", whole),
+    ];
+    out.push_str(",\"stats\":{\"timings\":{\"resultSortTime\":0");
+    for (name, time) in seconds {
+        let _ = write!(out, ",\"{name}\":{}", time.as_secs_f64());
+    }
+    let _ = write!(
+        out,
+        "}},\"samples\":{{\"totalQueryableSamples\":{0},\"samplesRead\":{0},\"peakSamples\":{1},\"seriesRead\":{2}}}}}",
+        s.samples_read, s.peak_samples, s.series_read
+    );
+    out
+}
+
+pub(super) async fn format(State(api): State<Arc<Api>>, request: Request) -> Result<Response, ApiError> {
+    let expr = parsed(&api, &Params::read(request).await?)?;
+    let mut data = String::new();
+    json::html_string(&mut data, &promql::parse::prettify(&expr));
+    Ok(success(&data, &[], &[]))
+}
+
+pub(super) async fn parse(State(api): State<Arc<Api>>, request: Request) -> Result<Response, ApiError> {
+    let expr = parsed(&api, &Params::read(request).await?)?;
+    Ok(success(&promql::parse::json::ast_json(&expr).to_string(), &[], &[]))
+}
+
+fn parsed(api: &Api, p: &Params) -> Result<promql::parse::Expr, ApiError> {
+    let text = p.get("query").unwrap_or_default();
+    promql::parse::parse_expr(text, &api.evaluator.options().parser).map_err(|e| invalid("query", &e.to_string()))
+}

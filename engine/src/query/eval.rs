@@ -1,0 +1,227 @@
+//! Runs queries: selects are fetched together, then evaluated on a CPU thread, within limits of number, time and bytes.
+
+use super::fanout::{self, Budget, Fanout, Select, Terms};
+use super::samples::{Prefetched, Selected};
+use super::series::Series;
+use crate::server::metrics::Metrics;
+use args::QueryArgs;
+use futures::StreamExt;
+use model::Matcher;
+use model::world::World;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use promql::exec::{EngineOptions, Plan, QueryError, QueryResult, Stop, Times};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// How a query is to be answered.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Longest time it may take.
+    pub timeout: Duration,
+    /// Answer without stores that fail.
+    pub partial: bool,
+    /// Labels that tell replicas apart; empty for no deduplication.
+    pub replica_labels: Vec<String>,
+    /// How far back an instant selector looks, milliseconds.
+    pub lookback_ms: i64,
+}
+
+/// How long the phases of a query took.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Timings {
+    /// Waiting for a free place.
+    pub queue: Duration,
+    /// Fetching series.
+    pub preparation: Duration,
+    /// Evaluating.
+    pub evaluation: Duration,
+}
+
+/// An answer, and the place that its evaluation held, kept until the answer is written.
+pub struct Answer {
+    /// The answer.
+    pub result: QueryResult,
+    /// How long it took.
+    pub timings: Timings,
+    _permit: OwnedSemaphorePermit,
+}
+
+/// Stops an evaluation when its caller goes away.
+struct StopOnDrop(Stop);
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        self.0.cancel();
+    }
+}
+
+/// The engine.
+#[derive(Clone)]
+pub struct Evaluator {
+    fanout: Fanout,
+    world: World,
+    base: EngineOptions,
+    max_bytes: u64,
+    selects_at_once: usize,
+    places: Arc<Semaphore>,
+    in_flight: Gauge,
+    queries: Counter,
+    waited: Histogram,
+}
+
+impl Evaluator {
+    /// From the flags; refuses features that don't exist.
+    pub fn new(args: &QueryArgs, fanout: Fanout, world: World, metrics: &Metrics) -> anyhow::Result<Self> {
+        let places = usize::try_from(args.max_concurrent).unwrap_or(usize::MAX).clamp(1, 10_000);
+        let max: Gauge = metrics.register(
+            "thanos_query_concurrent_gate_queries_max",
+            "Number of maximum concurrent queries",
+            Gauge::default(),
+        );
+        max.set(i64::try_from(places).unwrap_or(i64::MAX));
+        Ok(Self {
+            fanout,
+            world,
+            base: options(args)?,
+            max_bytes: args.max_bytes,
+            selects_at_once: usize::try_from(args.max_concurrent_select).unwrap_or(usize::MAX).clamp(1, 10_000),
+            places: Arc::new(Semaphore::new(places)),
+            in_flight: metrics.register(
+                "thanos_query_concurrent_gate_queries_in_flight",
+                "Number of queries that are currently in flight",
+                Gauge::default(),
+            ),
+            queries: metrics.register(
+                "thanos_query_concurrent_gate_queries",
+                "Number of queries that passed the gate",
+                Counter::default(),
+            ),
+            waited: metrics.register(
+                "thanos_query_concurrent_gate_duration_seconds",
+                "How many seconds it took for queries to wait at the gate",
+                Histogram::new([0.01, 0.05, 0.1, 0.25, 0.6, 1.0, 2.0, 3.5, 5.0, 10.0]),
+            ),
+        })
+    }
+
+    /// The fan-out.
+    pub fn fanout(&self) -> &Fanout {
+        &self.fanout
+    }
+
+    /// The parser's settings.
+    pub fn options(&self) -> &EngineOptions {
+        &self.base
+    }
+
+    /// Parses, fetches, evaluates. Dropping the future stops all of it.
+    pub async fn run(&self, query: &str, times: Times, settings: &Settings) -> Result<Answer, QueryError> {
+        let options = EngineOptions { lookback_ms: settings.lookback_ms, ..self.base.clone() };
+        let plan = Plan::new(query, times, &options)?;
+        match tokio::time::timeout(settings.timeout, self.run_plan(plan, settings)).await {
+            Ok(answer) => answer,
+            Err(_) => Err(QueryError::Timeout),
+        }
+    }
+
+    async fn run_plan(&self, plan: Plan, settings: &Settings) -> Result<Answer, QueryError> {
+        let clock = &self.world.clock;
+        let begin = clock.elapsed();
+        let permit = Arc::clone(&self.places).acquire_owned().await.map_err(|_| QueryError::Canceled)?;
+        let started = clock.elapsed();
+        let _in_flight = InFlight::new(&self.in_flight);
+        self.queries.inc();
+        let queue = started.saturating_sub(begin);
+        self.waited.observe(queue.as_secs_f64());
+
+        let left = settings.timeout.saturating_sub(queue);
+        let terms = Terms { partial: settings.partial, timeout: left };
+        let selected = self.fetch(&plan, terms, &settings.replica_labels).await?;
+        let fetched = clock.elapsed();
+        let stop = StopOnDrop(Stop::new());
+        let token = stop.0.clone();
+        let evaluation = tokio::task::spawn_blocking(move || plan.execute(&Prefetched(selected), &token));
+        let result = match evaluation.await {
+            Ok(result) => result?,
+            // One bad query must not end the process.
+            Err(error) => return Err(QueryError::Storage(format!("the evaluation ended abnormally: {error}"))),
+        };
+        let timings = Timings {
+            queue,
+            preparation: fetched.saturating_sub(started),
+            evaluation: clock.elapsed().saturating_sub(fetched),
+        };
+        Ok(Answer { result, timings, _permit: permit })
+    }
+
+    /// Fetches all selects, equal ones once.
+    async fn fetch(&self, plan: &Plan, terms: Terms, without: &[String]) -> Result<Vec<Selected>, QueryError> {
+        let mut distinct: Vec<(Vec<Matcher>, i64, i64)> = Vec::new();
+        let mut of_select = Vec::with_capacity(plan.selects().len());
+        for s in plan.selects() {
+            let key = (s.matchers.clone(), s.mint, s.maxt);
+            let at = distinct.iter().position(|d| *d == key).unwrap_or_else(|| {
+                distinct.push(key);
+                distinct.len() - 1
+            });
+            of_select.push(at);
+        }
+        let budget = Arc::new(Budget::new(self.max_bytes));
+        let fetches = distinct.into_iter().map(|(matchers, mint, maxt)| {
+            let select =
+                Select { mint, maxt, matchers, without: without.to_vec(), skip_chunks: false, limit: None, terms };
+            self.clone().fetch_one(select, Arc::clone(&budget))
+        });
+        let mut fetched = Vec::new();
+        let mut running = futures::stream::iter(fetches).buffered(self.selects_at_once);
+        while let Some(selected) = running.next().await {
+            fetched.push(selected.map_err(|e| QueryError::Storage(e.0))?);
+        }
+        Ok(of_select.into_iter().filter_map(|i| fetched.get(i).cloned()).collect())
+    }
+}
+
+impl Evaluator {
+    async fn fetch_one(self, select: Select, budget: Arc<Budget>) -> Result<Selected, fanout::Failed> {
+        let mut stream = self.fanout.series(&select)?;
+        let series: Vec<Series> = fanout::collect(&mut stream, &budget).await?;
+        Ok(Selected { series: Arc::new(series), warnings: stream.take_warnings() })
+    }
+}
+
+struct InFlight(Gauge);
+impl InFlight {
+    fn new(gauge: &Gauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
+    }
+}
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+fn options(args: &QueryArgs) -> anyhow::Result<EngineOptions> {
+    let mut options = EngineOptions {
+        lookback_ms: args.lookback_delta.0,
+        max_samples: args.max_samples,
+        default_subquery_step_ms: args.default_evaluation_interval.0,
+        ..EngineOptions::default()
+    };
+    for feature in args.features.iter().flat_map(|f| f.split(',')).map(str::trim).filter(|f| !f.is_empty()) {
+        match feature {
+            "promql-experimental-functions" => options.parser.experimental_functions = true,
+            "promql-duration-expr" => options.parser.duration_expressions = true,
+            "promql-extended-range-selectors" => options.parser.extended_range_selectors = true,
+            "promql-binop-fill-modifiers" => options.parser.fill_modifiers = true,
+            "promql-delayed-name-removal" => options.delayed_name_removal = true,
+            // Always on; Thanos takes them too.
+            "promql-negative-offset" | "promql-at-modifier" | "query-pushdown" => {}
+            other => anyhow::bail!("--enable-feature={other}: there is no such feature"),
+        }
+    }
+    Ok(options)
+}

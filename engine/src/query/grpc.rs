@@ -1,0 +1,188 @@
+//! The querier as a store: StoreAPI and Info over all that it reads. This is what another cluster's RemoteStore dials.
+//! Chunks pass through undecoded.
+
+use super::endpoints::Endpoints;
+use super::fanout::{self, Fanout, LabelCall, Select, Terms};
+use crate::storeapi::{self, Frames, Limits, frames, request};
+use proto::info::info_server::Info;
+use proto::info::{InfoRequest, InfoResponse, StoreInfo, TsdbInfo};
+use proto::thanos::store_server::Store;
+use proto::thanos::{
+    LabelNamesRequest, LabelNamesResponse, LabelValuesRequest, LabelValuesResponse, SeriesRequest, SeriesResponse,
+};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+/// The services.
+#[derive(Clone)]
+pub struct QueryStore {
+    fanout: Fanout,
+    limits: Limits,
+    timeout: Duration,
+}
+
+impl QueryStore {
+    /// Over a fan-out; `timeout` bounds a request that names no deadline.
+    pub fn new(fanout: Fanout, limits: Limits, timeout: Duration) -> Self {
+        Self { fanout, limits, timeout }
+    }
+
+    fn endpoints(&self) -> &Arc<Endpoints> {
+        self.fanout.endpoints()
+    }
+
+    /// The caller's deadline, if it is sooner than ours.
+    fn timeout(&self, metadata: &tonic::metadata::MetadataMap) -> Duration {
+        let asked = metadata.get("grpc-timeout").and_then(|v| v.to_str().ok()).and_then(grpc_timeout);
+        asked.map_or(self.timeout, |a| a.min(self.timeout))
+    }
+}
+
+/// `grpc-timeout`: up to eight digits and a unit.
+fn grpc_timeout(text: &str) -> Option<Duration> {
+    let unit = text.get(text.len().checked_sub(1)?..)?;
+    let n: u64 = text.strip_suffix(unit)?.parse().ok()?;
+    match unit {
+        "H" => n.checked_mul(3600).map(Duration::from_secs),
+        "M" => n.checked_mul(60).map(Duration::from_secs),
+        "S" => Some(Duration::from_secs(n)),
+        "m" => Some(Duration::from_millis(n)),
+        "u" => Some(Duration::from_micros(n)),
+        "n" => Some(Duration::from_nanos(n)),
+        _ => None,
+    }
+}
+
+fn failed(e: fanout::Failed) -> Status {
+    Status::aborted(e.0)
+}
+
+#[tonic::async_trait]
+impl Store for QueryStore {
+    type SeriesStream = ReceiverStream<Result<SeriesResponse, Status>>;
+
+    async fn series(&self, request: Request<SeriesRequest>) -> Result<Response<Self::SeriesStream>, Status> {
+        let timeout = self.timeout(request.metadata());
+        let asked = storeapi::Select::read(request.get_ref())?;
+        let select = Select {
+            mint: asked.min_time,
+            maxt: asked.max_time,
+            matchers: asked.matchers.clone(),
+            without: asked.without.clone(),
+            skip_chunks: asked.skip_chunks,
+            // A share of the series is cut here, after the shares are told apart.
+            limit: if asked.shard.is_some() { None } else { asked.limit },
+            terms: Terms { partial: !asked.abort, timeout },
+        };
+        let mut stream = self.fanout.series(&select).map_err(failed)?;
+        let (to, from) = mpsc::channel(2);
+        let limits = self.limits.clone();
+        tokio::spawn(async move {
+            let send = async {
+                let mut frames_out = Frames::new(asked.batch);
+                let mut used = limits.start();
+                let mut given = 0usize;
+                loop {
+                    let next = stream.next().await.map_err(failed)?;
+                    for w in stream.take_warnings() {
+                        to.send(Ok(frames::warning(w))).await.map_err(|_| Status::cancelled(""))?;
+                    }
+                    let Some(series) = next else { break };
+                    if asked.shard.as_ref().is_some_and(|s| !s.has_labels(&series.labels)) {
+                        continue;
+                    }
+                    used.add(series.chunks.len())?;
+                    for frame in frames_out.push(fanout::encode(series)) {
+                        to.send(Ok(frame)).await.map_err(|_| Status::cancelled(""))?;
+                    }
+                    given += 1;
+                    if asked.limit.is_some_and(|l| given >= l) {
+                        break;
+                    }
+                }
+                if let Some(frame) = frames_out.flush() {
+                    to.send(Ok(frame)).await.map_err(|_| Status::cancelled(""))?;
+                }
+                Ok::<_, Status>(())
+            };
+            // Ends with the caller, too: then all calls to stores end.
+            let outcome = tokio::select! {
+                outcome = send => outcome,
+                () = to.closed() => return,
+            };
+            if let Err(status) = outcome {
+                // The caller may have gone.
+                let _ = to.send(Err(status)).await;
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(from)))
+    }
+
+    async fn label_names(&self, r: Request<LabelNamesRequest>) -> Result<Response<LabelNamesResponse>, Status> {
+        let timeout = self.timeout(r.metadata());
+        let r = r.into_inner();
+        let select = Select {
+            mint: r.start,
+            maxt: r.end,
+            matchers: request::matchers(&r.matchers)?,
+            without: r.without_replica_labels,
+            skip_chunks: true,
+            limit: request::limit(r.limit),
+            terms: Terms {
+                partial: !request::abort(r.partial_response_disabled, r.partial_response_strategy),
+                timeout,
+            },
+        };
+        let (names, warnings) = self.fanout.labels(&LabelCall::Names, &select).await.map_err(failed)?;
+        Ok(Response::new(LabelNamesResponse { names, warnings, hints: None }))
+    }
+
+    async fn label_values(&self, r: Request<LabelValuesRequest>) -> Result<Response<LabelValuesResponse>, Status> {
+        let timeout = self.timeout(r.metadata());
+        let r = r.into_inner();
+        if r.label.is_empty() {
+            return Err(Status::invalid_argument("label name parameter cannot be empty"));
+        }
+        let select = Select {
+            mint: r.start,
+            maxt: r.end,
+            matchers: request::matchers(&r.matchers)?,
+            without: r.without_replica_labels,
+            skip_chunks: true,
+            limit: request::limit(r.limit),
+            terms: Terms {
+                partial: !request::abort(r.partial_response_disabled, r.partial_response_strategy),
+                timeout,
+            },
+        };
+        let (values, warnings) = self.fanout.labels(&LabelCall::Values(r.label), &select).await.map_err(failed)?;
+        Ok(Response::new(LabelValuesResponse { values, warnings, hints: None }))
+    }
+}
+
+#[tonic::async_trait]
+impl Info for QueryStore {
+    async fn info(&self, _: Request<InfoRequest>) -> Result<Response<InfoResponse>, Status> {
+        let (sets, min_time, max_time) = self.endpoints().advertised();
+        // Without any store there is no time range: an empty one keeps callers away.
+        let (min_time, max_time) = if min_time > max_time { (i64::MAX, i64::MIN) } else { (min_time, max_time) };
+        let label_sets: Vec<_> = sets.iter().map(proto::labels::encode_set).collect();
+        let tsdb_infos = label_sets.iter().map(|l| TsdbInfo { labels: Some(l.clone()), min_time, max_time }).collect();
+        Ok(Response::new(InfoResponse {
+            label_sets,
+            component_type: "query".to_owned(),
+            store: Some(StoreInfo {
+                min_time,
+                max_time,
+                supports_sharding: true,
+                supports_without_replica_labels: true,
+                tsdb_infos,
+                ..Default::default()
+            }),
+            ..Default::default()
+        }))
+    }
+}
