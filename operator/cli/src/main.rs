@@ -2,7 +2,7 @@
 
 mod logs;
 
-use args::SidecarArgs;
+use args::{QueryArgs, SidecarArgs};
 use clap::{CommandFactory, Parser, Subcommand};
 use model::world::World;
 use std::process::ExitCode;
@@ -26,6 +26,8 @@ enum Command {
     Operator(operator::cmd::OperatorArgs),
     /// Serve one Prometheus as a store (StoreAPI), and reload its configuration and rules.
     Sidecar(SidecarArgs),
+    /// Answer PromQL over all stores of the cluster and of linked ones; be a store for other clusters.
+    Query(QueryArgs),
 }
 
 fn main() -> ExitCode {
@@ -64,6 +66,10 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Operator(a) => {
             logs::init(a.run.log_level, a.run.log_format);
             operator::cmd::run(a, shutdown).await
+        }
+        Command::Query(a) => {
+            logs::init(a.server.log_level, a.server.log_format);
+            engine::query::run(a, World::real(), shutdown).await
         }
         Command::Sidecar(a) => {
             logs::init(a.server.log_level, a.server.log_format);
