@@ -28,7 +28,7 @@ use crate::leader::Fence;
 use crate::observe::{Defaults, Locate, call};
 use crate::status::Happening;
 
-pub use metrics::Metrics;
+pub use metrics::{Metrics, Write};
 
 /// How often things happen.
 #[derive(Clone, Copy, Debug)]

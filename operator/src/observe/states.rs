@@ -63,7 +63,7 @@ async fn ask(address: SocketAddr) -> PartState {
         .header(HOST, address.to_string())
         .body(Empty::<Bytes>::new())
         .map_err(|error| error.to_string())?;
-    let answer = async {
+    let answer = async move {
         let response = sender.send_request(request).await.map_err(|error| error.to_string())?;
         let status = response.status();
         if !status.is_success() {
@@ -72,14 +72,9 @@ async fn ask(address: SocketAddr) -> PartState {
         let body = Limited::new(response.into_body(), MAX_BYTES).collect().await.map_err(|error| error.to_string())?;
         State::parse(&body.to_bytes())
     };
-    tokio::pin!(connection);
-    tokio::select! {
-        answer = answer => answer,
-        ended = &mut connection => match ended {
-            Ok(()) => Err("the connection was closed without an answer".to_owned()),
-            Err(error) => Err(error.to_string()),
-        },
-    }
+    // The connection is driven until the answer is complete; dropping the sender then ends it.
+    let (answer, _) = tokio::join!(answer, connection);
+    answer
 }
 
 #[cfg(test)]

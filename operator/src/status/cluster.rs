@@ -259,7 +259,7 @@ fn available(workloads: &[Workload], conditions: &mut Conditions) {
         "kube-state-metrics" => Reason::KubeStateMetricsDown,
         _ => Reason::NodeExporterDown,
     };
-    let why = first.message.clone().unwrap_or_else(|| "its pods are not there yet".to_owned());
+    let why = first.message.clone().unwrap_or_else(|| "Its pods are not there yet.".to_owned());
     conditions.no(C::Available, reason, format!("No replica of {} serves. {why}", first.component));
 }
 
@@ -450,9 +450,8 @@ fn reconciling(facts: &Facts<'_>, workloads: &[Workload], previous: &MonitoringC
         return;
     }
     let moving = workloads.iter().find(|w| !w.exists || !w.settled || w.ready < w.desired);
-    let was_ready = find(&previous.conditions, C::Ready).is_some_and(|c| c.status == ConditionStatus::True);
-    let was_creating = find(&previous.conditions, C::Reconciling).is_some_and(|c| c.reason == Reason::Creating.as_str());
-    let creating = !was_ready && (previous.conditions.is_empty() || was_creating || workloads.iter().any(|w| !w.exists));
+    // Until a first configuration is known to be loaded, nothing has ever worked.
+    let creating = previous.configuration.as_ref().is_none_or(|configuration| configuration.last_good_hash.is_none());
     let reason = if creating { Reason::Creating } else { Reason::RollingOut };
     if let Some(workload) = moving {
         let detail = workload.message.clone().map(|message| format!(" {message}.")).unwrap_or_default();
