@@ -20,7 +20,11 @@ pub(crate) struct Civil {
 impl Civil {
     /// Breaks down seconds since the epoch.
     pub(crate) fn from_seconds(seconds: i64) -> Self {
-        let (days, rest) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
+        // Go counts unsigned seconds from this moment on; what lies before it wraps around. It decides what NaN gives.
+        const GO_ZERO: i128 = -9_223_372_028_741_760_000;
+        let seconds = i128::from(seconds);
+        let seconds = if seconds < GO_ZERO { seconds + (1 << 64) } else { seconds };
+        let (days, rest) = (seconds.div_euclid(86_400) as i64, seconds.rem_euclid(86_400) as i64);
         // Years that begin in March make the leap day the last day; eras of 400 years repeat.
         let shifted = days + 719_468;
         let (era, day_of_era) = (shifted.div_euclid(146_097), shifted.rem_euclid(146_097));
@@ -66,6 +70,10 @@ mod tests {
         let c = Civil::from_seconds(-1);
         assert_eq!((c.year, c.month, c.day, c.hour, c.weekday, c.year_day), (1969, 12, 31, 23, 3, 365));
         assert_eq!(Civil::from_seconds(0).weekday, 4);
+        let c = Civil::from_seconds(i64::MIN);
+        assert_eq!((c.year, c.month, c.day, c.hour, c.minute, c.weekday), (292_277_026_596, 12, 4, 15, 30, 0));
+        let c = Civil::from_seconds(-9_200_000_000_000_000_000);
+        assert_eq!((c.year, c.month, c.day, c.hour, c.weekday), (-291_536_392_293, 5, 3, 12, 2));
         assert_eq!(days_in_month(1900, 2), 28);
         assert_eq!(days_in_month(2000, 2), 29);
     }

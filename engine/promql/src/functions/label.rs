@@ -100,11 +100,14 @@ pub(crate) fn join(labels: &Labels, target: &str, separator: &str, sources: &[&s
     labels.with(target, &values.join(separator))
 }
 
-/// The labels that an absent series of this selector would surely have. A label that is named twice is dropped.
+/// The labels that an absent series of this selector would surely have. A label that is named twice is dropped, also by
+/// a negative matcher in front: Prometheus' storage moves those to the end before the engine looks at them.
 pub(crate) fn absent_labels(matchers: &[Matcher]) -> Labels {
     let mut b = LabelsBuilder::default();
     let mut seen: Vec<&str> = Vec::new();
-    for m in matchers.iter().filter(|m| m.name != METRIC_NAME) {
+    let negative = |m: &&Matcher| matches!(m.op, MatchOp::NotEqual | MatchOp::NotRegex) && m.matches_empty();
+    let (last, first): (Vec<&Matcher>, Vec<&Matcher>) = matchers.iter().partition(negative);
+    for m in first.into_iter().chain(last).filter(|m| m.name != METRIC_NAME) {
         if m.op == MatchOp::Equal && !seen.contains(&m.name.as_str()) {
             b.set(&m.name, &m.value);
             seen.push(&m.name);
@@ -141,5 +144,7 @@ mod tests {
             Matcher::equal("foo", "bar"),
         ];
         assert_eq!(absent_labels(&m), Labels::from_pairs([("foo", "bar")]));
+        let m = [Matcher::new(MatchOp::NotEqual, "job", "b").unwrap(), Matcher::equal("job", "a")];
+        assert_eq!(absent_labels(&m), Labels::empty());
     }
 }

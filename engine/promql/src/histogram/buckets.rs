@@ -5,14 +5,29 @@ use model::histogram::Span;
 use model::number::format_g;
 use std::sync::LazyLock;
 
-/// Fractions of the bounds within one power of two, per schema 0…8, halved as `frexp` gives them.
+/// Growth factors of the buckets of schema 1…8, `2^(2^-schema)`, as in the tables of the Prometheus clients: that of
+/// schema 1 is one bit below the nearest float. Bounds are printed, so every bit counts.
+const FACTORS: [u64; 8] = [
+    0x3ff6_a09e_667f_3bcc,
+    0x3ff3_06fe_0a31_b715,
+    0x3ff1_72b8_3c7d_517b,
+    0x3ff0_b558_6cf9_890f,
+    0x3ff0_59b0_d315_8574,
+    0x3ff0_2c9a_3e77_8061,
+    0x3ff0_163d_a9fb_3335,
+    0x3ff0_0b1a_fa5a_bcbf,
+];
+
+/// Fractions of the bounds within one power of two, per schema 0…8, halved as `frexp` gives them. Every other bound is
+/// that of the schema below, the one behind it a factor larger.
 static FRACTIONS: LazyLock<Vec<Vec<f64>>> = LazyLock::new(|| {
-    (0..=8u32)
-        .map(|schema| {
-            let n = 1u32 << schema;
-            (0..n).map(|i| 0.5 * (f64::from(i) / f64::from(n)).exp2()).collect()
-        })
-        .collect()
+    let mut tables = vec![vec![0.5]];
+    for factor in FACTORS.map(f64::from_bits) {
+        let coarse = tables.last().into_iter().flatten();
+        let fine = coarse.flat_map(|bound: &f64| [*bound, *bound * factor]).collect();
+        tables.push(fine);
+    }
+    tables
 });
 
 /// A bucket with its bounds.
@@ -207,7 +222,9 @@ mod tests {
         assert_eq!(exponential_bound(3, 0), 8.0);
         assert_eq!(exponential_bound(-1, 0), 0.5);
         assert_eq!(exponential_bound(2, -1), 16.0);
-        assert_eq!(exponential_bound(1, 1), 2f64.sqrt());
+        // One bit below the square root of 2, as Prometheus prints it.
+        assert_eq!(exponential_bound(1, 1).to_string(), "1.414213562373095");
+        assert_eq!(exponential_bound(-1, 2).to_string(), "0.8408964152537144");
         assert_eq!(exponential_bound(1024, 0), f64::MAX);
         assert_eq!(exponential_bound(1025, 0), f64::INFINITY);
         assert_eq!(exponential_bound(-1074, 0), 5e-324);
