@@ -461,7 +461,7 @@ pub enum AntiAffinity {
 pub struct CommonMetadata {
     /// Labels. They can't replace the operator's own.
     #[serde(default)]
-    #[schemars(extend("maxProperties" = 32, "additionalProperties" = {"type": "string", "maxLength": 63}))]
+    #[schemars(extend("maxProperties" = 32, "additionalProperties" = {"type": "string", "maxLength": 63, "pattern": "^([a-zA-Z0-9]([-_.a-zA-Z0-9]*[a-zA-Z0-9])?)?$"}))]
     pub labels: BTreeMap<String, String>,
     /// Annotations.
     #[serde(default)]

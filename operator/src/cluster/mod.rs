@@ -166,7 +166,8 @@ pub fn validate(cluster: &MonitoringCluster, observed: &Observed) -> Result<Vali
     };
     let stored = configuration::decode(&valid.name, &observed.secrets);
     let wanted = configuration::render(&valid);
-    match Configuration::choose(wanted, stored, &observed.loaded) {
+    let safe = configuration::render_safe(&valid);
+    match Configuration::choose(wanted, safe, stored, &observed.loaded) {
         Ok(chosen) => valid.configuration = chosen,
         Err((kept, problem)) => {
             valid.configuration = kept;

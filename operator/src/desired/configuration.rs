@@ -55,15 +55,17 @@ pub(crate) struct Stored {
 
 impl Configuration {
     /// Decides which version is the last good one. Where the wanted one is too large for the slots, what is stored stays.
+    /// `safe` is what the very first start uses if the wanted one holds text of others, which may be refused.
     pub(crate) fn choose(
         wanted: String,
+        safe: Option<String>,
         stored: Stored,
         loaded: &BTreeSet<String>,
     ) -> Result<Self, (Self, Problem)> {
         let is_loaded = |text: &String| loaded.contains(&hash(text.as_bytes()));
         let promote = |next: &String| is_loaded(next).then(|| next.clone());
         let last_good =
-            promote(&wanted).or_else(|| stored.next.as_ref().and_then(promote)).or(stored.last_good);
+            promote(&wanted).or_else(|| stored.next.as_ref().and_then(promote)).or(stored.last_good).or(safe);
         let bytes = pack(&wanted).len();
         let fits = bytes <= CONFIG_SLOTS * PART;
         let kept = Self::new(if fits { wanted } else { stored.next.unwrap_or_default() }, last_good);
@@ -95,6 +97,15 @@ impl Configuration {
 
 /// The text that the spec asks for.
 pub(crate) fn render(cluster: &ValidCluster) -> String {
+    with_jobs(cluster, scrape_jobs::render(cluster))
+}
+
+/// The same without the additional jobs, if there are any: every word of it is ours.
+pub(crate) fn render_safe(cluster: &ValidCluster) -> Option<String> {
+    (!cluster.additional_jobs.is_empty()).then(|| with_jobs(cluster, scrape_jobs::built_in(cluster)))
+}
+
+fn with_jobs(cluster: &ValidCluster, jobs: Vec<Value>) -> String {
     let spec = &cluster.spec;
     let mut external: BTreeMap<&str, &str> =
         spec.external_labels.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
@@ -110,7 +121,7 @@ pub(crate) fn render(cluster: &ValidCluster) -> String {
         // replicas must send identical alerts
         "alerting": {"alert_relabel_configs": [{"action": "labeldrop", "regex": spec.replica_label}]},
         "rule_files": [format!("{RULES_DIR}/*.yaml")],
-        "scrape_configs": scrape_jobs::render(cluster),
+        "scrape_configs": jobs,
     });
     if retention_in_file(&cluster.prometheus_version) {
         config["storage"] = json!({"tsdb": {"retention": {
@@ -207,9 +218,12 @@ mod tests {
 
     #[test]
     fn a_version_is_promoted_only_when_a_replica_loaded_it() {
-        let choose = |wanted: &str, stored, loaded| Configuration::choose(wanted.to_owned(), stored, &loaded);
+        let choose = |wanted: &str, stored, loaded| Configuration::choose(wanted.to_owned(), None, stored, &loaded);
         let first = choose("a", Stored::default(), loaded(&[])).expect("fits");
         assert_eq!((first.next.as_str(), first.last_good.as_deref()), ("a", None));
+
+        let safe = Configuration::choose("a".to_owned(), Some("s".to_owned()), Stored::default(), &loaded(&[])).expect("fits");
+        assert_eq!((safe.next.as_str(), safe.last_good.as_deref()), ("a", Some("s")));
 
         let proved = choose("a", stored("a", None), loaded(&["a"])).expect("fits");
         assert_eq!(proved.last_good.as_deref(), Some("a"));

@@ -26,6 +26,13 @@ const ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
 /// All jobs, in a fixed order, then the additional ones.
 pub(super) fn render(cluster: &ValidCluster) -> Vec<Value> {
+    let mut jobs = built_in(cluster);
+    jobs.extend(cluster.additional_jobs.iter().map(|job| job.body.clone()));
+    jobs
+}
+
+/// The jobs that are ours.
+pub(super) fn built_in(cluster: &ValidCluster) -> Vec<Value> {
     let mut jobs = Vec::new();
     let mut add = |job: ScrapeJob, body: fn(&ValidCluster) -> Value| {
         if has_job(cluster, job) {
@@ -47,7 +54,6 @@ pub(super) fn render(cluster: &ValidCluster) -> Vec<Value> {
         add(ScrapeJob::Annotated, annotated_pods);
         add(ScrapeJob::Annotated, annotated_services);
     }
-    jobs.extend(cluster.additional_jobs.iter().map(|job| job.body.clone()));
     jobs
 }
 

@@ -108,6 +108,7 @@ fn bad_wishes_are_refused_naming_the_field() -> anyhow::Result<()> {
         (cluster(json!({"externalLabels": {"cluster": "x"}})), &["externalLabels must not hold"]),
         (cluster(json!({"replicaLabel": "cluster"})), &["must differ"]),
         (cluster(json!({"objectStorage": {}})), &["spec.objectStorage", "exactly one of gcs and secretRef"]),
+        (cluster(json!({"commonMetadata": {"labels": {"a": "b c"}}})), &["spec.commonMetadata.labels"]),
         (cluster(json!({"storage": {"size": "many"}})), &["spec.storage.size"]),
         (cluster(json!({"scrape": {"interval": "1 minute"}})), &["spec.scrape.interval"]),
         (cluster(json!({"scrape": {"jobs": ["self", "self"]}})), &["spec.scrape.jobs", "Duplicate"]),
