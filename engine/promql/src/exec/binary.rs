@@ -5,11 +5,12 @@ use super::annotations::Annotations;
 use super::column::{Bits, Column, Point, ScalarColumn};
 use super::eval::{Exec, Sink};
 use crate::functions::window::Value;
-use crate::histogram::{self, Accumulator, compact, divide, equals, scale, trim};
+use crate::histogram::{Accumulator, compact, divide, equals, scale, trim};
 use crate::parse::{BinaryOp, Span, ValueType};
 use crate::plan::{Binary, Grid, Node};
 use model::FloatHistogram;
 use model::histogram::ResetHint;
+use std::collections::BTreeMap;
 
 /// The arithmetic of two floats, and whether a comparison holds.
 pub(super) fn scalar_operation(op: BinaryOp) -> Result<fn(f64, f64) -> f64, QueryError> {
@@ -49,6 +50,46 @@ pub(super) struct Operator {
     pub(super) span: Span,
 }
 
+/// What is to be told about a pair of values.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Note {
+    /// These kinds of values don't go together.
+    Types(&'static str, &'static str),
+    /// Exponential and custom buckets don't.
+    Layout,
+    /// Reset hints contradict each other.
+    Collision(&'static str),
+    /// Custom bounds differed.
+    Reconciled(&'static str),
+}
+
+/// The notes of one operator. As in Prometheus the last one of a step hides the others.
+#[derive(Default)]
+pub(super) struct StepNotes(BTreeMap<usize, Note>);
+
+impl StepNotes {
+    fn set(&mut self, step: usize, note: Note) {
+        self.0.insert(step, note);
+    }
+
+    pub(super) fn tell(&self, operator: &Operator, notes: &mut Annotations) {
+        let mut told: Vec<Note> = Vec::new();
+        let (op, span) = (operator.op.as_str(), operator.span);
+        for note in self.0.values() {
+            if told.contains(note) {
+                continue;
+            }
+            told.push(*note);
+            match note {
+                Note::Types(a, b) => notes.incompatible_types(a, op, b, span),
+                Note::Layout => notes.incompatible_bucket_layout(op, span),
+                Note::Collision(operation) => notes.reset_collision(operation, span),
+                Note::Reconciled(operation) => notes.mismatched_custom_buckets(operation, span),
+            }
+        }
+    }
+}
+
 /// What an operator makes of a pair of values.
 pub(super) enum Outcome {
     /// This value.
@@ -60,23 +101,27 @@ pub(super) enum Outcome {
 }
 
 impl Operator {
-    /// Applies it to two values. `strict` drops results whose reset hints collide, as between vectors.
-    pub(super) fn apply(&self, a: Point<'_>, b: Point<'_>, strict: bool, notes: &mut Annotations) -> Outcome {
+    /// Applies it to two values of one step.
+    pub(super) fn apply(&self, step: usize, a: Point<'_>, b: Point<'_>, notes: &mut StepNotes) -> Outcome {
+        let mut unfit = |a: &'static str, b: &'static str| {
+            notes.set(step, Note::Types(a, b));
+            Outcome::Unfit
+        };
         match (a, b) {
-            (Point::Float(a), Point::Float(b)) => self.floats(a, b, notes),
+            (Point::Float(a), Point::Float(b)) => self.floats(a, b).unwrap_or_else(|| unfit("float", "float")),
             (Point::Float(a), Point::Histogram(h)) => match self.op {
                 BinaryOp::Mul => Outcome::Value(with(h, |h| scale(h, a))),
-                _ => self.unfit("float", "histogram", notes),
+                _ => unfit("float", "histogram"),
             },
             (Point::Histogram(h), Point::Float(b)) => match self.op {
                 BinaryOp::Mul => Outcome::Value(with(h, |h| scale(h, b))),
                 BinaryOp::Div => Outcome::Value(with(h, |h| divide(h, b))),
                 BinaryOp::TrimUpper => Outcome::Value(with(h, |h| trim(h, b, true))),
                 BinaryOp::TrimLower => Outcome::Value(with(h, |h| trim(h, b, false))),
-                _ => self.unfit("histogram", "float", notes),
+                _ => unfit("histogram", "float"),
             },
             (Point::Histogram(a), Point::Histogram(b)) => match self.op {
-                BinaryOp::Add | BinaryOp::Sub => self.combine(a, b, strict, notes),
+                BinaryOp::Add | BinaryOp::Sub => self.combine(step, a, b, notes),
                 BinaryOp::Eq | BinaryOp::Ne => {
                     let holds = equals(a, b) == (self.op == BinaryOp::Eq);
                     if self.return_bool {
@@ -87,44 +132,37 @@ impl Operator {
                         Outcome::Filtered
                     }
                 }
-                _ => self.unfit("histogram", "histogram", notes),
+                _ => unfit("histogram", "histogram"),
             },
         }
     }
 
-    fn floats(&self, a: f64, b: f64, notes: &mut Annotations) -> Outcome {
-        let Ok(f) = scalar_operation(self.op) else {
-            return self.unfit("float", "float", notes);
-        };
-        let v = f(a, b);
-        if !self.op.is_comparison() || self.return_bool {
+    fn floats(&self, a: f64, b: f64) -> Option<Outcome> {
+        let v = scalar_operation(self.op).ok()?(a, b);
+        Some(if !self.op.is_comparison() || self.return_bool {
             Outcome::Value(Value::Float(v))
         } else if v == 1.0 {
             Outcome::Value(Value::Float(a))
         } else {
             Outcome::Filtered
-        }
+        })
     }
 
-    fn combine(&self, a: &FloatHistogram, b: &FloatHistogram, strict: bool, notes: &mut Annotations) -> Outcome {
+    fn combine(&self, step: usize, a: &FloatHistogram, b: &FloatHistogram, notes: &mut StepNotes) -> Outcome {
         let mut sum = Accumulator::new(a);
         let subtract = self.op == BinaryOp::Sub;
-        let added = match if subtract { sum.sub(b) } else { sum.add(b) } {
-            Ok(added) => added,
-            Err(histogram::Incompatible) => {
-                notes.incompatible_bucket_layout(self.op.as_str(), self.span);
-                return Outcome::Unfit;
-            }
+        let Ok(added) = (if subtract { sum.sub(b) } else { sum.add(b) }) else {
+            notes.set(step, Note::Layout);
+            return Outcome::Unfit;
         };
         let operation = if subtract { "subtraction" } else { "addition" };
         if added.reset_collision {
-            notes.reset_collision(operation, self.span);
-            if strict {
-                return Outcome::Unfit;
-            }
+            // As in Prometheus nothing comes of it.
+            notes.set(step, Note::Collision(operation));
+            return Outcome::Unfit;
         }
         if added.bounds_reconciled {
-            notes.mismatched_custom_buckets(operation, self.span);
+            notes.set(step, Note::Reconciled(operation));
         }
         let mut h = sum.finish();
         if subtract {
@@ -133,13 +171,8 @@ impl Operator {
         Outcome::Value(h.into())
     }
 
-    fn unfit(&self, a: &str, b: &str, notes: &mut Annotations) -> Outcome {
-        notes.incompatible_types(a, self.op.as_str(), b, self.span);
-        Outcome::Unfit
-    }
-
     /// Applies it to two columns. Returns the values, and the steps where both sides had values that fit.
-    pub(super) fn columns(&self, a: &Column, b: &Column, notes: &mut Annotations) -> (Column, Bits) {
+    pub(super) fn columns(&self, a: &Column, b: &Column, notes: &mut StepNotes) -> (Column, Bits) {
         if let (None, None, Ok(f)) = (&a.histograms, &b.histograms, scalar_operation(self.op)) {
             let mut both = a.present.clone();
             both.and(&b.present);
@@ -164,7 +197,7 @@ impl Operator {
         let mut matched = both.clone();
         for i in both.iter() {
             if let (Some(x), Some(y)) = (a.point(i), b.point(i)) {
-                match self.apply(x, y, true, notes) {
+                match self.apply(i, x, y, notes) {
                     Outcome::Value(Value::Float(v)) => out.set(i, v),
                     Outcome::Value(Value::Histogram(h)) => out.set_histogram(i, h),
                     Outcome::Filtered => {}
@@ -228,22 +261,23 @@ impl Exec<'_> {
         grid: &Grid,
         sink: &mut Sink<'_>,
     ) -> Result<(), QueryError> {
-        let mut map = |column: &mut Column| {
-            let mut notes = self.notes.borrow_mut();
-            operator.column_scalar(column, scalar, swapped, &mut notes);
-        };
+        let mut notes = StepNotes::default();
+        let mut map = |column: &mut Column| operator.column_scalar(column, scalar, swapped, &mut notes);
         if changes_metric(operator.op) || operator.return_bool {
-            return self.renamed(vector, grid, sink, &mut map);
+            self.renamed(vector, grid, sink, &mut map)?;
+        } else {
+            self.stream(vector, grid, &mut |mut series| {
+                map(&mut series.column);
+                if series.column.is_empty() { Ok(()) } else { sink(series) }
+            })?;
         }
-        self.stream(vector, grid, &mut |mut series| {
-            map(&mut series.column);
-            if series.column.is_empty() { Ok(()) } else { sink(series) }
-        })
+        notes.tell(&operator, &mut self.notes.borrow_mut());
+        Ok(())
     }
 }
 
 impl Operator {
-    fn column_scalar(&self, column: &mut Column, scalar: &ScalarColumn, swapped: bool, notes: &mut Annotations) {
+    fn column_scalar(&self, column: &mut Column, scalar: &ScalarColumn, swapped: bool, notes: &mut StepNotes) {
         if let (None, Ok(f)) = (&column.histograms, scalar_operation(self.op)) {
             let pick = |v: f64, s: f64| if swapped { f(s, v) } else { f(v, s) };
             if self.op.is_comparison() && !self.return_bool {
@@ -271,7 +305,8 @@ impl Operator {
         for i in column.occupied().iter() {
             let Some(point) = column.point(i) else { continue };
             let s = Point::Float(scalar.at(i));
-            let outcome = if swapped { self.apply(s, point, false, notes) } else { self.apply(point, s, false, notes) };
+            let (a, b) = if swapped { (s, point) } else { (point, s) };
+            let outcome = self.apply(i, a, b, notes);
             match outcome {
                 // A comparison keeps the vector's value, also if that stands on the right.
                 Outcome::Value(_) if self.op.is_comparison() && !self.return_bool => out.copy_point(i, column),

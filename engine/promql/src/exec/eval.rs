@@ -90,6 +90,7 @@ impl<'q> Exec<'q> {
         match &node.kind {
             Kind::Number(v) => Ok(ScalarColumn::Constant(*v)),
             Kind::Invariant(n) => Ok(ScalarColumn::Constant(self.scalar(n, &Grid::single(grid.start))?.first())),
+            Kind::Plus(n) => self.scalar(n, grid),
             Kind::Negate(n) => Ok(self.scalar(n, grid)?.map(|v| -v)),
             Kind::Binary(b) => {
                 let (lhs, rhs) = (self.scalar(&b.lhs, grid)?, self.scalar(&b.rhs, grid)?);
@@ -140,6 +141,7 @@ impl<'q> Exec<'q> {
         match &node.kind {
             Kind::Instant(s) => self.stream_instant(s, node.span, grid, sink),
             Kind::Invariant(n) => self.stream_invariant(n, grid, sink),
+            Kind::Plus(n) => self.stream(n, grid, sink),
             Kind::Negate(n) => self.stream_negated(n, grid, sink),
             Kind::Call(c) => self.stream_call(node, c, grid, sink),
             Kind::Aggregate(a) => self.stream_aggregate(node, a, grid, sink),

@@ -100,7 +100,7 @@ impl Exec<'_> {
         arg: &Node,
         grid: &Grid,
         out: &mut Merged,
-        name: &dyn Fn(&Labels) -> Labels,
+        quantile: Option<(&str, &ScalarColumn)>,
         f: &mut dyn FnMut(usize, &Labels, Histogram<'_>, &mut Annotations) -> f64,
     ) -> Result<(), QueryError> {
         let held = self.collect(arg, grid)?;
@@ -113,7 +113,8 @@ impl Exec<'_> {
                 drop_name: false,
                 column: Column::empty(0),
             });
-            let mut slot = None;
+            // The output series, with the quantile that is part of its labels.
+            let mut slot: Option<(u64, usize)> = None;
             for step in 0..grid.len {
                 buckets.clear();
                 for (upper, i) in &group.classic {
@@ -132,8 +133,19 @@ impl Exec<'_> {
                     (None, false) => f(step, &group.labels, Histogram::Classic(&mut buckets), &mut notes),
                     (None, true) => continue,
                 };
-                let slot = *slot.get_or_insert_with(|| out.slot(&name(&labels.labels), true, grid.len));
-                out.put_float(slot, step, v)?;
+                let q = quantile.map_or(0.0, |(_, q)| q.at(step));
+                let at = match slot {
+                    Some((bits, at)) if bits == q.to_bits() => at,
+                    _ => {
+                        let labels = match quantile {
+                            Some((label, _)) => labels.labels.with(label, &open_metrics_number(q)),
+                            None => labels.labels.clone(),
+                        };
+                        out.slot(&labels, true, grid.len)
+                    }
+                };
+                slot = Some((q.to_bits(), at));
+                out.put_float(at, step, v)?;
             }
         }
         Ok(())
@@ -157,12 +169,7 @@ impl Exec<'_> {
         }
         let mut out = Merged::default();
         for (q, _) in quantiles {
-            // The label names the quantile, which is a number that does not depend on the step.
-            let name = |labels: &Labels| match label {
-                Some(l) => labels.with(l, &open_metrics_number(q.first())),
-                None => labels.clone(),
-            };
-            self.each_histogram(arg, grid, &mut out, &name, &mut |step, labels, h, notes| match h {
+            self.each_histogram(arg, grid, &mut out, label.map(|l| (l, q)), &mut |step, labels, h, notes| match h {
                 Histogram::Native(h) => {
                     let (v, note) = native_quantile(q.at(step), h);
                     let metric = self.told_name(labels);
@@ -196,7 +203,7 @@ impl Exec<'_> {
         sink: &mut Sink<'_>,
     ) -> Result<(), QueryError> {
         let mut out = Merged::default();
-        self.each_histogram(arg, grid, &mut out, &Labels::clone, &mut |step, labels, h, notes| {
+        self.each_histogram(arg, grid, &mut out, None, &mut |step, labels, h, notes| {
             let (low, high) = (bounds.0.at(step), bounds.1.at(step));
             match h {
                 Histogram::Native(h) => {

@@ -1,7 +1,7 @@
 //! Joins of two vectors: partners are found once per query by their labels, values are combined by columns.
 
 use super::QueryError;
-use super::binary::{Operator, Outcome, changes_metric};
+use super::binary::{Operator, Outcome, StepNotes, changes_metric};
 use super::column::{Bits, Point, SeriesColumn};
 use super::eval::{Exec, Sink, is_metadata, unexpected};
 use super::merge::{Merged, same_labels};
@@ -11,7 +11,7 @@ use crate::plan::{Binary, Grid};
 use hashbrown::{HashMap, HashSet};
 use model::Labels;
 use model::labels::{LabelsBuilder, METRIC_NAME};
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 
 /// Both sides, each series with the number of its match group.
 struct Sides {
@@ -69,8 +69,9 @@ impl Exec<'_> {
         if operator.op.is_set() {
             set_operation(operator.op, sides, grid.len, &mut out)?;
         } else {
-            let join = Join { exec: self, operator, matching, len: grid.len };
+            let join = Join { exec: self, operator, matching, len: grid.len, notes: RefCell::default() };
             join.run(sides, &mut out)?;
+            join.notes.borrow().tell(&operator, &mut self.notes.borrow_mut());
         }
         drop((left, right));
         for series in out.finish() {
@@ -121,6 +122,7 @@ struct Join<'j, 'q> {
     operator: Operator,
     matching: &'j VectorMatching,
     len: usize,
+    notes: RefCell<StepNotes>,
 }
 
 impl Join<'_, '_> {
@@ -169,10 +171,7 @@ impl Join<'_, '_> {
             self.exec.stop.check()?;
             let Some(o) = partner.get(*group).copied().flatten().and_then(|i| one.get(i)) else { continue };
             let (a, b) = if swapped { (o, m) } else { (m, o) };
-            let (column, fits) = {
-                let mut notes = self.exec.notes.borrow_mut();
-                self.operator.columns(&a.column, &b.column, &mut notes)
-            };
+            let (column, fits) = self.operator.columns(&a.column, &b.column, &mut self.notes.borrow_mut());
             let labels = self.result_labels(&m.labels, &o.labels);
             if self.matching.card != MatchCard::OneToOne {
                 let before = matched.entry((*group, labels.clone())).or_insert_with(|| Bits::none(self.len));
@@ -239,10 +238,7 @@ impl Join<'_, '_> {
                 };
                 let (Some(mv), Some(ov)) = (value(ms, fill_many), value(os, fill_one)) else { return Ok(()) };
                 let (a, b) = if m.card == MatchCard::OneToMany { (&ov, &mv) } else { (&mv, &ov) };
-                let outcome = {
-                    let mut notes = self.exec.notes.borrow_mut();
-                    self.operator.apply(borrowed(a), borrowed(b), true, &mut notes)
-                };
+                let outcome = self.operator.apply(step, borrowed(a), borrowed(b), &mut self.notes.borrow_mut());
                 if matches!(outcome, Outcome::Unfit) {
                     return Ok(());
                 }

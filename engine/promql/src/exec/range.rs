@@ -8,7 +8,7 @@ use crate::functions::label::absent_labels;
 use crate::functions::over_time as over;
 use crate::functions::rate::{self, extrapolated};
 use crate::functions::window::{Falls, Notes, Value, Window};
-use crate::parse::{FunctionId, RangeMode};
+use crate::parse::{FunctionId, RangeMode, Span};
 use crate::plan::{Call, Grid, Kind, Node, RangeArg};
 use model::Labels;
 use model::labels::METRIC_NAME;
@@ -41,8 +41,11 @@ impl Exec<'_> {
         let keeps_name = matches!(id, FunctionId::LastOverTime | FunctionId::FirstOverTime);
         let delayed = self.options.delayed_name_removal;
         let mut distinct = Distinct::default();
-        // As in Prometheus a note on the quantile is put on the first argument, others on the range.
-        let span = call.args.first().map_or(node.span, |a| a.span);
+        // As in Prometheus notes are put on the first argument, and a subquery there has lost its position.
+        let span = match call.args.first() {
+            Some(Node { kind: Kind::Range(RangeArg::Subquery(_)), .. }) => Span::default(),
+            first => first.map_or(node.span, |a| a.span),
+        };
         let mut buffer = Vec::new();
         let mut falls = Falls::default();
         let counts = matches!(id, FunctionId::Rate | FunctionId::Increase) && range.mode() == RangeMode::Plain;
@@ -98,7 +101,7 @@ impl Exec<'_> {
     }
 
     /// A rate of something that does not look like a counter.
-    fn note_non_counter(&self, labels: &Labels, span: crate::parse::Span) {
+    fn note_non_counter(&self, labels: &Labels, span: Span) {
         let Some(name) = labels.get(METRIC_NAME).filter(|n| !n.is_empty()) else {
             return;
         };
@@ -140,7 +143,7 @@ impl Exec<'_> {
 }
 
 /// The factors of `double_exponential_smoothing`.
-fn factors(params: &[(ScalarColumn, crate::parse::Span)], i: usize) -> Result<(f64, f64), QueryError> {
+fn factors(params: &[(ScalarColumn, Span)], i: usize) -> Result<(f64, f64), QueryError> {
     let [(smoothing, _), (trend, _)] = params else {
         return Err(unexpected("two factors"));
     };

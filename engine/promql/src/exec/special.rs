@@ -95,10 +95,10 @@ impl Exec<'_> {
         let by_value = matches!(id, FunctionId::Sort | FunctionId::SortDesc);
         let descending = matches!(id, FunctionId::SortDesc | FunctionId::SortByLabelDesc);
         let names: Vec<&str> = labels.iter().map(text).collect::<Result<_, _>>()?;
-        if !grid.is_single() {
+        let mut held = self.collect(arg, grid)?;
+        if grid.spread {
             self.notes.borrow_mut().sort_in_range_query(node.span);
         }
-        let mut held = self.collect(arg, grid)?;
         let mut all = held.take();
         if by_value {
             for series in &mut all {

@@ -121,11 +121,11 @@ impl<'a> Builder<'a> {
             Expr::Binary(b) => self.binary(expr, b, cx),
             Expr::Unary(u) => {
                 let child = self.expr(&u.expr, cx)?;
-                if u.op == Sign::Plus {
-                    return Ok(child);
-                }
                 let injective = child.node.injective;
-                let kind = Kind::Negate(Box::new(child.node));
+                let kind = match u.op {
+                    Sign::Plus => Kind::Plus(Box::new(child.node)),
+                    Sign::Minus => Kind::Negate(Box::new(child.node)),
+                };
                 Ok(Built { node: node(expr, kind, injective), invariant: child.invariant, wrap: child.wrap })
             }
             Expr::Call(c) => self.call(expr, c, cx),
@@ -389,7 +389,7 @@ fn reference(node: &Node) -> Option<(Option<i64>, i64)> {
             Some(_) => (at, offset),
             None => (s.at, offset.saturating_add(s.offset)),
         }),
-        Kind::Invariant(n) | Kind::Negate(n) => reference(n),
+        Kind::Invariant(n) | Kind::Plus(n) | Kind::Negate(n) => reference(n),
         Kind::Call(c) => c.args.iter().find_map(reference),
         Kind::Aggregate(a) => reference(&a.arg).or_else(|| a.param.as_ref().and_then(reference)),
         Kind::Binary(b) => reference(&b.lhs).or_else(|| reference(&b.rhs)),

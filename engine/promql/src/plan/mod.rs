@@ -19,19 +19,21 @@ pub(crate) struct Grid {
     pub(crate) step: i64,
     /// Number of times; 0 if there is nothing to evaluate.
     pub(crate) len: usize,
+    /// True if the end that was asked for is not the start, even if no second time fits in.
+    pub(crate) spread: bool,
 }
 
 impl Grid {
     /// A single time.
     pub(crate) fn single(t: i64) -> Self {
-        Self { start: t, step: 1, len: 1 }
+        Self { start: t, step: 1, len: 1, spread: false }
     }
 
     /// From `start` to at most `end`.
     pub(crate) fn new(start: i64, end: i64, step: i64) -> Self {
         let step = step.max(1);
         let len = if end < start { 0 } else { (end.saturating_sub(start) / step).saturating_add(1) };
-        Self { start, step, len: usize::try_from(len).unwrap_or(usize::MAX) }
+        Self { start, step, len: usize::try_from(len).unwrap_or(usize::MAX), spread: start != end }
     }
 
     /// The time of step `i`.
@@ -71,6 +73,8 @@ pub(crate) enum Kind {
     Range(RangeArg),
     /// Does not depend on the step: evaluated once, repeated.
     Invariant(Box<Node>),
+    /// Does nothing, but is neither a bare selector nor stands where its operand does.
+    Plus(Box<Node>),
     Negate(Box<Node>),
     Call(Box<Call>),
     Aggregate(Box<Aggregate>),
