@@ -28,3 +28,22 @@ fn prometheus_test_files() {
     assert_eq!(failed, 0, "{passed} evaluations passed, {failed} failed\n{table}\n{details}");
     assert_eq!((files.len(), passed), (21, 1313), "{table}");
 }
+
+/// Scripts of our own, in the same language.
+#[test]
+fn our_scripts() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scripts");
+    let mut files = 0;
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        let report = run(&std::fs::read_to_string(&path).unwrap(), &mut MemoryEngine::conformance());
+        let failed: Vec<_> = report
+            .failed
+            .iter()
+            .map(|f| format!("{}:{} {}\n    {}", path.display(), f.line, f.query, f.message))
+            .collect();
+        assert!(failed.is_empty() && report.passed > 0, "{}", failed.join("\n"));
+        files += 1;
+    }
+    assert!(files >= 2);
+}
