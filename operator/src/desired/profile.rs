@@ -24,7 +24,7 @@ pub(super) fn replicas(profile: Profile, wanted: Option<i32>) -> i32 {
 fn requests(profile: Profile, what: Sized) -> (&'static str, &'static str) {
     match (what, profile) {
         (Sized::Prometheus, Profile::Minimal) => ("100m", "400Mi"),
-        (Sized::Prometheus, Profile::Small) => ("500m", "2Gi"),
+        (Sized::Prometheus, Profile::Small) => ("250m", "2Gi"),
         (Sized::Prometheus, Profile::Medium) => ("2", "10Gi"),
         (Sized::Prometheus, Profile::Large) => ("6", "40Gi"),
         (Sized::Sidecar, Profile::Minimal) => ("20m", "64Mi"),
@@ -32,7 +32,7 @@ fn requests(profile: Profile, what: Sized) -> (&'static str, &'static str) {
         (Sized::Sidecar, Profile::Medium) => ("200m", "512Mi"),
         (Sized::Sidecar, Profile::Large) => ("1", "2Gi"),
         (Sized::Querier, Profile::Minimal) => ("50m", "128Mi"),
-        (Sized::Querier, Profile::Small) => ("250m", "512Mi"),
+        (Sized::Querier, Profile::Small) => ("100m", "512Mi"),
         (Sized::Querier, Profile::Medium) => ("1", "2Gi"),
         (Sized::Querier, Profile::Large) => ("4", "8Gi"),
         (Sized::KubeStateMetrics, Profile::Minimal) => ("10m", "64Mi"),
@@ -88,7 +88,7 @@ mod tests {
     #[test]
     fn the_memory_limit_is_twice_the_request() {
         let small = resources(Profile::Small, Sized::Prometheus, None);
-        assert_eq!(small, json!({"requests": {"cpu": "500m", "memory": "2Gi"}, "limits": {"memory": "4Gi"}}));
+        assert_eq!(small, json!({"requests": {"cpu": "250m", "memory": "2Gi"}, "limits": {"memory": "4Gi"}}));
         let own = Resources {
             requests: BTreeMap::from([("memory".to_owned(), "100M".into())]),
             limits: BTreeMap::from([("cpu".to_owned(), "100m".into())]),

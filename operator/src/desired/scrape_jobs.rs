@@ -91,7 +91,7 @@ fn apiserver(_: &ValidCluster) -> Value {
         "metric_relabel_configs": [drop(
             &["__name__"],
             "(apiserver_request_(duration|sli_duration|body_size)|apiserver_response_sizes|apiserver_watch_events_sizes\
-             |apiserver_watch_list_duration|apiserver_admission_(controller_admission|step_admission|webhook_admission)_duration\
+             |apiserver_watch_(list_duration|cache_read_wait)|apiserver_admission_(controller_admission|step_admission|webhook_admission)_duration\
              |etcd_request_duration|workqueue_(queue|work)_duration)(_seconds|_bytes)?_bucket",
         )],
     })
