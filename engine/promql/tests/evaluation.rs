@@ -2,7 +2,7 @@
 
 mod support;
 
-use promql::exec::{EngineOptions, Plan, QueryError, Stop, Times};
+use promql::exec::{EngineOptions, Plan, QueryError, Source, Stop, Times};
 use support::Lab;
 
 /// A counter of 1 per second and two gauges, every 10 s.
@@ -334,4 +334,41 @@ fn deep_trees_are_evaluated_on_a_small_stack() {
         (0..400).fold("up".to_owned(), |q, i| if i % 2 == 0 { format!("{q} + 1") } else { format!("{q} or up") });
     let lab = Lab::new().load(10, "up", [1.0]);
     assert_eq!(lab.at(0, &deep).len(), 1);
+}
+
+/// A source that gives each select once, as a stream does.
+struct Once<'a>(&'a promql::exec::memory::MemorySource, std::cell::RefCell<Vec<usize>>);
+
+impl Source for Once<'_> {
+    fn select(
+        &self,
+        request: &promql::exec::SelectRequest,
+    ) -> Result<Box<dyn promql::exec::SeriesSet + '_>, QueryError> {
+        assert!(!self.1.borrow().contains(&request.id), "select {} was asked twice", request.id);
+        self.1.borrow_mut().push(request.id);
+        self.0.select(request)
+    }
+}
+
+#[test]
+fn each_select_is_read_once() {
+    let lab = lab();
+    for query in [
+        "requests_total",
+        "limit / limit",
+        r#"histogram_quantiles(requests_total, "q", 0.1, 0.5, 0.9)"#,
+        "histogram_fraction(scalar(limit), 1, requests_total)",
+        "topk(scalar(count(limit)), max_over_time(rate(requests_total[1m])[5m:1m]))",
+        r#"count_values("v", requests_total) or absent(requests_total)"#,
+        "info(requests_total)",
+        "quantile_over_time(scalar(limit), requests_total[5m]) or timestamp(limit) or sort(limit)",
+    ] {
+        let times = Times::Range { start: 0, end: 600_000, step: 60_000 };
+        let plan = Plan::new(query, times, &lab.options).unwrap();
+        let once = Once(&lab.source, std::cell::RefCell::default());
+        plan.execute(&once, &Stop::new()).unwrap_or_else(|e| panic!("{query}: {e}"));
+        let mut asked = once.1.into_inner();
+        asked.sort_unstable();
+        assert_eq!(asked, (0..plan.selects().len()).collect::<Vec<_>>(), "{query}");
+    }
 }

@@ -94,61 +94,61 @@ impl Exec<'_> {
         if self.options.delayed_name_removal { labels.value(METRIC_NAME) } else { "" }
     }
 
-    /// Calls `classic` or `native` for each histogram and step, and emits what they give.
+    /// Calls `f` for each histogram and step, and emits what it gives: one number for each of `names`, which are
+    /// the label and quantile that tell the numbers apart, if there is more than one.
     fn each_histogram(
         &self,
         arg: &Node,
         grid: &Grid,
-        out: &mut Merged,
-        quantile: Option<(&str, &ScalarColumn)>,
-        f: &mut dyn FnMut(usize, &Labels, Histogram<'_>, &mut Annotations) -> f64,
+        names: &[Option<(&str, &ScalarColumn)>],
+        sink: &mut Sink<'_>,
+        f: &mut dyn FnMut(usize, usize, &Labels, Histogram<'_>, &mut Annotations) -> f64,
     ) -> Result<(), QueryError> {
         let held = self.collect(arg, grid)?;
         let groups = self.histogram_groups(&held.series, arg.span);
+        let mut out = Merged::default();
         let mut buckets = Vec::new();
-        for group in &groups {
-            self.stop.check()?;
-            let labels = self.without_name(SeriesColumn {
-                labels: group.labels.clone(),
-                drop_name: false,
-                column: Column::empty(0),
-            });
-            // The output series, with the quantile that is part of its labels.
-            let mut slot: Option<(u64, usize)> = None;
-            for step in 0..grid.len {
-                buckets.clear();
-                for (upper, i) in &group.classic {
-                    if let Some(count) = held.series.get(*i).and_then(|s| s.column.float(step)) {
-                        buckets.push(ClassicBucket { upper: *upper, count });
+        for (n, name) in names.iter().enumerate() {
+            for group in &groups {
+                self.stop.check()?;
+                let series = SeriesColumn { labels: group.labels.clone(), drop_name: false, column: Column::empty(0) };
+                let labels = self.without_name(series).labels;
+                // The output series, with the quantile that is part of its labels.
+                let mut slot: Option<(u64, usize)> = None;
+                for step in 0..grid.len {
+                    buckets.clear();
+                    for (upper, i) in &group.classic {
+                        if let Some(count) = held.series.get(*i).and_then(|s| s.column.float(step)) {
+                            buckets.push(ClassicBucket { upper: *upper, count });
+                        }
                     }
+                    let native = group.native.and_then(|i| held.series.get(i)?.column.histogram(step));
+                    let mut notes = self.notes.borrow_mut();
+                    let histogram = match (native, buckets.is_empty()) {
+                        (Some(_), false) => {
+                            notes.mixed_classic_native(self.told_name(&group.labels), arg.span);
+                            continue;
+                        }
+                        (Some(h), true) => Histogram::Native(h),
+                        (None, false) => Histogram::Classic(&mut buckets),
+                        (None, true) => continue,
+                    };
+                    let v = f(n, step, &group.labels, histogram, &mut notes);
+                    let q = name.map_or(0.0, |(_, q)| q.at(step));
+                    let at = match slot {
+                        Some((bits, at)) if bits == q.to_bits() => at,
+                        _ => match name {
+                            Some((label, _)) => out.slot(&labels.with(label, &open_metrics_number(q)), true, grid.len),
+                            None => out.slot(&labels, true, grid.len),
+                        },
+                    };
+                    slot = Some((q.to_bits(), at));
+                    out.put_float(at, step, v)?;
                 }
-                let native = group.native.and_then(|i| held.series.get(i)?.column.histogram(step));
-                let mut notes = self.notes.borrow_mut();
-                let v = match (native, buckets.is_empty()) {
-                    (Some(_), false) => {
-                        notes.mixed_classic_native(self.told_name(&group.labels), arg.span);
-                        continue;
-                    }
-                    (Some(h), true) => f(step, &group.labels, Histogram::Native(h), &mut notes),
-                    (None, false) => f(step, &group.labels, Histogram::Classic(&mut buckets), &mut notes),
-                    (None, true) => continue,
-                };
-                let q = quantile.map_or(0.0, |(_, q)| q.at(step));
-                let at = match slot {
-                    Some((bits, at)) if bits == q.to_bits() => at,
-                    _ => {
-                        let labels = match quantile {
-                            Some((label, _)) => labels.labels.with(label, &open_metrics_number(q)),
-                            None => labels.labels.clone(),
-                        };
-                        out.slot(&labels, true, grid.len)
-                    }
-                };
-                slot = Some((q.to_bits(), at));
-                out.put_float(at, step, v)?;
             }
         }
-        Ok(())
+        drop(held);
+        out.finish().try_for_each(sink)
     }
 
     /// `histogram_quantile`, and `histogram_quantiles` if there is a label to tell them apart.
@@ -167,12 +167,13 @@ impl Exec<'_> {
                 self.notes.borrow_mut().invalid_quantile(v, *span);
             }
         }
-        let mut out = Merged::default();
-        for (q, _) in quantiles {
-            self.each_histogram(arg, grid, &mut out, label.map(|l| (l, q)), &mut |step, labels, h, notes| match h {
+        let names: Vec<_> = quantiles.iter().map(|(q, _)| label.map(|l| (l, q))).collect();
+        self.each_histogram(arg, grid, &names, sink, &mut |n, step, labels, h, notes| {
+            let q = quantiles.get(n).map_or(f64::NAN, |(q, _)| q.at(step));
+            let metric = self.told_name(labels);
+            match h {
                 Histogram::Native(h) => {
-                    let (v, note) = native_quantile(q.at(step), h);
-                    let metric = self.told_name(labels);
+                    let (v, note) = native_quantile(q, h);
                     match note {
                         Some(NanNote::Result) => notes.quantile_nan_result(metric, arg.span),
                         Some(NanNote::Skew) => notes.quantile_nan_skew(metric, arg.span),
@@ -181,16 +182,15 @@ impl Exec<'_> {
                     v
                 }
                 Histogram::Classic(buckets) => {
-                    let (v, forced) = classic_quantile(q.at(step), buckets);
+                    let (v, forced) = classic_quantile(q, buckets);
                     if let Some(f) = forced {
-                        let (metric, bounds) = (self.told_name(labels), (f.min_bound, f.max_bound));
+                        let bounds = (f.min_bound, f.max_bound);
                         notes.forced_monotonicity(metric, grid.time(step), bounds, f.max_difference, arg.span);
                     }
                     v
                 }
-            })?;
-        }
-        out.finish().try_for_each(sink)
+            }
+        })
     }
 
     /// `histogram_fraction`
@@ -202,8 +202,7 @@ impl Exec<'_> {
         grid: &Grid,
         sink: &mut Sink<'_>,
     ) -> Result<(), QueryError> {
-        let mut out = Merged::default();
-        self.each_histogram(arg, grid, &mut out, None, &mut |step, labels, h, notes| {
+        self.each_histogram(arg, grid, &[None], sink, &mut |_, step, labels, h, notes| {
             let (low, high) = (bounds.0.at(step), bounds.1.at(step));
             match h {
                 Histogram::Native(h) => {
@@ -215,8 +214,7 @@ impl Exec<'_> {
                 }
                 Histogram::Classic(buckets) => classic_fraction(low, high, buckets),
             }
-        })?;
-        out.finish().try_for_each(sink)
+        })
     }
 }
 

@@ -8,7 +8,8 @@ use std::sync::Arc;
 /// that the async side can fetch them concurrently.
 #[derive(Clone, Debug)]
 pub struct SelectRequest {
-    /// Index in [`super::Plan::selects`]; the evaluation asks with the very same request, once per select.
+    /// Index in [`super::Plan::selects`]; the evaluation asks with the very same request, at most
+    /// once per select (not at all if the answer turns out not to need it).
     pub id: usize,
     /// All conditions; a series must pass each.
     pub matchers: Vec<Matcher>,
