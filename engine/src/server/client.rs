@@ -315,6 +315,9 @@ fn classify(error: &(dyn Error + 'static)) -> Option<ErrorClass> {
         }
         if let Some(h2) = e.downcast_ref::<h2::Error>() {
             use h2::Reason;
+            if let Some(inner) = h2.get_io().and_then(|io| classify(io)) {
+                return Some(inner);
+            }
             // What a server makes us say that answers in another protocol; or what it says to us in so many words.
             let other = [Reason::PROTOCOL_ERROR, Reason::FRAME_SIZE_ERROR, Reason::HTTP_1_1_REQUIRED];
             if h2.reason().is_some_and(|r| other.contains(&r)) {

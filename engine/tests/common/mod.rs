@@ -3,6 +3,8 @@
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part")]
 #![allow(clippy::disallowed_methods, reason = "tests of real processes wait in real time")]
 
+pub mod fake_store;
+
 use args::SidecarArgs;
 use model::world::World;
 use proto::thanos::info::info_client::InfoClient;
