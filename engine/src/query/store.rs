@@ -248,7 +248,10 @@ impl Store {
         };
         let outcome = match tokio::time::timeout(timeout, call).await {
             Ok(Ok(response)) => self.read_info(response.into_inner()).map_err(|m| (ErrorClass::Protocol, m)),
-            Ok(Err(status)) => Err((client::classify_status(&status), client::explain(&status))),
+            Ok(Err(status)) => {
+                let e = self.connection.diagnose(&status);
+                Err((e.class, e.message))
+            }
             Err(_) => {
                 // A connection that can't be made has a better reason than "no answer".
                 let known = self.connection.error();

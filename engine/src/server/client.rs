@@ -186,6 +186,14 @@ impl Dialer {
             DialError { class, message: format!("can't connect to {address}: {e}") }
         })?;
         let Some(tls) = &self.target.tls else { return Ok((Box::new(stream), None)) };
+        // A new connection uses the files as they are now: a renewed certificate needs no restart and no timer.
+        let fresh = Arc::clone(tls);
+        match tokio::task::spawn_blocking(move || fresh.reload()).await {
+            Ok(Ok(true)) => tracing::info!(address, "changed TLS files are in use"),
+            Ok(Ok(false)) => {}
+            Ok(Err(error)) => tracing::warn!(address, %error, "changed TLS files can't be used, the old ones stay"),
+            Err(error) => tracing::warn!(address, %error, "TLS files can't be read again"),
+        }
         let connector = tokio_rustls::TlsConnector::from(tls.config());
         let stream = connector.connect(self.name.clone(), stream).await.map_err(|e| {
             let class = classify(&e).unwrap_or(ErrorClass::TlsHandshake);
