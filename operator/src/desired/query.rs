@@ -1,6 +1,6 @@
 //! The querier: Deployment, Services, account, budget.
 
-use args::QueryArgs;
+use args::{Millis, QueryArgs};
 use serde_json::{Value, json};
 
 use crate::api::ExposeType;
@@ -69,6 +69,10 @@ fn deployment(cluster: &ValidCluster, name: &str) -> Object {
         cluster_label: cluster.spec.cluster_label.clone(),
         ..QueryArgs::default()
     };
+    // A restarted Prometheus has another address, and must not be missed for longer than its restart takes.
+    if !spec.extra_args.iter().any(|arg| arg.starts_with("--store.sd-dns-interval")) {
+        flags.dns_interval = Millis(5_000);
+    }
     flags.server.log_level = prometheus::log_level(spec.log_level);
     let sources: Vec<Value> = names::endpoint_slots(&cluster.name)
         .into_iter()
