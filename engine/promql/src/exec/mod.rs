@@ -32,7 +32,7 @@ pub use source::{Samples, SelectHints, SelectRequest, SeriesSet, Source};
 
 use crate::functions::window::Falls;
 use crate::parse::{Expr, ValueType, parse_expr};
-use crate::plan::{Kind, Planned, RangeArg, build};
+use crate::plan::{Grid, Kind, Planned, RangeArg, build};
 use budget::Cost;
 use column::SeriesColumn;
 use eval::{Exec, without_metadata};
@@ -143,23 +143,24 @@ impl Plan {
             return Ok(QueryValue::Vector(series.into_iter().filter_map(sample).collect()));
         }
         series.sort_by(|a, b| a.labels.cmp(&b.labels));
-        let points = |s: SeriesColumn| Series {
-            floats: s.column.present.iter().filter_map(|i| Some((grid.time(i), s.column.float(i)?))).collect(),
-            histograms: s.column.iter_histograms().map(|(i, h)| (grid.time(i), h.clone())).collect(),
-            labels: s.labels,
-        };
-        Ok(QueryValue::Matrix(series.into_iter().map(points).collect()))
+        Ok(QueryValue::Matrix(series.into_iter().map(|s| points(s, grid)).collect()))
     }
 
     /// A range vector as an answer: its samples with their own times.
     fn raw_matrix(&self, exec: &Exec<'_>, arg: &RangeArg) -> Result<QueryValue, QueryError> {
         let grid = &self.planned.grid;
         let mut all: Vec<Series> = Vec::new();
+        if let RangeArg::Subquery(s) = arg {
+            // Its points are the answer; nothing is forgotten about their resets, as it is below a function.
+            let inner = s.grid(grid);
+            all = exec.collect(&s.child, &inner)?.take().into_iter().map(|s| points(s, &inner)).collect();
+            all.sort_by(|a, b| a.labels.cmp(&b.labels));
+            return Ok(QueryValue::Matrix(all));
+        }
         exec.read_range(arg, grid, &mut |head, samples| {
             let falls = Falls::default();
             let window = exec.slider(arg, samples, &falls).at(grid.start, arg.reference(grid.start));
-            let labels = if head.drop_name { without_metadata(&head.labels) } else { head.labels };
-            let mut series = Series { labels, floats: Vec::new(), histograms: window.histograms.to_vec() };
+            let mut series = Series { labels: head.labels, floats: Vec::new(), histograms: window.histograms.to_vec() };
             series.floats = range::raw_floats(&window)?;
             if !series.floats.is_empty() || !series.histograms.is_empty() {
                 let samples = (series.floats.len() + series.histograms.len()) as u64;
@@ -170,5 +171,14 @@ impl Plan {
         })?;
         all.sort_by(|a, b| a.labels.cmp(&b.labels));
         Ok(QueryValue::Matrix(all))
+    }
+}
+
+/// The values of a column with their times; a name that is marked goes.
+fn points(s: SeriesColumn, grid: &Grid) -> Series {
+    Series {
+        floats: s.column.present.iter().filter_map(|i| Some((grid.time(i), s.column.float(i)?))).collect(),
+        histograms: s.column.iter_histograms().map(|(i, h)| (grid.time(i), h.clone())).collect(),
+        labels: if s.drop_name { without_metadata(&s.labels) } else { s.labels },
     }
 }
