@@ -119,17 +119,7 @@ impl Plan {
             }
             _ => {}
         }
-        let mut series = exec.collect(root, grid)?.take();
-        if self.options.delayed_name_removal {
-            let mut merged = Merged::default();
-            for mut s in series {
-                if s.drop_name {
-                    s.labels = without_metadata(&s.labels);
-                }
-                merged.add(s)?;
-            }
-            series = merged.finish().collect();
-        }
+        let mut series = self.with_final_names(exec.collect(root, grid)?.take())?;
         if instant {
             let t = grid.start;
             let sample = |s: SeriesColumn| {
@@ -146,6 +136,21 @@ impl Plan {
         Ok(QueryValue::Matrix(series.into_iter().map(|s| points(s, grid)).collect()))
     }
 
+    /// Drops the names that were marked for the end of the query.
+    fn with_final_names(&self, series: Vec<SeriesColumn>) -> Result<Vec<SeriesColumn>, QueryError> {
+        if !self.options.delayed_name_removal {
+            return Ok(series);
+        }
+        let mut merged = Merged::default();
+        for mut s in series {
+            if s.drop_name {
+                s.labels = without_metadata(&s.labels);
+            }
+            merged.add(s)?;
+        }
+        Ok(merged.finish().collect())
+    }
+
     /// A range vector as an answer: its samples with their own times.
     fn raw_matrix(&self, exec: &Exec<'_>, arg: &RangeArg) -> Result<QueryValue, QueryError> {
         let grid = &self.planned.grid;
@@ -153,7 +158,8 @@ impl Plan {
         if let RangeArg::Subquery(s) = arg {
             // Its points are the answer; nothing is forgotten about their resets, as it is below a function.
             let inner = s.grid(grid);
-            all = exec.collect(&s.child, &inner)?.take().into_iter().map(|s| points(s, &inner)).collect();
+            let series = self.with_final_names(exec.collect(&s.child, &inner)?.take())?;
+            all.extend(series.into_iter().map(|s| points(s, &inner)));
             all.sort_by(|a, b| a.labels.cmp(&b.labels));
             return Ok(QueryValue::Matrix(all));
         }
@@ -174,11 +180,11 @@ impl Plan {
     }
 }
 
-/// The values of a column with their times; a name that is marked goes.
+/// The values of a column with their times.
 fn points(s: SeriesColumn, grid: &Grid) -> Series {
     Series {
         floats: s.column.present.iter().filter_map(|i| Some((grid.time(i), s.column.float(i)?))).collect(),
         histograms: s.column.iter_histograms().map(|(i, h)| (grid.time(i), h.clone())).collect(),
-        labels: if s.drop_name { without_metadata(&s.labels) } else { s.labels },
+        labels: s.labels,
     }
 }
