@@ -1,5 +1,7 @@
 //! The evaluator against Prometheus' own test files, with the settings of Prometheus' runner.
 
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stderr, reason = "tests fail by panicking")]
+
 use promql::promqltest::{MemoryEngine, run};
 use std::fmt::Write;
 use std::path::Path;
