@@ -79,7 +79,11 @@ pub async fn gather(
 
     let configurations = || states.values().flatten().filter_map(|state| state.configuration.as_ref());
     let loaded = configurations().filter_map(|c| c.loaded.clone()).collect();
-    let refused = configurations()
+    let refused = states
+        .values()
+        .flatten()
+        .filter(|state| state.prometheus.as_ref().is_none_or(|prometheus| prometheus.up))
+        .filter_map(|state| state.configuration.as_ref())
         .filter(|c| c.loaded.as_ref() != Some(&c.wanted))
         .filter_map(|c| Some((c.wanted.clone(), c.error.clone()?)))
         .collect();

@@ -162,7 +162,7 @@ fn workloads(facts: &Facts<'_>) -> Vec<Workload> {
     let mut all: Vec<Workload> = found.into_values().collect();
     all.sort_by(|a, b| rank(&a.component).cmp(&rank(&b.component)).then_with(|| a.component.cmp(&b.component)));
     for workload in &mut all {
-        let troubles: Vec<Trouble> = pods_of(facts, &workload.component).filter_map(pods::trouble).collect();
+        let troubles: Vec<Trouble> = pods_of(facts, &workload.component).filter_map(|pod| pods::trouble(pod, facts.now)).collect();
         workload.trouble = troubles.iter().max().cloned().or_else(|| refused_pods(facts, &workload.component));
         workload.message = workload.trouble.as_ref().map(|trouble| match troubles.len() {
             0 | 1 => trouble.message.clone(),
@@ -296,7 +296,9 @@ fn object_storage(facts: &Facts<'_>, conditions: &mut Conditions) {
 fn loaded(facts: &Facts<'_>, configuration: Option<&ConfigurationStatus>, conditions: &mut Conditions) {
     let Some(configuration) = configuration else { return };
     let refused = states(facts, PROMETHEUS).find_map(|(pod, state)| {
-        let found = state.configuration.as_ref()?;
+        // A Prometheus that doesn't answer (it starts, it replays its log) has refused nothing.
+        let up = state.prometheus.as_ref().is_none_or(|prometheus| prometheus.up);
+        let found = state.configuration.as_ref().filter(|_| up)?;
         let current = found.wanted == configuration.hash || found.loaded.as_ref() == Some(&configuration.hash);
         Some((pod, found.error.clone().filter(|_| current)?))
     });

@@ -1,5 +1,6 @@
 //! Why a pod isn't ready, and why it restarted.
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use kube::ResourceExt as _;
 
@@ -7,6 +8,8 @@ use super::conditions::{rfc3339, shorten};
 use crate::api::LastRestart;
 use crate::cluster::Reason;
 
+/// How long a scheduler may look for a place: a volume is being made, a node is on its way.
+const PLACE_SECONDS: i64 = 60;
 /// Restarts from which a crashing container is called a crash loop.
 const LOOP: i32 = 3;
 
@@ -29,7 +32,7 @@ pub(super) fn ready(pod: &Pod) -> bool {
 }
 
 /// What is wrong with it.
-pub(super) fn trouble(pod: &Pod) -> Option<Trouble> {
+pub(super) fn trouble(pod: &Pod, now: Timestamp) -> Option<Trouble> {
     if ready(pod) || pod.metadata.deletion_timestamp.is_some() {
         return None;
     }
@@ -41,8 +44,9 @@ pub(super) fn trouble(pod: &Pod) -> Option<Trouble> {
         .find(|condition| condition.type_ == "PodScheduled" && condition.reason.as_deref() == Some("Unschedulable"));
     if let Some(condition) = unschedulable {
         let why = condition.message.clone().unwrap_or_default();
+        let since = condition.last_transition_time.as_ref().map_or(0, |time| time.0.as_second());
         return Some(Trouble {
-            stalled: true,
+            stalled: now.as_second() - since >= PLACE_SECONDS,
             reason: Reason::Unschedulable,
             message: shorten(format!("Pod {name} can't be scheduled: {why}"), 900),
         });
@@ -117,6 +121,10 @@ mod tests {
     use super::*;
     use serde_json::json;
 
+    fn now() -> Timestamp {
+        "2026-11-22T10:01:00Z".parse().unwrap()
+    }
+
     fn pod(status: serde_json::Value) -> Pod {
         serde_json::from_value(json!({"metadata": {"name": "ops-prometheus-0"}, "status": status})).unwrap()
     }
@@ -130,7 +138,7 @@ mod tests {
                                           "finishedAt": "2026-11-22T10:00:00Z"}}},
             {"name": "sidecar", "image": "s", "imageID": "", "ready": true, "restartCount": 0},
         ]}));
-        let found = trouble(&crashing).unwrap();
+        let found = trouble(&crashing, now()).unwrap();
         assert_eq!((found.stalled, found.reason), (true, Reason::CrashLooping));
         assert!(found.message.contains("ops-prometheus-0") && found.message.ends_with("exit code 2: err: no space left"));
         assert_eq!(last_restart(&crashing).unwrap().time, "2026-11-22T10:00:00Z");
@@ -139,15 +147,21 @@ mod tests {
             {"name": "query", "image": "example.test/q:1", "imageID": "", "ready": false, "restartCount": 0,
              "state": {"waiting": {"reason": "ImagePullBackOff", "message": "not found"}}},
         ]}));
-        assert_eq!(trouble(&image).unwrap().reason, Reason::ImageUnavailable);
+        assert_eq!(trouble(&image, now()).unwrap().reason, Reason::ImageUnavailable);
 
         let nowhere = pod(json!({"conditions": [
             {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/1 nodes are available"},
         ]}));
-        assert_eq!(trouble(&nowhere).unwrap().reason, Reason::Unschedulable);
+        assert_eq!(trouble(&nowhere, now()).unwrap().reason, Reason::Unschedulable);
+        assert!(trouble(&nowhere, now()).unwrap().stalled, "nobody knows since when");
+        let soon = pod(json!({"conditions": [{
+            "type": "PodScheduled", "status": "False", "reason": "Unschedulable",
+            "lastTransitionTime": "2026-11-22T10:00:30Z",
+        }]}));
+        assert!(!trouble(&soon, now()).unwrap().stalled, "it was only just found");
 
         let fine = pod(json!({"conditions": [{"type": "Ready", "status": "True"}]}));
-        assert_eq!(trouble(&fine), None);
-        assert_eq!(trouble(&pod(json!({"phase": "Pending"}))).unwrap().reason, Reason::RollingOut);
+        assert_eq!(trouble(&fine, now()), None);
+        assert_eq!(trouble(&pod(json!({"phase": "Pending"})), now()).unwrap().reason, Reason::RollingOut);
     }
 }

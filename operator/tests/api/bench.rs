@@ -139,9 +139,9 @@ impl Bench {
             if let Some(found) = test() {
                 return found;
             }
-            if start.elapsed() > Duration::from_secs(40) {
+            if start.elapsed() > Duration::from_secs(90) {
                 let objects = self.kubectl(&["get", "moncl,rstore", "-o", "yaml"]);
-                panic!("not within 40 s: {what}\n{objects}");
+                panic!("not within 90 s: {what}\n{objects}");
             }
             tokio::time::sleep(Duration::from_millis(200)).await;
         }

@@ -35,7 +35,11 @@ async fn children_go_volumes_stay() {
                 "-l", "app.kubernetes.io/managed-by=panoptes-operator,app.kubernetes.io/instance=ops,panoptes.dev/namespace!=other",
             ]);
             let mine = left.lines().filter(|line| !line.contains("clusterrolebinding") || line.contains(":deletion:"));
-            (mine.count() == 0).then_some(())
+            let mine: Vec<&str> = mine.collect();
+            if !mine.is_empty() {
+                eprintln!("left: {mine:?}");
+            }
+            mine.is_empty().then_some(())
         })
         .await;
     assert!(bench.get("pvc", "data-ops-prometheus-0").is_some());
