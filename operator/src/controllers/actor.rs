@@ -37,7 +37,7 @@ pub(super) async fn run(context: Arc<Context>, namespace: String, trigger: Arc<N
             }
         }
         let began = Instant::now();
-        let end = reconcile::namespace(&context, &namespace, &mut memory).await;
+        let end = Box::pin(reconcile::namespace(&context, &namespace, &mut memory)).await;
         context.metrics.seconds.observe(began.elapsed().as_secs_f64());
         let (result, wait) = match &end {
             End::Gone => ("ok", Duration::ZERO),

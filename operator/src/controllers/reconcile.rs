@@ -21,7 +21,7 @@ use crate::api::{MonitoringCluster, MonitoringClusterStatus, RemoteStore, Remote
 use crate::apply::{self, Applier, Owner, Report};
 use crate::cluster::{self, Problem, ValidCluster};
 use crate::desired;
-use crate::observe::{Assignment, Fault, FaultKind, Gathered, assign, call, gather, references};
+use crate::observe::{Assignment, Fault, FaultKind, Gathered, Observed, assign, call, gather, references};
 use crate::status::{self, Facts, Happening, Link, Restless};
 
 /// Our field manager for statuses.
@@ -105,9 +105,9 @@ async fn try_namespace(context: &Context, namespace: &str, memory: &mut Memory) 
         interest.names.extend(named.secrets.into_iter().chain(named.config_maps));
         interest.selectors.push(cluster.spec.rules.config_map_selector.clone());
         let states = memory.poll.states(memory.poll.targets.keys());
-        let seen = gather(client, cluster, mine, states, context.defaults.clone()).await;
+        let seen = Box::pin(gather(client, cluster, mine, states, context.defaults.clone())).await;
         interest.names.extend(seen.observed.config_maps.keys().cloned());
-        end.note(one(context, seen, memory, &mut targets).await?);
+        end.note(Box::pin(one(context, seen, memory, &mut targets)).await?);
     }
     *memory.interest.lock() = interest;
     memory.poll.targets = targets;
@@ -151,8 +151,8 @@ async fn one(
         note(context, &owner, &report);
         if !report.written.is_empty() || !report.deleted.is_empty() {
             // What was just written is not what was seen before: look again, so that nothing old is told as new.
-            let Gathered { observed, .. } = seen;
-            seen = gather(&context.client, observed.cluster, observed.remotes, observed.states, observed.defaults).await;
+            let Observed { cluster, remotes, states, defaults, .. } = seen.observed;
+            seen = Box::pin(gather(&context.client, cluster, remotes, states, defaults)).await;
             give_up_if_unsure(context, &seen)?;
             valid = cluster::validate(&seen.observed.cluster, &seen.observed);
             wanted = valid.as_ref().map(desired::objects).unwrap_or_default();

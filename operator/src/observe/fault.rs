@@ -76,7 +76,8 @@ pub async fn call<T>(
         object: object.to_owned(),
         message,
     };
-    match timeout(LIMIT, request).await {
+    // Boxed: a client's request is large, and many callers hold several at once.
+    match timeout(LIMIT, Box::pin(request)).await {
         Ok(Ok(answer)) => Ok(answer),
         Ok(Err(kube::Error::Api(status))) => Err(fault(sort(status.code, &status.reason, &status.message), status.message)),
         Ok(Err(error)) => Err(fault(FaultKind::Unavailable, error.to_string())),
