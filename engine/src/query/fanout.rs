@@ -167,10 +167,10 @@ impl Fanout {
             let (me, asked, select) = (self.clone(), asked.clone(), select.clone());
             calls.spawn(async move {
                 me.begin("unary", asked.method());
-                let answer = tokio::time::timeout(timeout, asked.call(&store, &select)).await;
+                let answer = tokio::time::timeout(timeout, client::retrying(|| asked.call(&store, &select))).await;
                 let (code, answer) = match answer {
                     Ok(Ok(found)) => (tonic::Code::Ok, Ok(found)),
-                    Ok(Err(status)) => (status.code(), Err(client::explain(&status))),
+                    Ok(Err(status)) => (status.code(), Err(store.explain(&status))),
                     Err(_) => (tonic::Code::DeadlineExceeded, Err(format!("no answer within {timeout:?}"))),
                 };
                 me.end("unary", asked.method(), code);
@@ -346,10 +346,12 @@ impl StoreCall {
     }
 
     async fn stream(&self, to: &mpsc::Sender<Message>) -> Result<(), Option<(tonic::Code, String)>> {
-        let status = |s: tonic::Status| Some((s.code(), client::explain(&s)));
-        let mut client = self.store.client();
-        let request = self.store.request(self.request.clone());
-        let mut stream = self.wait(to, client.series(request)).await?.map_err(status)?.into_inner();
+        let status = |s: tonic::Status| Some((s.code(), self.store.explain(&s)));
+        let call = client::retrying(|| {
+            let (mut client, request) = (self.store.client(), self.store.request(self.request.clone()));
+            async move { client.series(request).await }
+        });
+        let mut stream = self.wait(to, call).await?.map_err(status)?.into_inner();
         let mut unsorted: Vec<Series> = Vec::new();
         let mut held = 0;
         while let Some(frame) = self.wait(to, stream.message()).await?.map_err(status)? {

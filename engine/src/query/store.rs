@@ -154,6 +154,11 @@ impl Store {
         request
     }
 
+    /// Why a call failed, in one sentence.
+    pub fn explain(&self, status: &tonic::Status) -> String {
+        self.connection.error().unwrap_or_else(|| self.connection.diagnose(status)).message
+    }
+
     /// The matcher that every call to a link carries, so that it answers with its own cluster only.
     pub fn guard(&self) -> Option<Matcher> {
         self.source.link.as_ref().map(|l| Matcher::equal(self.cluster_label.as_str(), l.cluster.as_str()))
@@ -242,15 +247,14 @@ impl Store {
     pub async fn probe(&self, world: &World, timeout: Duration, thresholds: &Probe) {
         self.read_token().await;
         let started = world.clock.elapsed();
-        let call = async {
+        let call = client::retrying(async || {
             let mut client = InfoClient::new(self.channel.clone()).max_decoding_message_size(RECEIVE_MAX);
             client.info(self.request(InfoRequest {})).await
-        };
+        });
         let outcome = match tokio::time::timeout(timeout, call).await {
             Ok(Ok(response)) => self.read_info(response.into_inner()).map_err(|m| (ErrorClass::Protocol, m)),
             Ok(Err(status)) => {
-                let e = self.connection.diagnose(&status);
-                Err((e.class, e.message))
+                Err((self.connection.diagnose(&status).class, self.explain(&status)))
             }
             Err(_) => {
                 // A connection that can't be made has a better reason than "no answer".
