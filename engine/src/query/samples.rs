@@ -78,7 +78,8 @@ pub fn read(series: &Series, mint: i64, maxt: i64, counter: bool, out: &mut Samp
             None => Ok(()),
         };
     }
-    let replicas = replicas.into_iter().map(|chunks| Chunks { chunks: chunks.into(), mint, maxt, interval: None }).collect();
+    let replicas =
+        replicas.into_iter().map(|chunks| Chunks { chunks: chunks.into(), mint, maxt, interval: None }).collect();
     let mut dedup = Dedup::new(replicas, counter);
     while let Some(sample) = dedup.next_sample()? {
         match sample.v {
