@@ -253,9 +253,7 @@ impl Store {
         });
         let outcome = match tokio::time::timeout(timeout, call).await {
             Ok(Ok(response)) => self.read_info(response.into_inner()).map_err(|m| (ErrorClass::Protocol, m)),
-            Ok(Err(status)) => {
-                Err((self.connection.diagnose(&status).class, self.explain(&status)))
-            }
+            Ok(Err(status)) => Err((self.connection.diagnose(&status).class, self.explain(&status))),
             Err(_) => {
                 // A connection that can't be made has a better reason than "no answer".
                 let known = self.connection.error();
