@@ -45,7 +45,7 @@ words! {
     /// Reasons of conditions, of both kinds.
     Reason {
         // good news
-        Ready, AllAvailable, Loaded, Verified, Bound, AllReady, Valid, UpToDate, Unique, Matches, Reachable, Resolved,
+        Ready, AllAvailable, Loaded, Bound, AllReady, Valid, UpToDate, Unique, Matches, Reachable, Resolved,
         Accepted, NotUsed,
         // Reconciling
         Creating, RollingOut,
@@ -62,24 +62,22 @@ words! {
         PVCPending,
         // RemoteStoresReady
         RequiredDown, OptionalDown, LabelConflict,
-        // CertificatesValid
-        Expiring, Expired,
         // Warning, Paused
         RiskySettings, PausedBySpec,
         // RemoteStore: Accepted
         NoMonitoringCluster, Ambiguous,
         // Resolved
-        NXDomain, NoAddresses, ServiceMissing,
+        NXDomain, NoAddresses,
         // Reachable
         ConnectRefused, ConnectTimeout, NotHTTP2, Unauthorized, ProtocolMismatch, Unreachable,
         // TLSValid
-        ExpiringSoon, UnknownCA, WrongServerName, ClientCertRequired, Plaintext,
+        Expired, ExpiringSoon, UnknownCA, WrongServerName, ClientCertRequired, Plaintext,
         // ClusterMatches
         WrongCluster, NoClusterLabel,
         // LabelsUnique
         DuplicateOf, OverlapsLocal,
         // Fresh
-        Lagging, NoRecentData, ClockSkew,
+        Lagging, ClockSkew,
         // Synced
         QuerierNotUpdated, QuerierUnreachable,
         // Drained

@@ -5,6 +5,7 @@
 
 mod admission;
 mod crds;
+mod documented;
 mod golden;
 mod problems;
 mod promtool;
