@@ -28,6 +28,8 @@ enum Command {
     Sidecar(SidecarArgs),
     /// Answer PromQL over all stores of the cluster and of linked ones; be a store for other clusters.
     Query(QueryArgs),
+    /// Tools for people: run PromQL test scripts.
+    Tools(engine::tools::ToolsArgs),
 }
 
 fn main() -> ExitCode {
@@ -75,6 +77,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
             logs::init(a.server.log_level, a.server.log_format);
             engine::sidecar::run(a, World::real(), shutdown).await
         }
+        Command::Tools(a) => engine::tools::run(a),
     }
 }
 
