@@ -9,23 +9,49 @@ use super::problem::Problem;
 
 /// Flags of Prometheus that the operator sets.
 const PROMETHEUS: &[&str] = &[
-    "config.file", "storage.tsdb.path", "storage.tsdb.retention.time", "storage.tsdb.retention.size", "storage.tsdb.retention",
-    "web.enable-lifecycle", "web.route-prefix", "web.listen-address", "web.config.file", "log.level",
-    "storage.tsdb.min-block-duration", "storage.tsdb.max-block-duration", "agent", "storage.agent.path",
+    "config.file",
+    "storage.tsdb.path",
+    "storage.tsdb.retention.time",
+    "storage.tsdb.retention.size",
+    "storage.tsdb.retention",
+    "web.enable-lifecycle",
+    "web.route-prefix",
+    "web.listen-address",
+    "web.config.file",
+    "log.level",
+    "storage.tsdb.min-block-duration",
+    "storage.tsdb.max-block-duration",
+    "agent",
+    "storage.agent.path",
 ];
 /// Flags of kube-state-metrics that the operator sets.
-const KUBE_STATE_METRICS: &[&str] = &["port", "telemetry-port", "host", "telemetry-host", "resources", "kubeconfig", "apiserver"];
+const KUBE_STATE_METRICS: &[&str] =
+    &["port", "telemetry-port", "host", "telemetry-host", "resources", "kubeconfig", "apiserver"];
 /// Flags of node-exporter that the operator sets.
 const NODE_EXPORTER: &[&str] = &["web.listen-address", "path.rootfs", "path.procfs", "path.sysfs", "web.config.file"];
 /// Flags of our sidecar that the operator sets, or that would take its ports away.
 const SIDECAR: &[&str] = &[
-    "http-address", "grpc-address", "prometheus.url", "tsdb.path", "reloader.config-file", "reloader.last-good-file",
-    "reloader.config-envsubst-file", "reloader.rule-dir", "reloader.once", "log.level",
+    "http-address",
+    "grpc-address",
+    "prometheus.url",
+    "tsdb.path",
+    "reloader.config-file",
+    "reloader.last-good-file",
+    "reloader.config-envsubst-file",
+    "reloader.rule-dir",
+    "reloader.once",
+    "log.level",
 ];
 /// Flags of our querier that the operator sets, or that would take its ports away.
 const QUERIER: &[&str] = &[
-    "http-address", "grpc-address", "endpoint.dir", "query.cluster-label", "grpc-server-tls-cert", "grpc-server-tls-key",
-    "grpc-server-tls-client-ca", "log.level",
+    "http-address",
+    "grpc-address",
+    "endpoint.dir",
+    "query.cluster-label",
+    "grpc-server-tls-cert",
+    "grpc-server-tls-key",
+    "grpc-server-tls-client-ca",
+    "log.level",
 ];
 
 pub(super) fn check(spec: &MonitoringClusterSpec, problems: &mut Vec<Problem>) {

@@ -123,9 +123,7 @@ fn address(remote: &RemoteStore, problems: &mut Vec<Problem>) -> Option<(String,
             let own = remote.namespace().unwrap_or_default();
             let namespace = service.namespace.as_deref().unwrap_or(&own);
             Some(match &service.port {
-                ServicePort::Number(port) => {
-                    (format!("dns+{}.{namespace}.svc:{port}", service.name), *port == 443)
-                }
+                ServicePort::Number(port) => (format!("dns+{}.{namespace}.svc:{port}", service.name), *port == 443),
                 ServicePort::Name(port) => (format!("dnssrv+_{port}._tcp.{}.{namespace}.svc", service.name), false),
             })
         }
@@ -328,8 +326,24 @@ mod tests {
             assert_eq!(parse_address(text), Ok((dialled.to_owned(), tls)), "{text}");
         }
         for bad in [
-            "", "host", "host:", "host:0", "host:70000", "host:grpc", ":1", "http://host:1", "https://", "https://h/x",
-            "2001:db8::1", "[::1", "[zz]:1", "dns+", "dns+host", "dnssrv+", "-h:1", "a b:1",
+            "",
+            "host",
+            "host:",
+            "host:0",
+            "host:70000",
+            "host:grpc",
+            ":1",
+            "http://host:1",
+            "https://",
+            "https://h/x",
+            "2001:db8::1",
+            "[::1",
+            "[zz]:1",
+            "dns+",
+            "dns+host",
+            "dnssrv+",
+            "-h:1",
+            "a b:1",
         ] {
             assert!(parse_address(bad).is_err(), "{bad}");
         }

@@ -200,7 +200,8 @@ fn check_durations(spec: &MonitoringClusterSpec, problems: &mut Vec<Problem>) {
     let local = millis("spec.retention.local", &spec.retention.local);
     let startup = spec.prometheus.maximum_startup.as_ref().map(|t| millis("spec.prometheus.maximumStartup", t));
     if interval == Some(0) || evaluation == Some(0) || timeout == Some(0) {
-        problems.push(Problem::invalid("spec.scrape", "interval, timeout and evaluationInterval must be longer than 0"));
+        problems
+            .push(Problem::invalid("spec.scrape", "interval, timeout and evaluationInterval must be longer than 0"));
     }
     if let (Some(interval), Some(timeout)) = (interval, timeout)
         && timeout > interval
@@ -229,7 +230,8 @@ fn check_durations(spec: &MonitoringClusterSpec, problems: &mut Vec<Problem>) {
 /// The API server checks names too; a definition that is older than this operator may not.
 fn check_names(name: &str, spec: &MonitoringClusterSpec, problems: &mut Vec<Problem>) {
     if name.len() > 32 {
-        problems.push(Problem::invalid("metadata.name", "it is longer than 32 characters: its parts' names start with it"));
+        problems
+            .push(Problem::invalid("metadata.name", "it is longer than 32 characters: its parts' names start with it"));
     }
     for reserved in [&spec.cluster_label, &spec.replica_label] {
         if spec.external_labels.contains_key(reserved) {
@@ -365,7 +367,8 @@ fn retention_bytes(spec: &MonitoringClusterSpec, volume: &Volume, problems: &mut
                 0
             }
             _ => {
-                problems.push(Problem::invalid("spec.retention.localSize", format!("{size} is no size: write it as 40Gi")));
+                problems
+                    .push(Problem::invalid("spec.retention.localSize", format!("{size} is no size: write it as 40Gi")));
                 0
             }
         },
@@ -425,6 +428,9 @@ fn rejected_problem(rejected: &[RejectedObject]) -> Problem {
         ConditionType::ConfigurationApplied,
         Reason::RejectedObjects,
         "spec",
-        format!("{} {} was left out: {}.{more} Correct it; the rest is in effect.", first.kind, first.name, first.reason),
+        format!(
+            "{} {} was left out: {}.{more} Correct it; the rest is in effect.",
+            first.kind, first.name, first.reason
+        ),
     )
 }

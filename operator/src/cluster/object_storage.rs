@@ -49,17 +49,13 @@ pub(super) fn check(
     }
 }
 
-fn gcs_files(
-    gcs: &Gcs,
-    prefix: Option<&str>,
-    observed: &Observed,
-) -> Result<BTreeMap<String, Vec<u8>>, Problem> {
+fn gcs_files(gcs: &Gcs, prefix: Option<&str>, observed: &Observed) -> Result<BTreeMap<String, Vec<u8>>, Problem> {
     const FIELD: &str = "spec.objectStorage.gcs.credentialsSecretRef";
     let mut files = BTreeMap::new();
     let mut config = json!({"bucket": gcs.bucket});
     if let Some(key) = &gcs.credentials_secret_ref {
-        let bytes =
-            secrets::secret(observed, key).map_err(|absent| absent.problem(ConditionType::ObjectStorageReady, FIELD))?;
+        let bytes = secrets::secret(observed, key)
+            .map_err(|absent| absent.problem(ConditionType::ObjectStorageReady, FIELD))?;
         let text = service_account(bytes).map_err(|wrong| invalid(FIELD, key, &wrong))?;
         // Inline: Thanos's file format has the key's text, and a copied file then works on its own.
         config["service_account"] = Value::from(text);
@@ -80,8 +76,8 @@ fn service_account(bytes: &[u8]) -> Result<&str, String> {
         return Err("is empty".to_owned());
     }
     // The parser's message names the place, never the content, which is secret.
-    let value: Value = serde_json::from_str(text)
-        .map_err(|e| format!("is not JSON (line {}, column {})", e.line(), e.column()))?;
+    let value: Value =
+        serde_json::from_str(text).map_err(|e| format!("is not JSON (line {}, column {})", e.line(), e.column()))?;
     let fields = value.as_object().ok_or("is not a JSON object")?;
     let field = |name: &str| fields.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());
     let kind = field("type").ok_or("lacks the field \"type\"")?;
@@ -97,21 +93,15 @@ fn service_account(bytes: &[u8]) -> Result<&str, String> {
     Ok(text)
 }
 
-fn thanos_files(
-    key: &KeyRef,
-    prefix: Option<&str>,
-    observed: &Observed,
-) -> Result<BTreeMap<String, Vec<u8>>, Problem> {
+fn thanos_files(key: &KeyRef, prefix: Option<&str>, observed: &Observed) -> Result<BTreeMap<String, Vec<u8>>, Problem> {
     const FIELD: &str = "spec.objectStorage.secretRef";
-    const TYPES: [&str; 11] = [
-        "GCS", "S3", "AZURE", "SWIFT", "COS", "ALIYUNOSS", "BOS", "OCI", "OBS", "FILESYSTEM", "BAIDU",
-    ];
+    const TYPES: [&str; 11] =
+        ["GCS", "S3", "AZURE", "SWIFT", "COS", "ALIYUNOSS", "BOS", "OCI", "OBS", "FILESYSTEM", "BAIDU"];
     let bytes =
         secrets::secret(observed, key).map_err(|absent| absent.problem(ConditionType::ObjectStorageReady, FIELD))?;
     let wrong = |what: &str| invalid(FIELD, key, what);
     let text = std::str::from_utf8(bytes).map_err(|_| wrong("is not text"))?;
-    let mut document: Value =
-        serde_saphyr::from_str(text).map_err(|e| wrong(&format!("is not YAML{}", at(&e))))?;
+    let mut document: Value = serde_saphyr::from_str(text).map_err(|e| wrong(&format!("is not YAML{}", at(&e))))?;
     let fields = document.as_object_mut().ok_or_else(|| wrong("is not an object-storage file (type: …, config: …)"))?;
     let kind = fields.get("type").and_then(Value::as_str).ok_or_else(|| wrong("lacks the field \"type\""))?;
     if !TYPES.contains(&kind.to_uppercase().as_str()) {

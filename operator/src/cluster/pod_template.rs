@@ -28,13 +28,13 @@ const POD_FIELDS: &[&str] = &["serviceAccountName", "serviceAccount", "restartPo
 
 pub(super) fn check(spec: &MonitoringClusterSpec, problems: &mut Vec<Problem>) {
     let parts: [(&str, Option<&PodTemplatePatch>, &[&str]); 4] = [
-        ("spec.prometheus.podTemplate", spec.prometheus.pod_template.as_ref(), &["prometheus", "sidecar", "init-config"]),
-        ("spec.querier.podTemplate", spec.querier.pod_template.as_ref(), &["query"]),
         (
-            "spec.kubeStateMetrics.podTemplate",
-            spec.kube_state_metrics.pod_template.as_ref(),
-            &["kube-state-metrics"],
+            "spec.prometheus.podTemplate",
+            spec.prometheus.pod_template.as_ref(),
+            &["prometheus", "sidecar", "init-config"],
         ),
+        ("spec.querier.podTemplate", spec.querier.pod_template.as_ref(), &["query"]),
+        ("spec.kubeStateMetrics.podTemplate", spec.kube_state_metrics.pod_template.as_ref(), &["kube-state-metrics"]),
         ("spec.nodeExporter.podTemplate", spec.node_exporter.pod_template.as_ref(), &["node-exporter"]),
     ];
     for (field, patch, own) in parts {
@@ -86,14 +86,20 @@ fn one(patch: &Map<String, Value>, own: &[&str], reject: &mut dyn FnMut(&str, St
         };
         for (i, item) in items.iter().enumerate() {
             let Some(name) = item.get("name").and_then(Value::as_str) else {
-                reject(&format!(".spec.{list}[{i}]"), "it has no name, so nothing says what it is merged with".to_owned());
+                reject(
+                    &format!(".spec.{list}[{i}]"),
+                    "it has no name, so nothing says what it is merged with".to_owned(),
+                );
                 continue;
             };
             if list == "volumes" || !own.contains(&name) {
                 continue;
             }
             for (key, instead) in CONTAINER_FIELDS.iter().filter(|(key, _)| item.get(*key).is_some()) {
-                reject(&format!(".spec.{list}[{name}]"), format!("{key:?} of a container of ours is protected: {instead}"));
+                reject(
+                    &format!(".spec.{list}[{name}]"),
+                    format!("{key:?} of a container of ours is protected: {instead}"),
+                );
             }
         }
     }
@@ -102,9 +108,9 @@ fn one(patch: &Map<String, Value>, own: &[&str], reject: &mut dyn FnMut(&str, St
 /// A patch directive such as `$patch`, anywhere.
 fn directive(value: &Value) -> Option<String> {
     match value {
-        Value::Object(map) => map
-            .iter()
-            .find_map(|(key, inner)| if key.starts_with('$') { Some(key.clone()) } else { directive(inner) }),
+        Value::Object(map) => {
+            map.iter().find_map(|(key, inner)| if key.starts_with('$') { Some(key.clone()) } else { directive(inner) })
+        }
         Value::Array(items) => items.iter().find_map(directive),
         _ => None,
     }

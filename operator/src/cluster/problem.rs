@@ -102,12 +102,7 @@ pub struct Problem {
 
 impl Problem {
     /// A problem; `field` is a path such as `spec.retention.local`.
-    pub fn new(
-        condition: ConditionType,
-        reason: Reason,
-        field: impl Into<String>,
-        message: impl Into<String>,
-    ) -> Self {
+    pub fn new(condition: ConditionType, reason: Reason, field: impl Into<String>, message: impl Into<String>) -> Self {
         Self { condition, reason, message: message.into(), field: field.into() }
     }
 

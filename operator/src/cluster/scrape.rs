@@ -25,7 +25,8 @@ pub(super) fn check(
     observed: &Observed,
     rejected: &mut Vec<RejectedObject>,
 ) -> Vec<AdditionalJob> {
-    let mut taken: BTreeSet<String> = crate::desired::scrape_jobs::NAMES.iter().map(|name| (*name).to_owned()).collect();
+    let mut taken: BTreeSet<String> =
+        crate::desired::scrape_jobs::NAMES.iter().map(|name| (*name).to_owned()).collect();
     let mut jobs = Vec::new();
     for source in &spec.scrape.additional {
         let (kind, key, found) = match (&source.secret_ref, &source.config_map_ref) {
@@ -86,16 +87,51 @@ fn variables(text: &str) -> impl Iterator<Item = &str> {
 /// Fields of a scrape configuration in Prometheus 3.
 fn known(field: &str) -> bool {
     const FIELDS: &[&str] = &[
-        "job_name", "scrape_interval", "scrape_timeout", "scrape_protocols", "fallback_scrape_protocol",
-        "scrape_classic_histograms", "always_scrape_classic_histograms", "convert_classic_histograms_to_nhcb",
-        "scrape_native_histograms", "scrape_failure_log_file", "metrics_path", "honor_labels", "honor_timestamps",
-        "track_timestamps_staleness", "scheme", "params", "enable_compression", "body_size_limit", "sample_limit",
-        "label_limit", "label_name_length_limit", "label_value_length_limit", "target_limit", "keep_dropped_targets",
-        "native_histogram_bucket_limit", "native_histogram_min_bucket_factor", "metric_name_validation_scheme",
-        "metric_name_escaping_scheme", "extra_scrape_metrics", "relabel_configs", "metric_relabel_configs",
+        "job_name",
+        "scrape_interval",
+        "scrape_timeout",
+        "scrape_protocols",
+        "fallback_scrape_protocol",
+        "scrape_classic_histograms",
+        "always_scrape_classic_histograms",
+        "convert_classic_histograms_to_nhcb",
+        "scrape_native_histograms",
+        "scrape_failure_log_file",
+        "metrics_path",
+        "honor_labels",
+        "honor_timestamps",
+        "track_timestamps_staleness",
+        "scheme",
+        "params",
+        "enable_compression",
+        "body_size_limit",
+        "sample_limit",
+        "label_limit",
+        "label_name_length_limit",
+        "label_value_length_limit",
+        "target_limit",
+        "keep_dropped_targets",
+        "native_histogram_bucket_limit",
+        "native_histogram_min_bucket_factor",
+        "metric_name_validation_scheme",
+        "metric_name_escaping_scheme",
+        "extra_scrape_metrics",
+        "relabel_configs",
+        "metric_relabel_configs",
         // HTTP client
-        "basic_auth", "authorization", "oauth2", "bearer_token", "bearer_token_file", "tls_config", "proxy_url",
-        "no_proxy", "proxy_from_environment", "proxy_connect_header", "follow_redirects", "enable_http2", "http_headers",
+        "basic_auth",
+        "authorization",
+        "oauth2",
+        "bearer_token",
+        "bearer_token_file",
+        "tls_config",
+        "proxy_url",
+        "no_proxy",
+        "proxy_from_environment",
+        "proxy_connect_header",
+        "follow_redirects",
+        "enable_http2",
+        "http_headers",
     ];
     FIELDS.contains(&field) || field.ends_with("_sd_configs") || field == "static_configs"
 }

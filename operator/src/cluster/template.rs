@@ -6,12 +6,54 @@ use std::vec::IntoIter;
 
 /// Functions of text/template, then Prometheus's.
 const FUNCTIONS: &[&str] = &[
-    "and", "call", "eq", "ge", "gt", "html", "index", "js", "le", "len", "lt", "ne", "not", "or", "print", "printf",
-    "println", "slice", "urlquery", //
-    "args", "externalURL", "first", "graphLink", "humanize", "humanize1024", "humanizeDuration", "humanizePercentage",
-    "humanizeTimestamp", "label", "match", "now", "parseDuration", "pathPrefix", "query", "reReplaceAll", "safeHtml",
-    "sortByLabel", "stripDomain", "stripPort", "strvalue", "tableLink", "title", "toDuration", "toLower", "toTime",
-    "toUpper", "urlQueryEscape", "value",
+    "and",
+    "call",
+    "eq",
+    "ge",
+    "gt",
+    "html",
+    "index",
+    "js",
+    "le",
+    "len",
+    "lt",
+    "ne",
+    "not",
+    "or",
+    "print",
+    "printf",
+    "println",
+    "slice",
+    "urlquery", //
+    "args",
+    "externalURL",
+    "first",
+    "graphLink",
+    "humanize",
+    "humanize1024",
+    "humanizeDuration",
+    "humanizePercentage",
+    "humanizeTimestamp",
+    "label",
+    "match",
+    "now",
+    "parseDuration",
+    "pathPrefix",
+    "query",
+    "reReplaceAll",
+    "safeHtml",
+    "sortByLabel",
+    "stripDomain",
+    "stripPort",
+    "strvalue",
+    "tableLink",
+    "title",
+    "toDuration",
+    "toLower",
+    "toTime",
+    "toUpper",
+    "urlQueryEscape",
+    "value",
 ];
 /// Variables that Prometheus declares before the text.
 const VARIABLES: &[&str] = &["$", "$labels", "$externalLabels", "$externalURL", "$value"];
@@ -78,9 +120,7 @@ fn lex(text: &str) -> Result<(Option<Vec<Token>>, &str), String> {
             rest = after;
             continue;
         }
-        let word = |text: &str| {
-            text.find(|c: char| !(c.is_alphanumeric() || c == '_')).unwrap_or(text.len())
-        };
+        let word = |text: &str| text.find(|c: char| !(c.is_alphanumeric() || c == '_')).unwrap_or(text.len());
         let (token, length) = match c {
             '(' => (Token::Open, 1),
             ')' => (Token::Close, 1),
@@ -192,7 +232,10 @@ impl Blocks {
             _ => String::new(),
         };
         let keyword = keyword.as_str();
-        if matches!(keyword, "if" | "with" | "range" | "end" | "else" | "define" | "template" | "block" | "break" | "continue") {
+        if matches!(
+            keyword,
+            "if" | "with" | "range" | "end" | "else" | "define" | "template" | "block" | "break" | "continue"
+        ) {
             tokens.0.next();
         }
         match keyword {
@@ -248,7 +291,8 @@ impl Blocks {
 
     /// `{{else}}`, or `{{else if …}}`, which ends with its parent.
     fn otherwise(&mut self, tokens: &mut Tokens) -> Result<(), String> {
-        let block = self.open.last_mut().filter(|block| !block.has_else && !matches!(block.keyword, "define" | "block"));
+        let block =
+            self.open.last_mut().filter(|block| !block.has_else && !matches!(block.keyword, "define" | "block"));
         let block = block.ok_or("{{else}} has no place here")?;
         tokens.skip_space();
         if tokens.is_empty() {

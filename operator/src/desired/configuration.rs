@@ -222,7 +222,8 @@ mod tests {
         let first = choose("a", Stored::default(), loaded(&[])).expect("fits");
         assert_eq!((first.next.as_str(), first.last_good.as_deref()), ("a", None));
 
-        let safe = Configuration::choose("a".to_owned(), Some("s".to_owned()), Stored::default(), &loaded(&[])).expect("fits");
+        let safe =
+            Configuration::choose("a".to_owned(), Some("s".to_owned()), Stored::default(), &loaded(&[])).expect("fits");
         assert_eq!((safe.next.as_str(), safe.last_good.as_deref()), ("a", Some("s")));
 
         let proved = choose("a", stored("a", None), loaded(&["a"])).expect("fits");

@@ -147,19 +147,12 @@ fn link(link: &ValidLink) -> Link {
             Criticality::Optional => links::Criticality::Optional,
             Criticality::Required => links::Criticality::Required,
         },
-        probe: Probe {
-            interval_ms: link.probe_interval_ms,
-            timeout_ms: link.probe_timeout_ms,
-            ..Probe::default()
-        },
+        probe: Probe { interval_ms: link.probe_interval_ms, timeout_ms: link.probe_timeout_ms, ..Probe::default() },
         rejected: link.rejected.clone(),
     }
 }
 
 /// JSON is YAML too: what can't be written pretty is still right.
 fn yaml<T: Serialize>(document: &T) -> Vec<u8> {
-    serde_saphyr::to_string(document)
-        .or_else(|_| serde_json::to_string(document))
-        .unwrap_or_default()
-        .into_bytes()
+    serde_saphyr::to_string(document).or_else(|_| serde_json::to_string(document)).unwrap_or_default().into_bytes()
 }

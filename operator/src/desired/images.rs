@@ -25,7 +25,12 @@ pub struct Images {
 
 impl Images {
     /// `engine` is the installation's image of our own parts; its tag gives way to the pinned version.
-    pub(crate) fn new(spec: &MonitoringClusterSpec, engine: &str, engine_version: &str, prometheus_version: &str) -> Self {
+    pub(crate) fn new(
+        spec: &MonitoringClusterSpec,
+        engine: &str,
+        engine_version: &str,
+        prometheus_version: &str,
+    ) -> Self {
         let mirror = |image: &str| match &spec.image_registry {
             None => image.to_owned(),
             Some(registry) => format!("{}/{}", registry.trim_end_matches('/'), without_registry(image)),
@@ -36,7 +41,10 @@ impl Images {
             prometheus: choose(&spec.prometheus.image, &format!("{PROMETHEUS}:v{prometheus_version}")),
             sidecar: choose(&spec.sidecar.image, &engine),
             querier: choose(&spec.querier.image, &engine),
-            kube_state_metrics: choose(&spec.kube_state_metrics.image, &format!("{KUBE_STATE_METRICS}:v{KUBE_STATE_METRICS_VERSION}")),
+            kube_state_metrics: choose(
+                &spec.kube_state_metrics.image,
+                &format!("{KUBE_STATE_METRICS}:v{KUBE_STATE_METRICS_VERSION}"),
+            ),
             node_exporter: choose(&spec.node_exporter.image, &format!("{NODE_EXPORTER}:v{NODE_EXPORTER_VERSION}")),
         }
     }

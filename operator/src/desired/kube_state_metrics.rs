@@ -81,9 +81,5 @@ pub(super) fn objects(cluster: &ValidCluster) -> Vec<Object> {
             "template": template,
         },
     }));
-    vec![
-        pod::service_account(cluster, part, &name),
-        pod::cluster_role_binding(cluster, part, &name, ROLE),
-        deployment,
-    ]
+    vec![pod::service_account(cluster, part, &name), pod::cluster_role_binding(cluster, part, &name, ROLE), deployment]
 }

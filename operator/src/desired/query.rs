@@ -78,8 +78,7 @@ fn deployment(cluster: &ValidCluster, name: &str) -> Object {
         .into_iter()
         .map(|name| json!({"secret": {"name": name, "optional": true}}))
         .collect();
-    let mut volumes =
-        vec![json!({"name": "endpoints", "projected": {"defaultMode": 0o440, "sources": sources}})];
+    let mut volumes = vec![json!({"name": "endpoints", "projected": {"defaultMode": 0o440, "sources": sources}})];
     let mut mounts = vec![json!({"name": "endpoints", "mountPath": ENDPOINTS_DIR, "readOnly": true})];
     if let Some(certificates) = cluster.expose.as_ref().and_then(|expose| expose.certificates.as_ref()) {
         flags.server.grpc_tls_cert = format!("{TLS_DIR}/tls.crt");

@@ -36,7 +36,9 @@ pub(super) fn spread<'a>(
 
 fn preferred(name: &str, slots: usize) -> usize {
     // FNV-1a: small, stable, and not a secret
-    let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    let hash = name
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
     usize::try_from((hash ^ (hash >> 32)) % slots.max(1) as u64).unwrap_or(0)
 }
 

@@ -42,14 +42,24 @@ fn the_examples_and_all_they_stand_for() -> anyhow::Result<()> {
         }
     }
     let printed = server.kubectl(&["get", "moncl,rstore", "-A", "-o", "wide"])?;
-    for heading in ["CLUSTER", "READY", "PHASE", "PROM", "REMOTES", "QUERIERS", "LATENCY", "LAG", "CRITICALITY", "MESSAGE"] {
+    for heading in
+        ["CLUSTER", "READY", "PHASE", "PROM", "REMOTES", "QUERIERS", "LATENCY", "LAG", "CRITICALITY", "MESSAGE"]
+    {
         assert!(printed.contains(heading), "{heading}: {printed}");
     }
     server.kubectl(&["get", "fleet", "-A"])?;
 
     for example in EXAMPLES {
         let mut cluster = cluster(example)?;
-        let found = server.kubectl(&["-n", "monitoring", "get", "moncl", &cluster.metadata.name.clone().unwrap_or_default(), "-o", "json"])?;
+        let found = server.kubectl(&[
+            "-n",
+            "monitoring",
+            "get",
+            "moncl",
+            &cluster.metadata.name.clone().unwrap_or_default(),
+            "-o",
+            "json",
+        ])?;
         let stored: operator::api::MonitoringCluster = serde_json::from_str(&found)?;
         assert_eq!(serde_json::to_value(&stored.spec)?["clusterLabel"], "cluster", "defaults are written down");
         cluster.metadata = stored.metadata.clone();
@@ -63,7 +73,16 @@ fn the_examples_and_all_they_stand_for() -> anyhow::Result<()> {
         server.apply(&list(&roles))?;
         server.apply(&list(&objects))?;
         // the second apply changes nothing
-        let versions = || server.kubectl(&["-n", "monitoring", "get", "sts,deploy,ds,svc,secret,cm,sa,pdb", "-o", "jsonpath={.items[*].metadata.resourceVersion}"]);
+        let versions = || {
+            server.kubectl(&[
+                "-n",
+                "monitoring",
+                "get",
+                "sts,deploy,ds,svc,secret,cm,sa,pdb",
+                "-o",
+                "jsonpath={.items[*].metadata.resourceVersion}",
+            ])
+        };
         let before = versions()?;
         server.apply(&list(&objects))?;
         assert_eq!(before, versions()?);
@@ -80,9 +99,7 @@ fn bad_wishes_are_refused_naming_the_field() -> anyhow::Result<()> {
     }
     let server = server()?;
     server.kubectl(&["create", "namespace", "monitoring"])?;
-    let body = |kind: &str, name: &str, spec: &Value| {
-        json!({"apiVersion": "panoptes.dev/v1alpha1", "kind": kind, "metadata": {"name": name, "namespace": "monitoring"}, "spec": spec})
-    };
+    let body = |kind: &str, name: &str, spec: &Value| json!({"apiVersion": "panoptes.dev/v1alpha1", "kind": kind, "metadata": {"name": name, "namespace": "monitoring"}, "spec": spec});
     let cluster = |mut spec: Value| {
         if spec.get("clusterName").is_none() {
             spec["clusterName"] = json!("ops");
@@ -95,8 +112,11 @@ fn bad_wishes_are_refused_naming_the_field() -> anyhow::Result<()> {
     };
     create(&server, &cluster(json!({}))).map_err(anyhow::Error::msg)?;
     create(&server, &remote(json!({"serviceRef": {"name": "query", "port": 10901}}))).map_err(anyhow::Error::msg)?;
-    create(&server, &serde_json::to_value(wish(json!({"querier": {"podTemplate": {"spec": {"nodeSelector": {"a": "b"}}}}})))?)
-        .map_err(anyhow::Error::msg)?;
+    create(
+        &server,
+        &serde_json::to_value(wish(json!({"querier": {"podTemplate": {"spec": {"nodeSelector": {"a": "b"}}}}})))?,
+    )
+    .map_err(anyhow::Error::msg)?;
     for (document, parts) in [
         (cluster(json!({"unknown": 1})), &["unknown field", "spec.unknown"][..]),
         (cluster(json!({"querier": {"replics": 1}})), &["unknown field", "spec.querier.replics"]),
@@ -112,15 +132,24 @@ fn bad_wishes_are_refused_naming_the_field() -> anyhow::Result<()> {
         (cluster(json!({"storage": {"size": "many"}})), &["spec.storage.size"]),
         (cluster(json!({"scrape": {"interval": "1 minute"}})), &["spec.scrape.interval"]),
         (cluster(json!({"scrape": {"jobs": ["self", "self"]}})), &["spec.scrape.jobs", "Duplicate"]),
-        (cluster(json!({"expose": {"storeAPI": {"type": "NodePort"}}})), &["spec.expose.storeAPI", "allowPlaintext: true"]),
-        (cluster(json!({"expose": {"storeAPI": {"type": "LoadBalancer", "nodePort": 3, "allowPlaintext": true}}})), &["nodePort needs"]),
+        (
+            cluster(json!({"expose": {"storeAPI": {"type": "NodePort"}}})),
+            &["spec.expose.storeAPI", "allowPlaintext: true"],
+        ),
+        (
+            cluster(json!({"expose": {"storeAPI": {"type": "LoadBalancer", "nodePort": 3, "allowPlaintext": true}}})),
+            &["nodePort needs"],
+        ),
         (body("MonitoringCluster", &"a".repeat(33), &json!({"clusterName": "a"})), &["32 characters"]),
         (body("MonitoringCluster", "a.b", &json!({"clusterName": "a"})), &["metadata.name must start with a letter"]),
         (remote(json!({})), &["exactly one of address and serviceRef"]),
         (remote(json!({"address": "a:1", "serviceRef": {"name": "b"}})), &["exactly one of address and serviceRef"]),
         (remote(json!({"address": "http://a:1"})), &["spec.address"]),
         (remote(json!({"address": "a:1", "tls": {"mode": "Mutual"}})), &["spec.tls", "needs clientSecretRef"]),
-        (remote(json!({"address": "a:1", "tls": {"insecureSkipVerify": true, "caSecretRef": {"name": "x"}}})), &["exclude each other"]),
+        (
+            remote(json!({"address": "a:1", "tls": {"insecureSkipVerify": true, "caSecretRef": {"name": "x"}}})),
+            &["exclude each other"],
+        ),
         (remote(json!({"address": "a:1", "adress": "b:1"})), &["unknown field", "spec.adress"]),
     ] {
         let said = create(&server, &document).expect_err(&document.to_string());

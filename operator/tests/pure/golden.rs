@@ -88,8 +88,14 @@ fn everything_that_can_be_set() -> anyhow::Result<()> {
     let mut observed = world(&wish);
     observed.secrets.extend([super::support::secret("bucket", &[("objstore.yml", "type: S3\nconfig: {bucket: b}\n")])]);
     observed.config_maps.extend([
-        super::support::config_map("jobs", &[("jobs.yaml", "- job_name: mine\n  static_configs: [{targets: ['a:1']}]\n")]),
-        super::support::config_map("team-a", &[("up.yml", "groups: [{name: g, rules: [{record: a:up, expr: sum(up)}]}]")]),
+        super::support::config_map(
+            "jobs",
+            &[("jobs.yaml", "- job_name: mine\n  static_configs: [{targets: ['a:1']}]\n")],
+        ),
+        super::support::config_map(
+            "team-a",
+            &[("up.yml", "groups: [{name: g, rules: [{record: a:up, expr: sum(up)}]}]")],
+        ),
     ]);
     observed.rule_config_maps.insert("team-a".to_owned());
     let valid = valid_in(&observed);

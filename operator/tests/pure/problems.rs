@@ -42,7 +42,11 @@ fn gcs_secrets() -> anyhow::Result<()> {
     let key = "thanos-gcs-credentials.json";
     for (found, reason, part) in [
         (None, Reason::SecretMissing, "does not exist"),
-        (Some(("other.json", service_account().to_string())), Reason::SecretMissing, "has no key \"thanos-gcs-credentials.json\""),
+        (
+            Some(("other.json", service_account().to_string())),
+            Reason::SecretMissing,
+            "has no key \"thanos-gcs-credentials.json\"",
+        ),
         (Some((key, String::new())), Reason::SecretInvalid, "is empty"),
         (Some((key, "{".to_owned())), Reason::SecretInvalid, "is not JSON (line 1, column 1)"),
         (Some((key, "[]".to_owned())), Reason::SecretInvalid, "is not a JSON object"),
@@ -63,7 +67,10 @@ fn gcs_secrets() -> anyhow::Result<()> {
         assert!(!message.contains("secret words"), "no secret is told: {message}");
         // what needs no bucket runs
         let names = names(&observed);
-        assert!(names.contains(&"StatefulSet/ops-prometheus".to_owned()) && !names.contains(&"Secret/ops-objstore".to_owned()));
+        assert!(
+            names.contains(&"StatefulSet/ops-prometheus".to_owned())
+                && !names.contains(&"Secret/ops-objstore".to_owned())
+        );
     }
     Ok(())
 }
@@ -115,14 +122,22 @@ fn what_stops_everything() {
         (json!({"externalLabels": {"a-b": "x"}}), "spec.externalLabels", "no label name"),
         (json!({"storeAPI": {"serviceName": "ops-query"}}), "spec.storeAPI.serviceName", "another Service"),
         (json!({"prometheus": {"maximumStartup": "30s"}}), "spec.prometheus.maximumStartup", "at least 1m"),
-        (json!({"prometheus": {"extraArgs": ["--config.file=x"]}}), "spec.prometheus.extraArgs", "--config.file is set"),
+        (
+            json!({"prometheus": {"extraArgs": ["--config.file=x"]}}),
+            "spec.prometheus.extraArgs",
+            "--config.file is set",
+        ),
         (json!({"prometheus": {"extraArgs": ["x"]}}), "spec.prometheus.extraArgs", "does not start with --"),
         (json!({"querier": {"extraArgs": ["--no-such-flag"]}}), "spec.querier.extraArgs", "--no-such-flag"),
         (json!({"querier": {"extraArgs": ["--store=x"]}}), "spec.querier.extraArgs", "--endpoint"),
         (json!({"querier": {"extraArgs": ["--query.timeout=soon"]}}), "spec.querier.extraArgs", "soon"),
         (json!({"sidecar": {"extraArgs": ["--reloader.once"]}}), "spec.sidecar.extraArgs", "--reloader.once is set"),
         (json!({"kubeStateMetrics": {"extraArgs": ["--port=1"]}}), "spec.kubeStateMetrics.extraArgs", "--port is set"),
-        (json!({"nodeExporter": {"extraArgs": ["--path.rootfs=/"]}}), "spec.nodeExporter.extraArgs", "--path.rootfs is set"),
+        (
+            json!({"nodeExporter": {"extraArgs": ["--path.rootfs=/"]}}),
+            "spec.nodeExporter.extraArgs",
+            "--path.rootfs is set",
+        ),
     ] {
         let observed = world(&wish(spec.clone()));
         let problems = validate(&observed.cluster, &observed).expect_err(&spec.to_string());
@@ -202,7 +217,11 @@ fn rule_files_are_left_out_one_by_one() {
         ("name.yaml", file("{record: 'a{}', expr: up}"), "no metric name"),
         ("for.yaml", file("{alert: a, expr: up, for: soon}"), "no duration"),
         ("experimental.yaml", file("{record: a, expr: 'limitk(1, up)'}"), "experimental"),
-        ("template.yaml", file("{alert: a, expr: up, annotations: {summary: '{{ $label.x }}'}}"), "$label is not defined"),
+        (
+            "template.yaml",
+            file("{alert: a, expr: up, annotations: {summary: '{{ $label.x }}'}}"),
+            "$label is not defined",
+        ),
         ("label.yaml", file("{alert: a, expr: up, labels: {__name__: x}}"), "__name__"),
         ("twice.yaml", "groups: [{name: g}, {name: g}]".to_owned(), "there twice"),
     ];
@@ -238,7 +257,10 @@ fn exposure_needs_good_certificates() -> anyhow::Result<()> {
         assert_eq!(problem.reason, reason, "{problem}");
         assert!(problem.message.contains(part) && problem.message.contains("not exposed"), "{problem}");
         let names = names(&observed);
-        assert!(names.contains(&"Deployment/prod-query".to_owned()) && !names.contains(&"Service/prod-query-grpc".to_owned()));
+        assert!(
+            names.contains(&"Deployment/prod-query".to_owned())
+                && !names.contains(&"Service/prod-query-grpc".to_owned())
+        );
     }
     Ok(())
 }
@@ -248,7 +270,9 @@ fn risky_settings_are_told() {
     let plaintext = world(&wish(json!({"expose": {"storeAPI": {"type": "NodePort", "allowPlaintext": true}}})));
     assert!(said_under(&plaintext, Warning).1.contains("plaintext"));
 
-    let anybody = world(&wish(json!({"expose": {"storeAPI": {"type": "NodePort", "tls": {"secretRef": {"name": "store-api-tls"}}}}})));
+    let anybody = world(&wish(
+        json!({"expose": {"storeAPI": {"type": "NodePort", "tls": {"secretRef": {"name": "store-api-tls"}}}}}),
+    ));
     assert!(said_under(&anybody, Warning).1.contains("without client certificates"));
 
     let mut restricted = world(&wish(json!({})));
@@ -270,18 +294,39 @@ fn links() {
         (json!({"address": "prod"}), Accepted, Reason::InvalidSpec, "host:port"),
         (json!({"address": "http://prod:1"}), Accepted, Reason::InvalidSpec, "scheme"),
         (json!({}), Accepted, Reason::InvalidSpec, "Exactly one"),
-        (json!({"address": "p:1", "tls": {"caSecretRef": {"name": "gone"}}}), Accepted, Reason::SecretMissing, "\"gone\""),
-        (json!({"address": "p:1", "tls": {"clientSecretRef": {"name": "store-api-client-ca"}}}), Accepted, Reason::SecretMissing, "\"tls.crt\""),
+        (
+            json!({"address": "p:1", "tls": {"caSecretRef": {"name": "gone"}}}),
+            Accepted,
+            Reason::SecretMissing,
+            "\"gone\"",
+        ),
+        (
+            json!({"address": "p:1", "tls": {"clientSecretRef": {"name": "store-api-client-ca"}}}),
+            Accepted,
+            Reason::SecretMissing,
+            "\"tls.crt\"",
+        ),
         (json!({"address": "p:1", "tls": {"mode": "Mutual"}}), Accepted, Reason::InvalidSpec, "clientSecretRef"),
         (json!({"address": "p:1", "probe": {"interval": "1s"}}), Accepted, Reason::InvalidSpec, "at least 5s"),
-        (json!({"address": "p:1", "probe": {"timeout": "10s"}}), Accepted, Reason::InvalidSpec, "shorter than the interval"),
+        (
+            json!({"address": "p:1", "probe": {"timeout": "10s"}}),
+            Accepted,
+            Reason::InvalidSpec,
+            "shorter than the interval",
+        ),
         (json!({"address": "p:1"}), Warning, Reason::RiskySettings, "plaintext"),
-        (json!({"address": "p:1", "tls": {"insecureSkipVerify": true}}), Warning, Reason::RiskySettings, "not verified"),
+        (
+            json!({"address": "p:1", "tls": {"insecureSkipVerify": true}}),
+            Warning,
+            Reason::RiskySettings,
+            "not verified",
+        ),
     ] {
         let mut spec = spec;
         spec["clusterName"] = json!("prod");
         let problems = said_of_link(spec.clone());
-        let found = problems.iter().find(|p| p.condition == condition).unwrap_or_else(|| panic!("{spec}: {problems:?}"));
+        let found =
+            problems.iter().find(|p| p.condition == condition).unwrap_or_else(|| panic!("{spec}: {problems:?}"));
         assert_eq!(found.reason, reason, "{found}");
         assert!(found.message.contains(part), "{found}");
     }
@@ -293,15 +338,16 @@ fn links() {
 fn two_links_to_one_cluster() {
     let observed = |on_conflict: &str, winner: Winner| {
         let mut observed = world(&wish(json!({})));
-        observed.remotes = vec![link(
-            "b",
-            json!({"clusterName": "prod", "address": "https://b", "onConflict": on_conflict}),
-        )];
+        observed.remotes =
+            vec![link("b", json!({"clusterName": "prod", "address": "https://b", "onConflict": on_conflict}))];
         observed.conflicts.insert("b".to_owned(), winner);
         valid_in(&observed)
     };
     let valid = observed("Reject", Winner::Older("a".to_owned()));
-    assert_eq!((valid.link_problems["b"][0].condition, valid.link_problems["b"][0].reason), (LabelsUnique, Reason::DuplicateOf));
+    assert_eq!(
+        (valid.link_problems["b"][0].condition, valid.link_problems["b"][0].reason),
+        (LabelsUnique, Reason::DuplicateOf)
+    );
     assert!(valid.links[0].rejected.is_some());
     assert_eq!(observed("Warn", Winner::Older("a".to_owned())).links[0].rejected, None);
     // with the cluster's own name nothing could be told apart

@@ -51,7 +51,8 @@ fn every_job_alone_and_odd_names() -> anyhow::Result<()> {
     if testkit::peers::skip(&["promtool"]) {
         return Ok(());
     }
-    for job in ["apiserver", "kubelet", "cadvisor", "nodeExporter", "kubeStateMetrics", "coredns", "self", "annotated"] {
+    for job in ["apiserver", "kubelet", "cadvisor", "nodeExporter", "kubeStateMetrics", "coredns", "self", "annotated"]
+    {
         let spec: Value = json!({
             "scrape": {"jobs": [job], "annotations": {"prefix": "a-b.c"}, "verifyKubelets": true},
             "externalLabels": {"version": "1.10", "on": "yes", "quote": "a\"b'c: # {d}"},
@@ -70,21 +71,78 @@ fn rule_files_are_judged_alike() -> anyhow::Result<()> {
         return Ok(());
     }
     let annotation = |text: &str| {
-        json!({"groups": [{"name": "g", "rules": [{"alert": "a", "expr": "up", "annotations": {"summary": text}}]}]}).to_string()
+        json!({"groups": [{"name": "g", "rules": [{"alert": "a", "expr": "up", "annotations": {"summary": text}}]}]})
+            .to_string()
     };
     let mut files: Vec<(String, bool)> = Vec::new();
     let texts: Vec<String> = [
-        "", "{{ $value }}", "{{ $labels.x }", "{{ $labels.x", "{{ $nope }}", "{{ humanise $value }}", "{{ if true }}", "{{ end }}",
-        "{{- $value -}}", "{{-$value}}", "{{ $value | humanize | }}", "{{ ( }}", "{{ range query \"up\" }}{{ .Value }}{{ end }}",
-        "{{ range $i, $e := query \"up\" }}{{ $e }}{{ else }}x{{ end }}", "{{ with $x := 1 }}{{ $x }}{{ end }}", "{{ $x }}",
-        "{{ else }}", "{{ if true }}{{ else if false }}{{ end }}", "{{ if true }}{{ else with false }}{{ end }}",
-        "{{/* c */}}", "{{ /* c */ }}", "{{/* c }}", "{{ \"a\\\"b\" }}", "{{ 'a' }}", "{{ 1_000 }}", "{{ 1.5.2 }}", "{{ 1i }}", "{{ 0b11 }}", "{{ 0o7 }}",
-        "{{ true }}", "{{ nil }}", "{{ . | print }}", "{{ print . | 3 }}", "{{ print .x.y }}", "{{ (print 1).x }}", "{{ $.Labels }}", "{{ $labels. }}",
-        "{{ print 1 , 2 }}", "{{ a }}", "{{ print\n1 }}", "{{ define \"x\" }}{{ end }}", "{{ if true }}{{ define \"x\" }}{{ end }}{{ end }}",
-        "{{ block \"x\" . }}{{ end }}", "{{ template \"x\" }}", "{{ break }}", "{{ range query \"up\" }}{{ continue }}{{ end }}", "{{ tmpl \"x\" . }}",
-        "{{ $a, $b := query \"up\" }}", "{{ $labels := 1 }}", "{{ é }}", "{{ .é }}", "{{ . }}}", "{ {{ }}", "{{ == }}", "{{ \"\\q\" }}",
-        "{{ 'ab' }}", "{{ '\\n' }}", "{{ '\\'' }}", "{{ \"\\x41\\u00e9\\101\" }}", "{{ \"\\x4\" }}", "{{ if $a := 1 }}{{ $a }}{{ end }}{{ $a }}",
-        "{{ range }}{{ end }}", "{{ with }}{{ end }}", "{{ else if true }}", "{{ end end }}", "{{ template }}", "{{ .Labels.x.y | toUpper | title }}",
+        "",
+        "{{ $value }}",
+        "{{ $labels.x }",
+        "{{ $labels.x",
+        "{{ $nope }}",
+        "{{ humanise $value }}",
+        "{{ if true }}",
+        "{{ end }}",
+        "{{- $value -}}",
+        "{{-$value}}",
+        "{{ $value | humanize | }}",
+        "{{ ( }}",
+        "{{ range query \"up\" }}{{ .Value }}{{ end }}",
+        "{{ range $i, $e := query \"up\" }}{{ $e }}{{ else }}x{{ end }}",
+        "{{ with $x := 1 }}{{ $x }}{{ end }}",
+        "{{ $x }}",
+        "{{ else }}",
+        "{{ if true }}{{ else if false }}{{ end }}",
+        "{{ if true }}{{ else with false }}{{ end }}",
+        "{{/* c */}}",
+        "{{ /* c */ }}",
+        "{{/* c }}",
+        "{{ \"a\\\"b\" }}",
+        "{{ 'a' }}",
+        "{{ 1_000 }}",
+        "{{ 1.5.2 }}",
+        "{{ 1i }}",
+        "{{ 0b11 }}",
+        "{{ 0o7 }}",
+        "{{ true }}",
+        "{{ nil }}",
+        "{{ . | print }}",
+        "{{ print . | 3 }}",
+        "{{ print .x.y }}",
+        "{{ (print 1).x }}",
+        "{{ $.Labels }}",
+        "{{ $labels. }}",
+        "{{ print 1 , 2 }}",
+        "{{ a }}",
+        "{{ print\n1 }}",
+        "{{ define \"x\" }}{{ end }}",
+        "{{ if true }}{{ define \"x\" }}{{ end }}{{ end }}",
+        "{{ block \"x\" . }}{{ end }}",
+        "{{ template \"x\" }}",
+        "{{ break }}",
+        "{{ range query \"up\" }}{{ continue }}{{ end }}",
+        "{{ tmpl \"x\" . }}",
+        "{{ $a, $b := query \"up\" }}",
+        "{{ $labels := 1 }}",
+        "{{ é }}",
+        "{{ .é }}",
+        "{{ . }}}",
+        "{ {{ }}",
+        "{{ == }}",
+        "{{ \"\\q\" }}",
+        "{{ 'ab' }}",
+        "{{ '\\n' }}",
+        "{{ '\\'' }}",
+        "{{ \"\\x41\\u00e9\\101\" }}",
+        "{{ \"\\x4\" }}",
+        "{{ if $a := 1 }}{{ $a }}{{ end }}{{ $a }}",
+        "{{ range }}{{ end }}",
+        "{{ with }}{{ end }}",
+        "{{ else if true }}",
+        "{{ end end }}",
+        "{{ template }}",
+        "{{ .Labels.x.y | toUpper | title }}",
     ]
     .map(str::to_owned)
     .to_vec();

@@ -16,7 +16,16 @@ fn violations(template: &Value) -> Vec<String> {
         }
     }
     for volume in spec["volumes"].as_array().into_iter().flatten() {
-        let allowed = ["configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected", "secret"];
+        let allowed = [
+            "configMap",
+            "csi",
+            "downwardAPI",
+            "emptyDir",
+            "ephemeral",
+            "persistentVolumeClaim",
+            "projected",
+            "secret",
+        ];
         if !allowed.iter().any(|kind| volume.get(*kind).is_some()) {
             found.push(format!("volume {}", volume["name"]));
         }

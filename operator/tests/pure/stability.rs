@@ -5,7 +5,7 @@ use operator::observe::{Observed, Winner};
 use serde_json::json;
 
 use super::support::{
-    carried_out, cluster, config_map, find, link, remote, secret, templates, valid_in, wish, world, CERTIFICATE,
+    CERTIFICATE, carried_out, cluster, config_map, find, link, remote, secret, templates, valid_in, wish, world,
 };
 
 fn rolls_nothing(before: &Observed, after: &Observed) {
@@ -33,11 +33,18 @@ fn links() -> anyhow::Result<()> {
         .collect();
     thousand.secrets.extend((0..1000).map(|i| {
         let body = "QUJD".repeat(400 + i);
-        secret(&format!("ca-{i}"), &[("ca.crt", &format!("-----BEGIN CERTIFICATE-----\n{body}\n-----END CERTIFICATE-----\n"))])
+        secret(
+            &format!("ca-{i}"),
+            &[("ca.crt", &format!("-----BEGIN CERTIFICATE-----\n{body}\n-----END CERTIFICATE-----\n"))],
+        )
     }));
     rolls_nothing(&two, &thousand);
     let valid = valid_in(&thousand);
-    assert!(valid.problems.iter().all(|p| p.reason != operator::cluster::Reason::ConfigTooLarge), "{:?}", valid.problems);
+    assert!(
+        valid.problems.iter().all(|p| p.reason != operator::cluster::Reason::ConfigTooLarge),
+        "{:?}",
+        valid.problems
+    );
     let slots: Vec<_> = objects(&valid).into_iter().filter(|o| o.name().contains("-query-endpoints-")).collect();
     assert_eq!(slots.len(), 8);
     for slot in &slots {
@@ -66,7 +73,8 @@ fn configuration_and_rules() -> anyhow::Result<()> {
         "retention": {"local": "48h", "localSize": "1Gi"},
         "scrape": {"interval": "15s", "jobs": ["self"], "additional": [{"secretRef": {"name": "jobs", "key": "jobs.yaml"}}]},
     })));
-    let many: String = (0..20_000).map(|i| format!("- job_name: job-{i}\n  static_configs: [{{targets: ['h{i}:1']}}]\n")).collect();
+    let many: String =
+        (0..20_000).map(|i| format!("- job_name: job-{i}\n  static_configs: [{{targets: ['h{i}:1']}}]\n")).collect();
     after.secrets.extend([secret("jobs", &[("jobs.yaml", &many)])]);
     let long = format!("# {}\ngroups: [{{name: g, rules: [{{record: a, expr: up}}]}}]", "x".repeat(400_000));
     for i in 0..10 {
@@ -77,7 +85,8 @@ fn configuration_and_rules() -> anyhow::Result<()> {
     assert_eq!(valid_in(&after).rejected, []);
     rolls_nothing(&before, &after);
     let objects = objects(&valid_in(&after));
-    let rule_bytes: usize = objects.iter().filter(|o| o.name().contains("-prometheus-rules-")).map(|o| o.0.to_string().len()).sum();
+    let rule_bytes: usize =
+        objects.iter().filter(|o| o.name().contains("-prometheus-rules-")).map(|o| o.0.to_string().len()).sum();
     assert!(rule_bytes > 4_000_000, "all ten are there: {rule_bytes}");
     Ok(())
 }
