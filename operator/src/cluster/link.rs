@@ -231,10 +231,13 @@ fn tls(
     })
 }
 
-/// The host of an address, for the certificate's name; empty where DNS decides it.
+/// The host of an address, for the certificate's name. Of a service record it is the name behind `_port._protocol`.
 fn host(address: &str) -> String {
-    if address.starts_with("dnssrv") {
-        return String::new();
+    for prefix in ["dnssrv+", "dnssrvnoa+"] {
+        if let Some(name) = address.strip_prefix(prefix) {
+            let name = name.split(':').next().unwrap_or_default();
+            return name.split('.').skip_while(|label| label.starts_with('_')).collect::<Vec<_>>().join(".");
+        }
     }
     let address = address.strip_prefix("dns+").unwrap_or(address);
     let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
@@ -354,6 +357,6 @@ mod tests {
         assert_eq!(host("query.example:443"), "query.example");
         assert_eq!(host("dns+query.example:443"), "query.example");
         assert_eq!(host("[2001:db8::1]:443"), "2001:db8::1");
-        assert_eq!(host("dnssrv+_grpc._tcp.x"), "");
+        assert_eq!(host("dnssrv+_grpc._tcp.q.ns.svc"), "q.ns.svc");
     }
 }
