@@ -236,6 +236,8 @@ fn remote_status(
     let valid = valid.ok();
     let link = Link {
         remote,
+        cluster: &cluster,
+        cluster_label: &observed.cluster.spec.cluster_label,
         valid: valid.and_then(|valid| valid.links.iter().find(|link| link.remote.name_any() == name)),
         problems: valid.and_then(|valid| valid.link_problems.get(&name)).unwrap_or(&none),
         winner: observed.conflicts.get(&name),

@@ -475,6 +475,7 @@ fn ready(workloads: &[Workload], conditions: &mut Conditions) {
         .or_else(|| no(C::ConfigurationApplied))
         .or_else(|| no(C::StorageReady))
         .or_else(|| no(C::ObjectStorageReady).filter(|(reason, _)| *reason != Reason::NotConfigured))
+        .or_else(|| no(C::CertificatesValid))
         .or_else(|| no(C::RemoteStoresReady).filter(|(reason, _)| *reason == Reason::RequiredDown));
     match worst {
         Some((reason, message)) => conditions.no(C::Ready, reason, message),

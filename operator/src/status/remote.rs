@@ -28,6 +28,10 @@ const CONFLICTS: usize = 8;
 pub struct Link<'a> {
     /// The object.
     pub remote: &'a RemoteStore,
+    /// Name of the MonitoringCluster that it belongs to.
+    pub cluster: &'a str,
+    /// Name of the cluster label there.
+    pub cluster_label: &'a str,
     /// What the queriers are told; absent where it can't be dialled.
     pub valid: Option<&'a ValidLink>,
     /// What is wrong with the wish.
@@ -110,6 +114,7 @@ pub fn remote_store(link: &Link<'_>) -> RemoteStoreStatus {
     let sets: BTreeSet<&Vec<(String, String)>> =
         seen.iter().flat_map(|view| view.endpoints.iter().flat_map(|e| e.label_sets.iter())).collect();
     let mut conflicts: Vec<Conflict> = seen.iter().flat_map(|view| view.conflicts.iter().map(conflict)).collect();
+    conflicts.extend(link.winner.map(|winner| loses(link, winner)));
     conflicts.sort_by(|a, b| (&a.name, &a.label_set).cmp(&(&b.name, &b.label_set)));
     conflicts.dedup();
     conflicts.truncate(CONFLICTS);
@@ -532,6 +537,20 @@ fn conflict(found: &state::Conflict) -> Conflict {
         kind: kind.to_owned(),
         namespace: namespace.to_owned(),
         name: shorten(name.to_owned(), 250),
+    }
+}
+
+/// The conflict that the objects alone show.
+fn loses(link: &Link<'_>, winner: &Winner) -> Conflict {
+    let (kind, name) = match winner {
+        Winner::Local => ("MonitoringCluster", link.cluster),
+        Winner::Older(name) => ("RemoteStore", name.as_str()),
+    };
+    Conflict {
+        label_set: labels(&[(link.cluster_label.to_owned(), link.remote.spec.cluster_name.clone())]),
+        kind: kind.to_owned(),
+        namespace: link.remote.namespace().unwrap_or_default(),
+        name: name.to_owned(),
     }
 }
 

@@ -133,6 +133,10 @@ async fn two_with_one_cluster() {
     let message = bench.condition(("rstore", "again"), "LabelsUnique", "False", "DuplicateOf").await;
     assert!(message.contains("RemoteStore prod"), "{message}");
     bench.condition(("rstore", "again"), "Ready", "False", "DuplicateOf").await;
+    assert_eq!(
+        bench.get("rstore", "again").unwrap()["status"]["conflicts"],
+        json!([{"labelSet": "{cluster=\"prod\"}", "kind": "RemoteStore", "namespace": "twins", "name": "prod"}])
+    );
     let links = bench.links().unwrap().links;
     let rejected: Vec<_> = links.iter().filter(|link| link.rejected.is_some()).map(|link| link.name.as_str()).collect();
     assert_eq!(rejected, ["again"]);
