@@ -10,6 +10,8 @@ use crate::storeapi::wire::compare;
 use proto::thanos::{Label, Series};
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 /// The order can't be kept.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -19,19 +21,69 @@ pub(super) enum OrderError {
     Late,
     /// The budget is used up.
     #[error(
-        "the answer has more than {0} bytes and has to be sorted in memory, because series have labels of their own under \
-         external or replica names: narrow the request, or rename those labels"
+        "the answers under way have more than {0} bytes and have to be sorted in memory, because series have labels of their \
+         own under external or replica names: narrow the request, rename those labels, or give the sidecar more memory"
     )]
     Budget(usize),
+}
+
+/// Bytes that all answers of a sidecar together may hold back; clones share it.
+#[derive(Clone, Debug)]
+pub(super) struct Budget {
+    limit: usize,
+    used: Arc<AtomicUsize>,
+}
+
+impl Budget {
+    pub(super) fn new(limit: usize) -> Self {
+        Self { limit, used: Arc::default() }
+    }
+
+    /// Half of the memory that the container may use, at most `most`.
+    pub(super) fn of_container(most: usize) -> Self {
+        let limit =
+            std::fs::read_to_string("/sys/fs/cgroup/memory.max").ok().and_then(|s| s.trim().parse::<usize>().ok());
+        Self::new(limit.map_or(most, |n| (n / 2).min(most)))
+    }
+}
+
+/// What one answer holds back. It is given back when the answer ends, however it ends.
+#[derive(Debug)]
+pub(super) struct Held {
+    budget: Budget,
+    bytes: usize,
+}
+
+impl Held {
+    fn new(budget: &Budget) -> Self {
+        Self { budget: budget.clone(), bytes: 0 }
+    }
+
+    fn add(&mut self, bytes: usize) -> Result<(), OrderError> {
+        self.bytes += bytes;
+        let before = self.budget.used.fetch_add(bytes, Relaxed);
+        if before + bytes > self.budget.limit { Err(OrderError::Budget(self.budget.limit)) } else { Ok(()) }
+    }
+
+    fn give_back(&mut self, bytes: usize) {
+        self.bytes -= bytes;
+        self.budget.used.fetch_sub(bytes, Relaxed);
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.budget.used.fetch_sub(self.bytes, Relaxed);
+    }
 }
 
 /// Restores the order of a stream of series.
 #[derive(Debug)]
 pub(super) enum Order {
     /// Series are held back only as long as a smaller one may come.
-    Streaming { held: BinaryHeap<Reverse<Entry>>, last: Option<Vec<Label>>, next: u64, bytes: usize, budget: usize },
+    Streaming { held: BinaryHeap<Reverse<Entry>>, last: Option<Vec<Label>>, next: u64, bytes: Held },
     /// Everything is collected.
-    Collecting { all: Vec<Series>, bytes: usize, budget: usize },
+    Collecting { all: Vec<Series>, bytes: Held },
 }
 
 #[derive(Debug)]
@@ -61,28 +113,25 @@ impl Eq for Entry {}
 
 impl Order {
     /// For series without own labels under the changed names.
-    pub(super) fn streaming(budget: usize) -> Self {
-        Self::Streaming { held: BinaryHeap::new(), last: None, next: 0, bytes: 0, budget }
+    pub(super) fn streaming(budget: &Budget) -> Self {
+        Self::Streaming { held: BinaryHeap::new(), last: None, next: 0, bytes: Held::new(budget) }
     }
 
     /// For any series.
-    pub(super) fn collecting(budget: usize) -> Self {
-        Self::Collecting { all: Vec::new(), bytes: 0, budget }
+    pub(super) fn collecting(budget: &Budget) -> Self {
+        Self::Collecting { all: Vec::new(), bytes: Held::new(budget) }
     }
 
     /// Adds a series with its final labels; gives those whose turn has come.
     pub(super) fn push(&mut self, series: Series) -> Result<Vec<Series>, OrderError> {
         let size = size(&series);
         match self {
-            Self::Collecting { all, bytes, budget } => {
-                *bytes += size;
-                if *bytes > *budget {
-                    return Err(OrderError::Budget(*budget));
-                }
+            Self::Collecting { all, bytes } => {
+                bytes.add(size)?;
                 all.push(series);
                 Ok(Vec::new())
             }
-            Self::Streaming { held, last, next, bytes, budget } => {
+            Self::Streaming { held, last, next, bytes } => {
                 if last.as_ref().is_some_and(|l| compare(&series.labels, l) == Ordering::Less) {
                     return Err(OrderError::Late);
                 }
@@ -91,16 +140,13 @@ impl Order {
                     && compare(&first.series.labels, &series.labels) == Ordering::Less
                 {
                     let Some(Reverse(first)) = held.pop() else { break };
-                    *bytes -= first.bytes;
+                    bytes.give_back(first.bytes);
                     out.push(first.series);
                 }
                 if let Some(s) = out.last() {
                     *last = Some(s.labels.clone());
                 }
-                *bytes += size;
-                if *bytes > *budget {
-                    return Err(OrderError::Budget(*budget));
-                }
+                bytes.add(size)?;
                 held.push(Reverse(Entry { series, number: *next, bytes: size }));
                 *next += 1;
                 Ok(out)
@@ -115,7 +161,7 @@ impl Order {
                 // Descending in Reverse is ascending in the entries.
                 held.into_sorted_vec().into_iter().rev().map(|Reverse(e)| e.series).collect()
             }
-            Self::Collecting { mut all, .. } => {
+            Self::Collecting { mut all, bytes: _held } => {
                 // Stable: parts of one series keep their order.
                 all.sort_by(|a, b| compare(&a.labels, &b.labels));
                 all
@@ -160,8 +206,8 @@ mod tests {
             let mut own: Vec<Labels> = sets.iter().map(Labels::from_pairs).collect();
             own.sort();
             let external = Labels::from_pairs(&external);
-            let streamed = run(Order::streaming(1 << 20), &own, &external, &without);
-            let sorted = run(Order::collecting(1 << 20), &own, &external, &without);
+            let streamed = run(Order::streaming(&Budget::new(1 << 20)), &own, &external, &without);
+            let sorted = run(Order::collecting(&Budget::new(1 << 20)), &own, &external, &without);
             prop_assert!(sorted.as_ref().unwrap().is_sorted());
             prop_assert_eq!(streamed, sorted);
         }
@@ -169,7 +215,7 @@ mod tests {
 
     #[test]
     fn little_is_held() {
-        let mut order = Order::streaming(1 << 20);
+        let mut order = Order::streaming(&Budget::new(1 << 20));
         let relabel = Relabel::new(&Labels::from_pairs([("m", "x")]), &[]);
         for i in 0..1000 {
             let own = Labels::from_pairs([("__name__", "up"), ("pod", &format!("{i:04}"))]);
@@ -188,8 +234,21 @@ mod tests {
             Labels::from_pairs([("cluster", "c"), ("x", "1")]),
         ];
         let external = Labels::from_pairs([("cluster", "ops")]);
-        assert_eq!(run(Order::streaming(1 << 20), &own, &external, &[]), Err(OrderError::Late));
-        assert!(run(Order::collecting(1 << 20), &own, &external, &[]).unwrap().is_sorted());
-        assert_eq!(run(Order::collecting(100), &own, &external, &[]), Err(OrderError::Budget(100)));
+        assert_eq!(run(Order::streaming(&Budget::new(1 << 20)), &own, &external, &[]), Err(OrderError::Late));
+        assert!(run(Order::collecting(&Budget::new(1 << 20)), &own, &external, &[]).unwrap().is_sorted());
+        // The budget is shared, and given back.
+        let budget = Budget::new(600);
+        assert_eq!(run(Order::collecting(&Budget::new(100)), &own, &external, &[]), Err(OrderError::Budget(100)));
+        for _ in 0..10 {
+            assert!(run(Order::collecting(&budget), &own, &external, &[]).is_ok());
+        }
+        let mut other = Order::collecting(&budget);
+        other.push(Series { labels: encode(&own[0]), chunks: vec![] }).unwrap();
+        other.push(Series { labels: encode(&own[1]), chunks: vec![] }).unwrap();
+        other.push(Series { labels: encode(&own[2]), chunks: vec![] }).unwrap();
+        assert_eq!(run(Order::collecting(&budget), &own, &external, &[]), Err(OrderError::Budget(600)));
+        drop(other);
+        assert!(run(Order::collecting(&budget), &own, &external, &[]).is_ok());
+        assert_eq!(budget.used.load(Relaxed), 0);
     }
 }

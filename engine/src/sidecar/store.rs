@@ -1,6 +1,6 @@
 //! The StoreAPI and Info over one Prometheus.
 
-use super::order::{Order, OrderError};
+use super::order::{Budget, Order, OrderError};
 use super::owned::Owned;
 use super::prometheus::{Prometheus, Scope, wire_matchers};
 use super::remote_read::{self, FrameReader, ReadError};
@@ -18,14 +18,19 @@ use proto::thanos::{
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::SendTimeoutError;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 /// Messages that wait for a slow reader. With a megabyte each, this bounds what a stalled caller costs.
 const QUEUE: usize = 4;
-/// Bytes that one answer may hold back for sorting.
+/// Most bytes that answers may hold back for sorting, whatever memory there is.
 const SORT_BUDGET: usize = 512 << 20;
+/// Series calls that are answered at one time; others wait, holding nothing. Prometheus itself reads 10 at a time.
+const CONCURRENT: usize = 32;
+/// How long a caller may not read at all. A read that stands still keeps Prometheus from cleaning up its head.
+const STALL: Duration = Duration::from_secs(60);
 
 type Sender = mpsc::Sender<Result<SeriesResponse, Status>>;
 
@@ -38,6 +43,8 @@ struct Inner {
     watch: Watch,
     owned: Owned,
     limits: Limits,
+    budget: Budget,
+    turns: Semaphore,
     /// Oldest data to serve, milliseconds since the epoch, at this moment.
     min_time: Box<dyn Fn() -> i64 + Send + Sync>,
 }
@@ -50,7 +57,8 @@ impl SidecarStore {
         limits: Limits,
         min_time: impl Fn() -> i64 + Send + Sync + 'static,
     ) -> Self {
-        Self(Arc::new(Inner { prometheus, watch, owned, limits, min_time: Box::new(min_time) }))
+        let (budget, turns) = (Budget::of_container(SORT_BUDGET), Semaphore::new(CONCURRENT));
+        Self(Arc::new(Inner { prometheus, watch, owned, limits, budget, turns, min_time: Box::new(min_time) }))
     }
 }
 
@@ -88,6 +96,8 @@ impl Inner {
         if select.skip_chunks {
             return self.labels_only(&select, &rest, start, output).await;
         }
+        // The semaphore is never closed.
+        let _turn = self.turns.acquire().await.map_err(|e| Status::internal(e.to_string()))?;
         let body = remote_read::request(start, select.max_time, wire_matchers(&rest))?;
         let response = self.prometheus.remote_read(body).await?;
         let streamed = response
@@ -105,7 +115,7 @@ impl Inner {
             all.into_iter().map(remote_read::series_of_samples).collect::<Vec<_>>()
         });
         let series = series.await.map_err(|e| Status::internal(format!("samples can't be cut into chunks: {e}")))?;
-        output.sorted(Order::collecting(SORT_BUDGET), series).await
+        output.sorted(Order::collecting(&self.budget), series).await
     }
 
     /// Passes a streamed answer on as it comes.
@@ -119,7 +129,7 @@ impl Inner {
         let mut names: Vec<String> = seen.external.iter().map(|(n, _)| n.to_owned()).collect();
         names.extend(select.without.iter().cloned());
         let owned = self.owned.any(&names).await;
-        let mut order = if owned { Order::collecting(SORT_BUDGET) } else { Order::streaming(SORT_BUDGET) };
+        let mut order = if owned { Order::collecting(&self.budget) } else { Order::streaming(&self.budget) };
         let mut reader = FrameReader::default();
         while let Some(bytes) = response.chunk().await.map_err(|e| self.prometheus.broken(&e))? {
             reader.push(&bytes);
@@ -252,7 +262,13 @@ impl Output<'_> {
     }
 
     async fn message(&self, message: SeriesResponse) -> Result<(), Status> {
-        self.tx.send(Ok(message)).await.map_err(|_gone| Status::cancelled("the caller is gone"))
+        match self.tx.send_timeout(Ok(message), STALL).await {
+            Ok(()) => Ok(()),
+            Err(SendTimeoutError::Closed(_)) => Err(Status::cancelled("the caller is gone")),
+            Err(SendTimeoutError::Timeout(_)) => {
+                Err(Status::deadline_exceeded(format!("the caller has read nothing for {STALL:?}")))
+            }
+        }
     }
 
     async fn warn(&mut self, warnings: Vec<String>) -> Result<(), Status> {
@@ -373,8 +389,8 @@ impl Store for SidecarStore {
             };
             if let Err(status) = outcome {
                 tracing::debug!(code = ?status.code(), error = status.message(), "Series failed");
-                // A caller that is gone needs no error.
-                let _gone = tx.send(Err(status)).await;
+                // A caller that is gone, or does not read, needs no error: its stream just ends here.
+                let _unread = tx.send_timeout(Err(status), STALL).await;
             }
         });
         Ok(Response::new(ReceiverStream::new(rx)))
@@ -409,5 +425,32 @@ impl Info for SidecarStore {
             store,
             ..InfoResponse::default()
         }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::metrics::Metrics;
+    use crate::server::ready::Readiness;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_caller_that_does_not_read_is_given_up() {
+        let (tx, _rx) = mpsc::channel(1);
+        let limits = Limits::new(0, 0, &Metrics::new("sidecar", Readiness::default()));
+        let mut output = Output {
+            relabel: Relabel::new(&Labels::empty(), &[]),
+            shard: None,
+            used: limits.start(),
+            frames: Frames::new(1),
+            limit: None,
+            distinct: 0,
+            last: None,
+            tx: &tx,
+        };
+        let one = || Series { labels: proto::labels::encode(&Labels::from_pairs([("a", "b")])), chunks: Vec::new() };
+        assert!(output.send(one()).await.unwrap());
+        let status = output.send(one()).await.unwrap_err();
+        assert!(status.message().contains("read nothing for 60s"), "{status}");
     }
 }
