@@ -214,13 +214,15 @@ impl Candidate {
     /// Hands the lease back, so that the next one need not wait; best effort, and only if it is still ours.
     async fn release(&mut self) {
         let Some((lease, _)) = self.seen.take() else { return };
-        let Some(spec) = lease.spec.clone().filter(|spec| spec.holder_identity.as_deref() == Some(&self.identity)) else {
+        let Some(spec) = lease.spec.clone().filter(|spec| spec.holder_identity.as_deref() == Some(&self.identity))
+        else {
             return;
         };
         let spec = LeaseSpec { holder_identity: Some(String::new()), lease_duration_seconds: Some(1), ..spec };
         let free = Lease { spec: Some(spec), ..lease };
         let params = PostParams::default();
-        match timeout_at(Instant::now() + Duration::from_secs(3), self.leases.replace(&self.name, &params, &free)).await {
+        match timeout_at(Instant::now() + Duration::from_secs(3), self.leases.replace(&self.name, &params, &free)).await
+        {
             Ok(Ok(_)) => tracing::info!(lease = %self.name, "lease handed back"),
             Ok(Err(error)) => tracing::warn!(lease = %self.name, %error, "the lease was not handed back; it runs out"),
             Err(_) => tracing::warn!(lease = %self.name, "the lease was not handed back in time; it runs out"),
@@ -324,8 +326,7 @@ mod tests {
     }
 
     fn start(server: &Arc<Server>, identity: &str) -> Running {
-        let candidate =
-            Candidate::new(server.client(), "ns", "operator", identity, Timing::default(), World::real());
+        let candidate = Candidate::new(server.client(), "ns", "operator", identity, Timing::default(), World::real());
         let (stop, fence, working) = (CancellationToken::new(), candidate.fence(), Arc::new(AtomicUsize::new(0)));
         let counter = working.clone();
         let task = tokio::spawn(candidate.run(stop.clone(), move || {

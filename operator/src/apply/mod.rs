@@ -7,7 +7,9 @@ mod sync;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use kube::api::{ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, Preconditions, PropagationPolicy};
+use kube::api::{
+    ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, Preconditions, PropagationPolicy,
+};
 use kube::core::PartialObjectMeta;
 use kube::{Api, Client, ResourceExt as _};
 use serde_json::Value;
@@ -141,7 +143,13 @@ impl Applier {
         };
         if let Some(existing) = &existing {
             if existing.leaving {
-                return Err(fault(FaultKind::Unavailable, "patch", kind, &path, "it is being deleted; waiting until it is gone"));
+                return Err(fault(
+                    FaultKind::Unavailable,
+                    "patch",
+                    kind,
+                    &path,
+                    "it is being deleted; waiting until it is gone",
+                ));
             }
             if existing.owned == Ownership::Foreign {
                 let message = "an object of this name exists and belongs to somebody else; rename or delete it";
@@ -218,7 +226,12 @@ impl Applier {
 ///
 /// # Errors
 /// Where they can't be listed.
-pub async fn sweep(client: &Client, fence: &Fence, alive: &BTreeSet<String>, namespaces: &[String]) -> Result<Vec<String>, Fault> {
+pub async fn sweep(
+    client: &Client,
+    fence: &Fence,
+    alive: &BTreeSet<String>,
+    namespaces: &[String],
+) -> Result<Vec<String>, Fault> {
     let mut deleted = Vec::new();
     for kind in KINDS.iter().filter(|kind| !kind.namespaced) {
         let api: Api<PartialObjectMeta<DynamicObject>> = Api::all_with(client.clone(), &kind.resource());
@@ -262,7 +275,8 @@ pub async fn mark(client: &Client, fence: &Fence, namespace: &str, marks: &[Mark
             "metadata": {"uid": mark.uid, "annotations": {FILES_ANNOTATION: mark.hash}},
         });
         let path = format!("{namespace}/{}", mark.pod);
-        let written = call("patch", "pods", &path, pods.patch_metadata(&mark.pod, &params, &Patch::Merge(&patch))).await;
+        let written =
+            call("patch", "pods", &path, pods.patch_metadata(&mark.pod, &params, &Patch::Merge(&patch))).await;
         match written {
             Err(fault) if !matches!(fault.kind, FaultKind::NotFound | FaultKind::Conflict) && first.is_ok() => {
                 first = Err(fault);
@@ -368,7 +382,13 @@ async fn remove(
 }
 
 /// Waits by uid, on the API server itself: no cache can lie here.
-async fn wait_until_gone(api: &Api<DynamicObject>, kind: &Kind, path: &str, name: &str, uid: &str) -> Result<(), Fault> {
+async fn wait_until_gone(
+    api: &Api<DynamicObject>,
+    kind: &Kind,
+    path: &str,
+    name: &str,
+    uid: &str,
+) -> Result<(), Fault> {
     let deadline = tokio::time::Instant::now() + GONE_WITHIN;
     loop {
         match call("get", &kind.rbac(), path, api.get_metadata_opt(name)).await? {
@@ -376,7 +396,13 @@ async fn wait_until_gone(api: &Api<DynamicObject>, kind: &Kind, path: &str, name
             _ => return Ok(()),
         }
         if tokio::time::Instant::now() >= deadline {
-            return Err(fault(FaultKind::Unavailable, "delete", kind, path, "it is being deleted; waiting until it is gone"));
+            return Err(fault(
+                FaultKind::Unavailable,
+                "delete",
+                kind,
+                path,
+                "it is being deleted; waiting until it is gone",
+            ));
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
@@ -385,7 +411,8 @@ async fn wait_until_gone(api: &Api<DynamicObject>, kind: &Kind, path: &str, name
 impl Kind {
     /// For calls.
     pub(crate) fn resource(&self) -> ApiResource {
-        let api_version = if self.group.is_empty() { self.version.to_owned() } else { format!("{}/{}", self.group, self.version) };
+        let api_version =
+            if self.group.is_empty() { self.version.to_owned() } else { format!("{}/{}", self.group, self.version) };
         ApiResource {
             group: self.group.to_owned(),
             version: self.version.to_owned(),

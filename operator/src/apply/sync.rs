@@ -36,8 +36,12 @@ pub fn marks(observed: &Observed, wanted: &[Object]) -> Vec<Mark> {
     }
     // What is desired wins over what was seen: it has just been written.
     for object in wanted.iter().filter(|object| matches!(object.kind(), "Secret" | "ConfigMap")) {
-        let data = ["data", "binaryData", "stringData"].map(|field| object.0.get(field).unwrap_or(&Value::Null).to_string());
-        contents.insert((if object.kind() == "Secret" { "Secret" } else { "ConfigMap" }, object.name().to_owned()), hash(data.concat().as_bytes()));
+        let data =
+            ["data", "binaryData", "stringData"].map(|field| object.0.get(field).unwrap_or(&Value::Null).to_string());
+        contents.insert(
+            (if object.kind() == "Secret" { "Secret" } else { "ConfigMap" }, object.name().to_owned()),
+            hash(data.concat().as_bytes()),
+        );
     }
     let mut marks = Vec::new();
     for (name, pod) in &observed.live.pods {

@@ -109,8 +109,16 @@ fn prometheus_rules() -> Vec<Value> {
 fn kube_state_metrics_rules() -> Vec<Value> {
     let read = ["list", "watch"];
     let core = [
-        "configmaps", "limitranges", "namespaces", "nodes", "persistentvolumeclaims", "persistentvolumes", "pods",
-        "replicationcontrollers", "resourcequotas", "services",
+        "configmaps",
+        "limitranges",
+        "namespaces",
+        "nodes",
+        "persistentvolumeclaims",
+        "persistentvolumes",
+        "pods",
+        "replicationcontrollers",
+        "resourcequotas",
+        "services",
     ];
     vec![
         rule("", &core, &read),
@@ -126,7 +134,8 @@ fn kube_state_metrics_rules() -> Vec<Value> {
 }
 
 fn deployment(image: &str, replicas: i32) -> Value {
-    let probe = |path: &str| json!({"httpGet": {"path": path, "port": "http"}, "periodSeconds": 5, "timeoutSeconds": 3});
+    let probe =
+        |path: &str| json!({"httpGet": {"path": path, "port": "http"}, "periodSeconds": 5, "timeoutSeconds": 3});
     json!({
         "apiVersion": "apps/v1", "kind": "Deployment", "metadata": own(OPERATOR),
         "spec": {

@@ -41,8 +41,7 @@ pub(super) async fn operate(args: RunArgs, stop: CancellationToken) -> anyhow::R
     );
     let defaults =
         Defaults { engine_image: args.image.clone(), operator_version: env!("CARGO_PKG_VERSION").to_owned() };
-    let mut context =
-        Context::new(client, candidate.fence(), world, defaults, Arc::new(pod_address), &args.identity);
+    let mut context = Context::new(client, candidate.fence(), world, defaults, Arc::new(pod_address), &args.identity);
     context.namespaces = args.namespaces;
     let context = Arc::new(context);
 
@@ -85,7 +84,11 @@ impl Drop for Leading {
 }
 
 /// A standby is as healthy and ready as a leader: readiness says that the process answers, the Lease says who works.
-async fn serve(listener: tokio::net::TcpListener, metrics: Arc<Metrics>, stop: CancellationToken) -> anyhow::Result<()> {
+async fn serve(
+    listener: tokio::net::TcpListener,
+    metrics: Arc<Metrics>,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
     let mut registry = Registry::default();
     metrics.register(&mut registry);
     let version: Family<Vec<(String, String)>, Gauge> = Family::default();

@@ -107,7 +107,9 @@ impl Context {
                 secondary: None,
             };
             let name = about.name.clone().unwrap_or_default();
-            if let Err(fault) = call("create", "events.events.k8s.io", &name, self.recorder.publish(&event, about)).await {
+            if let Err(fault) =
+                call("create", "events.events.k8s.io", &name, self.recorder.publish(&event, about)).await
+            {
                 tracing::debug!(%fault, "an event was not written");
             }
         }

@@ -42,7 +42,12 @@ impl Poll {
                 }
             }
         }
-        let fingerprint = self.answers.iter().map(|(pod, (state, _))| format!("{pod}={}", mark(state))).collect::<Vec<_>>().join("\n");
+        let fingerprint = self
+            .answers
+            .iter()
+            .map(|(pod, (state, _))| format!("{pod}={}", mark(state)))
+            .collect::<Vec<_>>()
+            .join("\n");
         let changed = fingerprint != self.fingerprint;
         self.fingerprint = fingerprint;
         changed

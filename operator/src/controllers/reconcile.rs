@@ -70,10 +70,8 @@ pub(super) async fn namespace(context: &Context, namespace: &str, memory: &mut M
 
 async fn try_namespace(context: &Context, namespace: &str, memory: &mut Memory) -> Result<End, Fault> {
     let client = &context.client;
-    let (clusters, remotes) = tokio::try_join!(
-        list::<MonitoringCluster>(context, namespace),
-        list::<RemoteStore>(context, namespace),
-    )?;
+    let (clusters, remotes) =
+        tokio::try_join!(list::<MonitoringCluster>(context, namespace), list::<RemoteStore>(context, namespace),)?;
     if clusters.is_empty() && remotes.is_empty() {
         sweep(context, namespace).await?;
         return Ok(End::Gone);
@@ -249,9 +247,16 @@ fn remote_status(
     status::remote_store(&link)
 }
 
-async fn tell_remote(context: &Context, remote: &RemoteStore, next: RemoteStoreStatus, memory: &mut Memory) -> Result<(), Fault> {
+async fn tell_remote(
+    context: &Context,
+    remote: &RemoteStore,
+    next: RemoteStoreStatus,
+    memory: &mut Memory,
+) -> Result<(), Fault> {
     let restless = memory.restless.entry(remote.name_any()).or_default();
-    let Some(next) = status::settle_remote(remote.status.as_ref(), next, restless, Instant::now()) else { return Ok(()) };
+    let Some(next) = status::settle_remote(remote.status.as_ref(), next, restless, Instant::now()) else {
+        return Ok(());
+    };
     let happened = status::remote_events(remote.status.as_ref(), &next);
     write_status(context, remote, &next).await?;
     context.publish(&remote.object_ref(&()), happened).await;

@@ -36,7 +36,13 @@ pub(super) struct Interest {
 /// Watches one of our own kinds and wakes its namespace when the wish changes; our own status writes don't count.
 pub(super) async fn primary<K>(context: Arc<Context>, scope: Option<String>, wake: mpsc::UnboundedSender<String>)
 where
-    K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+    K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>
+        + Clone
+        + DeserializeOwned
+        + Debug
+        + Send
+        + Sync
+        + 'static,
 {
     let client = context.client.clone();
     let api: Api<PartialObjectMeta<K>> = match &scope {
@@ -93,7 +99,12 @@ where
 }
 
 /// Watches everything that a namespace's actor depends on, beside the wishes themselves.
-pub(super) async fn children(context: Arc<Context>, namespace: String, trigger: Arc<Notify>, interest: Arc<Mutex<Interest>>) {
+pub(super) async fn children(
+    context: Arc<Context>,
+    namespace: String,
+    trigger: Arc<Notify>,
+    interest: Arc<Mutex<Interest>>,
+) {
     let mut kinds: Vec<(ApiResource, Option<String>)> = KINDS
         .iter()
         .filter(|kind| kind.namespaced)
@@ -106,9 +117,8 @@ pub(super) async fn children(context: Arc<Context>, namespace: String, trigger: 
     kinds.push((ApiResource::erase::<k8s_openapi::api::core::v1::Pod>(&()), Some(MANAGED_BY.to_owned())));
     let claims = "app.kubernetes.io/component=prometheus".to_owned();
     kinds.push((ApiResource::erase::<k8s_openapi::api::core::v1::PersistentVolumeClaim>(&()), Some(claims)));
-    let watches = kinds.into_iter().map(|(resource, labels)| {
-        child(&context, &namespace, &trigger, &interest, resource, labels)
-    });
+    let watches =
+        kinds.into_iter().map(|(resource, labels)| child(&context, &namespace, &trigger, &interest, resource, labels));
     futures::future::join_all(watches).await;
 }
 
@@ -135,7 +145,9 @@ async fn child(
                 backoff.reset();
                 true
             }
-            Ok(watcher::Event::Apply(object) | watcher::Event::Delete(object)) => labels.is_some() || concerns(&object, &interest.lock()),
+            Ok(watcher::Event::Apply(object) | watcher::Event::Delete(object)) => {
+                labels.is_some() || concerns(&object, &interest.lock())
+            }
         };
         if concerns {
             trigger.notify_one();

@@ -69,17 +69,14 @@ pub async fn call<T>(
     object: &str,
     request: impl Future<Output = kube::Result<T>>,
 ) -> Result<T, Fault> {
-    let fault = |kind, message: String| Fault {
-        kind,
-        verb,
-        resource: resource.to_owned(),
-        object: object.to_owned(),
-        message,
-    };
+    let fault =
+        |kind, message: String| Fault { kind, verb, resource: resource.to_owned(), object: object.to_owned(), message };
     // Boxed: a client's request is large, and many callers hold several at once.
     match timeout(LIMIT, Box::pin(request)).await {
         Ok(Ok(answer)) => Ok(answer),
-        Ok(Err(kube::Error::Api(status))) => Err(fault(sort(status.code, &status.reason, &status.message), status.message)),
+        Ok(Err(kube::Error::Api(status))) => {
+            Err(fault(sort(status.code, &status.reason, &status.message), status.message))
+        }
         Ok(Err(error)) => Err(fault(FaultKind::Unavailable, error.to_string())),
         Err(_) => Err(fault(FaultKind::Unavailable, format!("no answer within {} s", LIMIT.as_secs()))),
     }
@@ -95,7 +92,11 @@ fn sort(code: u16, reason: &str, message: &str) -> FaultKind {
         403 => FaultKind::Admission,
         400 if has("admission webhook") => FaultKind::Admission,
         409 => FaultKind::Conflict,
-        422 if has("is immutable") || has("fields other than") || has("cannot change roleRef") || has("may not change once set") => {
+        422 if has("is immutable")
+            || has("fields other than")
+            || has("cannot change roleRef")
+            || has("may not change once set") =>
+        {
             FaultKind::Immutable
         }
         400 | 415 | 422 => FaultKind::Invalid,
@@ -111,10 +112,18 @@ mod tests {
     #[test]
     fn words_of_the_api_server() {
         let cases = [
-            (403, r#"secrets is forbidden: User "x" cannot list resource "secrets" in API group """#, FaultKind::Forbidden),
+            (
+                403,
+                r#"secrets is forbidden: User "x" cannot list resource "secrets" in API group """#,
+                FaultKind::Forbidden,
+            ),
             (403, r#"pods "a" is forbidden: exceeded quota: q, requested: pods=1"#, FaultKind::Quota),
             (403, r#"pods "a" is forbidden: violates PodSecurity "restricted:latest""#, FaultKind::Admission),
-            (422, r#"StatefulSet.apps "a" is invalid: spec: Forbidden: updates to statefulset spec for fields other than …"#, FaultKind::Immutable),
+            (
+                422,
+                r#"StatefulSet.apps "a" is invalid: spec: Forbidden: updates to statefulset spec for fields other than …"#,
+                FaultKind::Immutable,
+            ),
             (422, r#"Deployment.apps "a" is invalid: spec.selector: field is immutable"#, FaultKind::Immutable),
             (422, r#"Service "a" is invalid: spec.ports: Required value"#, FaultKind::Invalid),
             (409, "Apply failed with 1 conflict", FaultKind::Conflict),

@@ -86,10 +86,7 @@ mod tests {
                 remote("e", "staging", "2026-11-22T10:00:03Z", "Active"),
             ],
         );
-        assert_eq!(
-            found,
-            BTreeMap::from([("a".into(), Winner::Older("b".into())), ("c".into(), Winner::Local)])
-        );
+        assert_eq!(found, BTreeMap::from([("a".into(), Winner::Older("b".into())), ("c".into(), Winner::Local)]));
     }
 
     #[test]

@@ -16,8 +16,8 @@ use crate::api::{MonitoringCluster, RemoteStore};
 pub use fault::{Fault, FaultKind, call};
 pub use gather::{Gathered, gather};
 pub use links::{Assignment, assign, conflicts};
-pub use states::{Locate, PartState, States, fetch, pod_address};
 pub use references::{References, references};
+pub use states::{Locate, PartState, States, fetch, pod_address};
 
 /// The world as one MonitoringCluster's reconciliation sees it.
 #[derive(Clone, Debug)]

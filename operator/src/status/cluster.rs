@@ -14,7 +14,7 @@ use crate::api::{
     RemoteMode, RemoteStoreStatus, RemoteStoresStatus, Summary, Versions,
 };
 use crate::cluster::{ConditionType as C, Problem, Reason, ValidCluster};
-use crate::desired::{Object, names};
+use crate::desired::{Object, names, rules_hash};
 use crate::observe::{Fault, FaultKind, Observed};
 
 const PROMETHEUS: &str = "prometheus";
@@ -71,7 +71,11 @@ pub fn monitoring_cluster(facts: &Facts<'_>) -> MonitoringClusterStatus {
     stalled(facts, &workloads, &mut conditions);
     reconciling(facts, &workloads, &previous, &mut conditions);
     if cluster.spec.paused {
-        conditions.yes(C::Paused, Reason::PausedBySpec, "Nothing is written but this status. Set spec.paused: false to go on.");
+        conditions.yes(
+            C::Paused,
+            Reason::PausedBySpec,
+            "Nothing is written but this status. Set spec.paused: false to go on.",
+        );
     }
     ready(&workloads, &mut conditions);
     let phase = phase(&workloads, &conditions);
@@ -105,7 +109,9 @@ pub fn monitoring_cluster(facts: &Facts<'_>) -> MonitoringClusterStatus {
 fn workloads(facts: &Facts<'_>) -> Vec<Workload> {
     let live = &facts.observed.live;
     let mut found: BTreeMap<(String, String), Workload> = BTreeMap::new();
-    for object in facts.wanted.iter().filter(|object| matches!(object.kind(), "StatefulSet" | "Deployment" | "DaemonSet")) {
+    for object in
+        facts.wanted.iter().filter(|object| matches!(object.kind(), "StatefulSet" | "Deployment" | "DaemonSet"))
+    {
         let text = |pointer: &str| object.0.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
         let replicas = object.0.pointer("/spec/replicas").and_then(Value::as_i64).unwrap_or(0);
         let workload = Workload {
@@ -117,25 +123,26 @@ fn workloads(facts: &Facts<'_>) -> Vec<Workload> {
         found.insert((object.kind().to_owned(), object.name().to_owned()), workload);
     }
     let known = facts.valid.is_ok();
-    let mut each = |kind: &str, name: &str, labels: &BTreeMap<String, String>, counts: [Option<i32>; 4], current: bool| {
-        let key = (kind.to_owned(), name.to_owned());
-        if known && !found.contains_key(&key) {
-            return; // being removed
-        }
-        let workload = found.entry(key).or_default();
-        let [desired, total, ready, updated] = counts.map(|count| count.unwrap_or(0));
-        if workload.component.is_empty() {
-            workload.component = labels.get("app.kubernetes.io/component").cloned().unwrap_or_default();
-            workload.desired = desired;
-        }
-        if kind == "DaemonSet" {
-            workload.desired = desired;
-        }
-        workload.exists = true;
-        workload.ready = ready;
-        workload.updated = updated.min(total);
-        workload.settled = current && updated >= workload.desired && total <= workload.desired;
-    };
+    let mut each =
+        |kind: &str, name: &str, labels: &BTreeMap<String, String>, counts: [Option<i32>; 4], current: bool| {
+            let key = (kind.to_owned(), name.to_owned());
+            if known && !found.contains_key(&key) {
+                return; // being removed
+            }
+            let workload = found.entry(key).or_default();
+            let [desired, total, ready, updated] = counts.map(|count| count.unwrap_or(0));
+            if workload.component.is_empty() {
+                workload.component = labels.get("app.kubernetes.io/component").cloned().unwrap_or_default();
+                workload.desired = desired;
+            }
+            if kind == "DaemonSet" {
+                workload.desired = desired;
+            }
+            workload.exists = true;
+            workload.ready = ready;
+            workload.updated = updated.min(total);
+            workload.settled = current && updated >= workload.desired && total <= workload.desired;
+        };
     for (name, set) in &live.stateful_sets {
         let status = set.status.clone().unwrap_or_default();
         let desired = set.spec.as_ref().and_then(|spec| spec.replicas);
@@ -146,7 +153,13 @@ fn workloads(facts: &Facts<'_>) -> Vec<Workload> {
         let status = deployment.status.clone().unwrap_or_default();
         let desired = deployment.spec.as_ref().and_then(|spec| spec.replicas);
         let counts = [desired, status.replicas, status.ready_replicas, status.updated_replicas];
-        each("Deployment", name, deployment.labels(), counts, status.observed_generation >= deployment.metadata.generation);
+        each(
+            "Deployment",
+            name,
+            deployment.labels(),
+            counts,
+            status.observed_generation >= deployment.metadata.generation,
+        );
     }
     for (name, set) in &live.daemon_sets {
         let status = set.status.clone().unwrap_or_default();
@@ -162,7 +175,8 @@ fn workloads(facts: &Facts<'_>) -> Vec<Workload> {
     let mut all: Vec<Workload> = found.into_values().collect();
     all.sort_by(|a, b| rank(&a.component).cmp(&rank(&b.component)).then_with(|| a.component.cmp(&b.component)));
     for workload in &mut all {
-        let troubles: Vec<Trouble> = pods_of(facts, &workload.component).filter_map(|pod| pods::trouble(pod, facts.now)).collect();
+        let troubles: Vec<Trouble> =
+            pods_of(facts, &workload.component).filter_map(|pod| pods::trouble(pod, facts.now)).collect();
         workload.trouble = troubles.iter().max().cloned().or_else(|| refused_pods(facts, &workload.component));
         workload.message = workload.trouble.as_ref().map(|trouble| match troubles.len() {
             0 | 1 => trouble.message.clone(),
@@ -184,14 +198,18 @@ fn tag(image: &str) -> Option<String> {
 }
 
 fn pods_of<'a>(facts: &Facts<'a>, component: &'a str) -> impl Iterator<Item = &'a Pod> {
-    facts.observed.live.pods.values().filter(move |pod| {
-        pod.labels().get("app.kubernetes.io/component").is_some_and(|of| of == component)
-    })
+    facts
+        .observed
+        .live
+        .pods
+        .values()
+        .filter(move |pod| pod.labels().get("app.kubernetes.io/component").is_some_and(|of| of == component))
 }
 
 /// Pods that a Deployment could not even make.
 fn refused_pods(facts: &Facts<'_>, component: &str) -> Option<Trouble> {
-    let of = |labels: &BTreeMap<String, String>| labels.get("app.kubernetes.io/component").is_some_and(|c| c == component);
+    let of =
+        |labels: &BTreeMap<String, String>| labels.get("app.kubernetes.io/component").is_some_and(|c| c == component);
     let deployment = facts.observed.live.deployments.values().find(|deployment| of(deployment.labels()))?;
     let conditions = deployment.status.as_ref()?.conditions.as_ref()?;
     let failure = conditions.iter().find(|c| c.type_ == "ReplicaFailure" && c.status == "True")?;
@@ -226,9 +244,12 @@ fn configuration(facts: &Facts<'_>, workloads: &[Workload]) -> Option<Configurat
     let valid = facts.valid.ok()?;
     let total = workloads.iter().find(|w| w.component == PROMETHEUS).map_or(0, |w| w.desired);
     let wanted = &valid.configuration;
+    let rules = rules_hash(valid);
     let loaded = states(facts, PROMETHEUS).filter(|(_, state)| {
-        let configuration = state.configuration.as_ref();
-        configuration.is_some_and(|c| c.loaded.as_ref() == Some(&wanted.hash) && c.error.is_none())
+        state.configuration.as_ref().is_some_and(|c| {
+            let rules = c.rules.as_ref().is_none_or(|loaded| *loaded == rules);
+            c.loaded.as_ref() == Some(&wanted.hash) && rules && c.error.is_none()
+        })
     });
     let count = i32::try_from(valid.rejected.len()).unwrap_or(i32::MAX);
     Some(ConfigurationStatus {
@@ -281,7 +302,9 @@ fn storage(facts: &Facts<'_>, conditions: &mut Conditions) {
             );
             conditions.no(C::StorageReady, Reason::PVCPending, message);
         }
-        None if claims.is_empty() => conditions.yes(C::StorageReady, Reason::NotUsed, "No part uses a persistent volume."),
+        None if claims.is_empty() => {
+            conditions.yes(C::StorageReady, Reason::NotUsed, "No part uses a persistent volume.")
+        }
         None => conditions.yes(C::StorageReady, Reason::Bound, format!("All {} claims are bound.", claims.len())),
     }
 }
@@ -309,10 +332,17 @@ fn loaded(facts: &Facts<'_>, configuration: Option<&ConfigurationStatus>, condit
         let message = format!("{pod} refused the configuration: {}.{stays} Correct it.", error.trim_end_matches('.'));
         conditions.no(C::ConfigurationApplied, Reason::ReloadFailed, message);
     } else if configuration.loaded < total {
-        let message = format!("{} of {total} replicas have loaded the configuration; waiting for the others.", configuration.loaded);
+        let message = format!(
+            "{} of {total} replicas have loaded the configuration; waiting for the others.",
+            configuration.loaded
+        );
         conditions.no(C::ConfigurationApplied, Reason::WaitingForReload, message);
     } else {
-        conditions.yes(C::ConfigurationApplied, Reason::Loaded, format!("All {total} replicas have loaded the configuration."));
+        conditions.yes(
+            C::ConfigurationApplied,
+            Reason::Loaded,
+            format!("All {total} replicas have loaded the configuration."),
+        );
     }
 }
 
@@ -362,7 +392,11 @@ fn remote_stores(facts: &Facts<'_>, links: &RemoteStoresStatus, conditions: &mut
     }
     match worst {
         Some((_, reason, message)) => conditions.no(C::RemoteStoresReady, reason, message),
-        None => conditions.yes(C::RemoteStoresReady, Reason::AllReady, format!("All {} RemoteStores that are in use are ready.", links.total - links.drained)),
+        None => conditions.yes(
+            C::RemoteStoresReady,
+            Reason::AllReady,
+            format!("All {} RemoteStores that are in use are ready.", links.total - links.drained),
+        ),
     }
 }
 
@@ -447,7 +481,12 @@ fn from_faults(facts: &Facts<'_>) -> Option<(Reason, String)> {
     })
 }
 
-fn reconciling(facts: &Facts<'_>, workloads: &[Workload], previous: &MonitoringClusterStatus, conditions: &mut Conditions) {
+fn reconciling(
+    facts: &Facts<'_>,
+    workloads: &[Workload],
+    previous: &MonitoringClusterStatus,
+    conditions: &mut Conditions,
+) {
     if conditions.get(C::Stalled).is_some() || facts.observed.cluster.spec.paused {
         return;
     }
@@ -457,9 +496,12 @@ fn reconciling(facts: &Facts<'_>, workloads: &[Workload], previous: &MonitoringC
     let reason = if creating { Reason::Creating } else { Reason::RollingOut };
     if let Some(workload) = moving {
         let detail = workload.message.clone().map(|message| format!(" {message}.")).unwrap_or_default();
-        let message = format!("{}: {} of {} pods are ready.{detail}", workload.component, workload.ready, workload.desired);
+        let message =
+            format!("{}: {} of {} pods are ready.{detail}", workload.component, workload.ready, workload.desired);
         conditions.yes(C::Reconciling, reason, message);
-    } else if let Some((Reason::WaitingForReload, message)) = conditions.when(C::ConfigurationApplied, ConditionStatus::False) {
+    } else if let Some((Reason::WaitingForReload, message)) =
+        conditions.when(C::ConfigurationApplied, ConditionStatus::False)
+    {
         conditions.yes(C::Reconciling, reason, message);
     }
 }

@@ -58,7 +58,8 @@ impl Conditions {
                     type_: about.as_str().to_owned(),
                     status,
                     observed_generation: generation,
-                    last_transition_time: same.map_or_else(|| rfc3339(now), |before| before.last_transition_time.clone()),
+                    last_transition_time: same
+                        .map_or_else(|| rfc3339(now), |before| before.last_transition_time.clone()),
                     reason: reason.as_str().to_owned(),
                     message,
                 }

@@ -30,10 +30,15 @@ pub fn cluster_events(before: Option<&MonitoringClusterStatus>, after: &Monitori
     let good = |status: &MonitoringClusterStatus| {
         status.configuration.as_ref().filter(|c| c.total > 0 && c.loaded >= c.total).map(|c| c.hash.clone())
     };
-    if let (Some(old), Some(new)) = (good(before).or_else(|| before.configuration.as_ref()?.last_good_hash.clone()), good(after))
+    if let (Some(old), Some(new)) =
+        (good(before).or_else(|| before.configuration.as_ref()?.last_good_hash.clone()), good(after))
         && old != new
     {
-        events.push(happening(EventType::Normal, "ConfigReloaded", "Every Prometheus has loaded the new configuration."));
+        events.push(happening(
+            EventType::Normal,
+            "ConfigReloaded",
+            "Every Prometheus has loaded the new configuration.",
+        ));
     }
     let refused = |status: &MonitoringClusterStatus| {
         find(&status.conditions, C::ConfigurationApplied)
@@ -61,7 +66,9 @@ pub fn remote_events(before: Option<&RemoteStoreStatus>, after: &RemoteStoreStat
         status.and_then(|status| find(&status.conditions, about)).filter(|c| c.status == value).cloned()
     };
     let up = |status| is(status, C::Reachable, ConditionStatus::True).is_some();
-    let down = |status| is(status, C::Reachable, ConditionStatus::False).or_else(|| is(status, C::Resolved, ConditionStatus::False));
+    let down = |status| {
+        is(status, C::Reachable, ConditionStatus::False).or_else(|| is(status, C::Resolved, ConditionStatus::False))
+    };
     if let Some(now) = down(Some(after)).filter(|_| down(before).is_none()) {
         events.push(happening(EventType::Warning, "RemoteStoreDown", now.message));
     } else if up(Some(after)) && !up(before) {

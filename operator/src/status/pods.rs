@@ -140,7 +140,9 @@ mod tests {
         ]}));
         let found = trouble(&crashing, now()).unwrap();
         assert_eq!((found.stalled, found.reason), (true, Reason::CrashLooping));
-        assert!(found.message.contains("ops-prometheus-0") && found.message.ends_with("exit code 2: err: no space left"));
+        assert!(
+            found.message.contains("ops-prometheus-0") && found.message.ends_with("exit code 2: err: no space left")
+        );
         assert_eq!(last_restart(&crashing).unwrap().time, "2026-11-22T10:00:00Z");
 
         let image = pod(json!({"containerStatuses": [

@@ -8,7 +8,7 @@ use kube::ResourceExt as _;
 
 use super::conditions::{Conditions, millis, shorten};
 use crate::api::{
-    Conflict, ConditionStatus, LastError, Latency, OnConflict, RemoteEndpoint, RemoteMode, RemoteStore,
+    ConditionStatus, Conflict, LastError, Latency, OnConflict, RemoteEndpoint, RemoteMode, RemoteStore,
     RemoteStoreStatus, TimeRange, TlsStatus, duration_millis,
 };
 use crate::cluster::{ConditionType as C, Problem, Reason, ValidLink};
@@ -55,11 +55,16 @@ pub fn unassigned(remote: &RemoteStore, why: &Assignment, now: Timestamp) -> Rem
     let (reason, message) = match why {
         Assignment::Ambiguous(names) => (
             Reason::Ambiguous,
-            format!("Namespace {namespace} has the MonitoringClusters {}: name one in spec.monitoringClusterRef.", names.join(", ")),
+            format!(
+                "Namespace {namespace} has the MonitoringClusters {}: name one in spec.monitoringClusterRef.",
+                names.join(", ")
+            ),
         ),
         Assignment::Missing(name) => (
             Reason::NoMonitoringCluster,
-            format!("There is no MonitoringCluster {name} in namespace {namespace}. Create it, or correct spec.monitoringClusterRef."),
+            format!(
+                "There is no MonitoringCluster {name} in namespace {namespace}. Create it, or correct spec.monitoringClusterRef."
+            ),
         ),
         Assignment::None | Assignment::To(_) => {
             (Reason::NoMonitoringCluster, format!("Namespace {namespace} has no MonitoringCluster. Create one."))
@@ -68,7 +73,12 @@ pub fn unassigned(remote: &RemoteStore, why: &Assignment, now: Timestamp) -> Rem
     let mut conditions = Conditions::default();
     conditions.no(C::Accepted, reason, message.clone());
     conditions.no(C::Ready, reason, message);
-    finish(remote, conditions, RemoteStoreStatus { phase: Some("Pending".to_owned()), ..RemoteStoreStatus::default() }, now)
+    finish(
+        remote,
+        conditions,
+        RemoteStoreStatus { phase: Some("Pending".to_owned()), ..RemoteStoreStatus::default() },
+        now,
+    )
 }
 
 /// Status of a RemoteStore.
@@ -77,7 +87,8 @@ pub fn remote_store(link: &Link<'_>) -> RemoteStoreStatus {
     let (namespace, name) = (link.remote.namespace().unwrap_or_default(), link.remote.name_any());
     let answered: Vec<(&str, &State)> =
         link.states.iter().filter_map(|(pod, state)| Some((pod.as_str(), state.as_ref().ok()?))).collect();
-    let current = |state: &State| state.endpoints.as_ref().is_some_and(|e| e.revision.as_deref() == Some(link.revision));
+    let current =
+        |state: &State| state.endpoints.as_ref().is_some_and(|e| e.revision.as_deref() == Some(link.revision));
     let views: Vec<(&str, &state::Link, bool)> = answered
         .iter()
         .filter_map(|(pod, state)| {
@@ -143,7 +154,12 @@ pub fn remote_store(link: &Link<'_>) -> RemoteStoreStatus {
     finish(link.remote, conditions, status, link.now)
 }
 
-fn finish(remote: &RemoteStore, conditions: Conditions, status: RemoteStoreStatus, now: Timestamp) -> RemoteStoreStatus {
+fn finish(
+    remote: &RemoteStore,
+    conditions: Conditions,
+    status: RemoteStoreStatus,
+    now: Timestamp,
+) -> RemoteStoreStatus {
     let previous = remote.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
     let generation = remote.metadata.generation;
     RemoteStoreStatus {
@@ -188,7 +204,11 @@ fn synced(
     } else if let Some((pod, error)) = silent {
         conditions.no(C::Synced, Reason::QuerierUnreachable, format!("Querier {pod} can't be asked: {error}."));
     } else if let Some((pod, error)) = refused {
-        conditions.no(C::Synced, Reason::QuerierNotUpdated, format!("Querier {pod} does not use the current links: {error}."));
+        conditions.no(
+            C::Synced,
+            Reason::QuerierNotUpdated,
+            format!("Querier {pod} does not use the current links: {error}."),
+        );
     } else {
         let message = format!("{current} of {wanted} queriers have the current links in use; waiting for the others.");
         conditions.no(C::Synced, Reason::QuerierNotUpdated, message);
@@ -241,7 +261,8 @@ fn reachable(seen: &[&state::Link], conditions: &mut Conditions) {
     }
     let sees = |view: &&&state::Link| view.endpoints.iter().any(|endpoint| endpoint.healthy);
     let good = seen.iter().filter(sees).count();
-    let partly = |total: usize| if good > 0 { format!(" ({good} of {total} queriers reach it)") } else { String::new() };
+    let partly =
+        |total: usize| if good > 0 { format!(" ({good} of {total} queriers reach it)") } else { String::new() };
     match error {
         _ if good == seen.len() => conditions.yes(C::Reachable, Reason::Reachable, "Every querier reaches it."),
         Some(error) if error.class != ErrorClass::WrongCluster => {
@@ -291,10 +312,18 @@ fn tls(link: &Link<'_>, seen: &[&state::Link], conditions: &mut Conditions) {
     let first = ends.filter_map(|(what, end)| Some((end?, what))).min();
     match first {
         Some((end, what)) if end < now => {
-            conditions.no(C::TLSValid, Reason::Expired, format!("{what} ended {}. Renew it.", millis(end).unwrap_or_default()));
+            conditions.no(
+                C::TLSValid,
+                Reason::Expired,
+                format!("{what} ended {}. Renew it.", millis(end).unwrap_or_default()),
+            );
         }
         Some((end, what)) if end < now + SOON_MS => {
-            conditions.no(C::TLSValid, Reason::ExpiringSoon, format!("{what} ends {}. Renew it.", millis(end).unwrap_or_default()));
+            conditions.no(
+                C::TLSValid,
+                Reason::ExpiringSoon,
+                format!("{what} ends {}. Renew it.", millis(end).unwrap_or_default()),
+            );
         }
         _ => conditions.yes(C::TLSValid, Reason::Valid, "The certificates are valid."),
     }
@@ -329,11 +358,14 @@ fn unique(link: &Link<'_>, seen: &[&state::Link], conditions: &mut Conditions) {
     };
     match link.winner {
         Some(Winner::Local) => {
-            let message = format!("{cluster} is the name of this cluster itself. {consequence} Correct spec.clusterName.");
+            let message =
+                format!("{cluster} is the name of this cluster itself. {consequence} Correct spec.clusterName.");
             return conditions.no(C::LabelsUnique, Reason::OverlapsLocal, message);
         }
         Some(Winner::Older(other)) => {
-            let message = format!("RemoteStore {other} is older and has the cluster {cluster} too. {consequence} Delete one of them.");
+            let message = format!(
+                "RemoteStore {other} is older and has the cluster {cluster} too. {consequence} Delete one of them."
+            );
             return conditions.no(C::LabelsUnique, Reason::DuplicateOf, message);
         }
         None => {}
@@ -358,7 +390,11 @@ fn fresh(link: &Link<'_>, seen: &[&state::Link], conditions: &mut Conditions) {
             conditions.no(C::Fresh, Reason::ClockSkew, format!("Its data is {} ahead of our clock.", lag(-least)));
         }
         Some(least) if least > warn => {
-            conditions.no(C::Fresh, Reason::Lagging, format!("Its newest data is {} old; up to {} is normal.", lag(least), link.remote.spec.probe.warn_lag));
+            conditions.no(
+                C::Fresh,
+                Reason::Lagging,
+                format!("Its newest data is {} old; up to {} is normal.", lag(least), link.remote.spec.probe.warn_lag),
+            );
         }
         Some(_) => conditions.yes(C::Fresh, Reason::UpToDate, "Its data is up to date."),
         None if healthy => conditions.unknown(C::Fresh, Reason::Pending, "Its newest data is not known yet."),
@@ -385,7 +421,8 @@ fn ready(link: &Link<'_>, conditions: &mut Conditions) {
         .or_else(|| no(C::Fresh))
         .or_else(|| unsure(C::Reachable))
         .or_else(|| unsure(C::ClusterMatches));
-    let waiting = |reason: Reason| matches!(reason, Reason::Pending | Reason::QuerierNotUpdated | Reason::QuerierUnreachable);
+    let waiting =
+        |reason: Reason| matches!(reason, Reason::Pending | Reason::QuerierNotUpdated | Reason::QuerierUnreachable);
     match worst {
         Some((reason, message)) => {
             if waiting(reason) {
@@ -489,7 +526,13 @@ fn duration_us(us: i64) -> String {
         return "<1ms".to_owned();
     }
     let ms = us / 1_000;
-    let unit = if ms >= 1_000 { 100 } else if ms >= 100 { 10 } else { 1 };
+    let unit = if ms >= 1_000 {
+        100
+    } else if ms >= 100 {
+        10
+    } else {
+        1
+    };
     format!("{}ms", ms / unit * unit)
 }
 

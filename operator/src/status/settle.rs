@@ -16,7 +16,10 @@ pub struct Restless(Option<Instant>);
 
 /// The status to write, if any.
 #[must_use]
-pub fn settle_cluster(previous: Option<&MonitoringClusterStatus>, next: MonitoringClusterStatus) -> Option<MonitoringClusterStatus> {
+pub fn settle_cluster(
+    previous: Option<&MonitoringClusterStatus>,
+    next: MonitoringClusterStatus,
+) -> Option<MonitoringClusterStatus> {
     (previous != Some(&next)).then_some(next)
 }
 
@@ -95,7 +98,8 @@ mod tests {
         let at = |seconds| start + Duration::from_secs(seconds);
         let before = status("38ms", "15s");
         let mut restless = Restless::default();
-        let mut settle = |next: RemoteStoreStatus, seconds| settle_remote(Some(&before), next, &mut restless, at(seconds));
+        let mut settle =
+            |next: RemoteStoreStatus, seconds| settle_remote(Some(&before), next, &mut restless, at(seconds));
         assert_eq!(settle(status("60ms", "30s"), 0), None, "less than twice");
         assert_eq!(settle(status("80ms", "15s"), 10), None, "not yet for five minutes");
         assert_eq!(settle(status("40ms", "15s"), 200), None, "came back");

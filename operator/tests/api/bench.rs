@@ -80,8 +80,7 @@ impl Bench {
         let locate = move |pod: &k8s_openapi::api::core::v1::Pod| {
             known.lock().unwrap().get(pod.metadata.name.as_deref()?).copied()
         };
-        let mut context =
-            Context::new(operator, Fence::open(), World::real(), defaults, Arc::new(locate), "bench");
+        let mut context = Context::new(operator, Fence::open(), World::real(), defaults, Arc::new(locate), "bench");
         context.namespaces = vec![namespace.to_owned()];
         context.pace = Pace {
             debounce: Duration::from_millis(50),

@@ -115,11 +115,12 @@ async fn status_is_what_queriers_see() {
 
     bench.remote("prod", json!({"mode": "Drained"}));
     bench.condition(PROD, "Drained", "True", "DrainedBySpec").await;
-    bench.until("events", || {
-        let events = bench.kubectl(&["get", "events"]);
-        (events.contains("RemoteStoreUp") && events.contains("RemoteStoreDown")).then_some(())
-    })
-    .await;
+    bench
+        .until("events", || {
+            let events = bench.kubectl(&["get", "events"]);
+            (events.contains("RemoteStoreUp") && events.contains("RemoteStoreDown")).then_some(())
+        })
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -28,7 +28,11 @@ async fn one_missing_right_stops_one_kind() {
     role["rules"].as_array_mut().unwrap().retain(|rule| rule["apiGroups"] != json!(["policy"]));
     bench.apply(&role.to_string());
     bench.kubectl(&[
-        "create", "rolebinding", "most", "--clusterrole=most", "--serviceaccount=panoptes-system:panoptes-operator",
+        "create",
+        "rolebinding",
+        "most",
+        "--clusterrole=most",
+        "--serviceaccount=panoptes-system:panoptes-operator",
     ]);
     bench.cluster(json!({"prometheus": {"replicas": 2}}));
     let message = bench.condition(OPS, "Stalled", "True", "ForbiddenByRBAC").await;
@@ -46,14 +50,24 @@ async fn the_rights_are_exactly_these() {
         let part = format!("--subresource={part}");
         bench.server.kubectl(&["auth", "can-i", verb, what, &part, "-n", namespace, who]).is_ok()
     };
-    for (verb, what) in [("list", "monitoringclusters.panoptes.dev"), ("get", "namespaces"), ("patch", "remotestores.panoptes.dev/status")] {
+    for (verb, what) in [
+        ("list", "monitoringclusters.panoptes.dev"),
+        ("get", "namespaces"),
+        ("patch", "remotestores.panoptes.dev/status"),
+    ] {
         assert!(can(verb, what, "exact-rights"), "{verb} {what}");
     }
     for verb in ["get", "list", "watch", "create", "patch", "delete", "update"] {
         assert!(!can(verb, "secrets", "exact-rights"), "{verb} secrets without the binding");
         assert!(!can(verb, "secrets", "panoptes-system"), "{verb} secrets of the system namespace");
     }
-    for (verb, what) in [("create", "pods"), ("delete", "pods"), ("get", "nodes"), ("delete", "persistentvolumeclaims"), ("create", "clusterroles")] {
+    for (verb, what) in [
+        ("create", "pods"),
+        ("delete", "pods"),
+        ("get", "nodes"),
+        ("delete", "persistentvolumeclaims"),
+        ("create", "clusterroles"),
+    ] {
         assert!(!can(verb, what, "exact-rights"), "{verb} {what}");
     }
 }

@@ -79,7 +79,15 @@ async fn from_nothing_to_ready_and_a_refused_configuration() {
         "lastState": {"terminated": {"exitCode": 2, "reason": "Error", "message": "no space left on device",
                       "startedAt": "2026-11-22T10:00:00Z", "finishedAt": "2026-11-22T10:00:05Z"}},
     }]}});
-    bench.kubectl(&["patch", "pod", "ops-prometheus-0", "--subresource=status", "--type=merge", "-p", &crash.to_string()]);
+    bench.kubectl(&[
+        "patch",
+        "pod",
+        "ops-prometheus-0",
+        "--subresource=status",
+        "--type=merge",
+        "-p",
+        &crash.to_string(),
+    ]);
     let down = json!({"status": {"readyReplicas": 0}}).to_string();
     bench.kubectl(&["patch", "statefulset", "ops-prometheus", "--subresource=status", "--type=merge", "-p", &down]);
     let message = bench.condition(OPS, "Stalled", "True", "CrashLooping").await;
