@@ -23,6 +23,8 @@ use tokio::task::JoinSet;
 
 /// Series that a store is asked to put into one message.
 const BATCH: i64 = 64;
+/// How long a store may stay silent that did not answer its last probe.
+const SUSPECT: Duration = Duration::from_secs(3);
 /// Most warnings that one answer keeps.
 const MAX_WARNINGS: usize = 100;
 /// Most bytes of series that are held to be sorted again, for a store that can't leave out replica labels itself.
@@ -135,6 +137,10 @@ impl Fanout {
             let (to, from) = mpsc::channel(1);
             inputs.push(Input { from, series: VecDeque::new(), name: store.name(), strict: store.source.strict });
             let source = u32::try_from(source).unwrap_or(u32::MAX);
+            // One that did not answer its last probe gets the benefit of the doubt, but not all of the time.
+            let suspect = store.truth().failures > 0;
+            let deadlines =
+                if suspect { Deadlines { frame: deadlines.frame.min(SUSPECT), ..deadlines } } else { deadlines };
             let call = StoreCall {
                 request: request(&store, select),
                 strip: strip(&store, select),

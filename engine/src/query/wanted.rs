@@ -102,7 +102,7 @@ impl Loader {
             sources.extend(self.good.get(slot).cloned().unwrap_or_default());
         }
         if let Some(dir) = self.dir.clone() {
-            match self.read_links(&dir) {
+            match self.read_links(&dir, &mut errors) {
                 Ok(links) => self.links = links,
                 Err(e) => errors.push(e),
             }
@@ -158,7 +158,7 @@ impl Loader {
     }
 
     /// `links.yaml`, once all files that it needs are there; a link that lacks files of its own stays as it was.
-    fn read_links(&self, dir: &Path) -> Result<Option<Links>, String> {
+    fn read_links(&self, dir: &Path, waiting: &mut Vec<String>) -> Result<Option<Links>, String> {
         let path = dir.join(args::files::LINKS);
         let Some(text) = read(&path)? else { return Ok(None) };
         let mut new: Links = parse(&path, &text)?;
@@ -181,7 +181,7 @@ impl Loader {
             match lacking {
                 None => kept.push(link),
                 Some(f) => {
-                    tracing::warn!(link = %link.name, file = %f, "a link waits for a file");
+                    waiting.push(format!("link {}/{} waits for the file {f}", link.namespace, link.name));
                     let old = self.links.iter().flat_map(|l| &l.links);
                     let old = old.clone().find(|o| o.namespace == link.namespace && o.name == link.name).cloned();
                     kept.push(old.unwrap_or(link));
@@ -275,6 +275,7 @@ mod tests {
         let w = l.load();
         assert_eq!(w.revision.as_deref(), Some("r3"));
         assert!(w.sources[0].client.tls_config.is_none());
+        assert_eq!(w.error.as_deref(), Some("link m/prod waits for the file ca-2.pem"));
         std::fs::write(dir.path().join("ca-2.pem"), "x").unwrap();
         let w = l.load();
         assert!(w.sources[0].client.tls_config.as_ref().unwrap().ca_file.ends_with("/ca-2.pem"));

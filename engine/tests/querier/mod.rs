@@ -1,6 +1,7 @@
 //! What the querier's tests share: a querier in this process, stores that do as a test says, names that a test sets.
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part")]
 #![allow(clippy::disallowed_methods, reason = "tests of real processes wait in real time")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails this way")]
 
 use args::QueryArgs;
 use engine::query::address::Dns;

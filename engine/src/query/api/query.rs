@@ -10,10 +10,13 @@ use axum::response::Response;
 use promql::exec::{QueryValue, Times};
 use std::fmt::Write;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::mpsc;
 
 /// Most warnings and infos of PromQL in one answer.
 const ANNOTATIONS: usize = 10;
+/// How long a client may take for one piece of its answer.
+const STALLED: Duration = Duration::from_secs(60);
 /// Most points per series of a range query.
 const MAX_POINTS: i64 = 11_000;
 /// The step that a range query gets if it names none: its range in this many parts.
@@ -112,12 +115,18 @@ fn truncate(value: &mut QueryValue, limit: usize) -> bool {
 fn stream(answer: Answer, stats: Option<String>, warnings: Vec<String>, infos: Vec<String>) -> Response {
     let (to, from) = mpsc::channel::<Result<Bytes, std::convert::Infallible>>(4);
     let said = warnings.clone();
+    let runtime = tokio::runtime::Handle::current();
     tokio::task::spawn_blocking(move || {
         let mut piece = String::from("{\"status\":\"success\",\"data\":");
-        let send = |piece: &mut String| to.blocking_send(Ok(Bytes::from(std::mem::take(piece)))).is_ok();
+        // A client that stops reading must not hold its place for ever.
+        let send = |piece: &mut String| {
+            let piece = Bytes::from(std::mem::take(piece));
+            let sent = runtime.block_on(async { tokio::time::timeout(STALLED, to.send(Ok(piece))).await });
+            matches!(sent, Ok(Ok(())))
+        };
         let whole = json::value(&mut piece, &answer.result.value, |p| p.len() < PIECE || send(p));
         if !whole {
-            return; // The client has gone.
+            return; // The client has gone, or does not read.
         }
         piece.push_str(stats.as_deref().unwrap_or_default());
         piece.push('}');
