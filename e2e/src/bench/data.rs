@@ -125,7 +125,11 @@ fn series(shape: &Shape) -> Vec<Series> {
         let namespace = format!("team-{}", pod % 20);
         let name = format!("app-{pod}-7d9c6b5f4d-x{:04x}", pod * 7919 % 65536);
         let container = format!("app-{}", pod % 30);
-        let id = format!("/kubepods/burstable/pod{:08x}/{:016x}", pod * 104_729, (pod as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let id = format!(
+            "/kubepods/burstable/pod{:08x}/{:016x}",
+            pod * 104_729,
+            (pod as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+        );
         for Metric(metric, kind, more) in PER_POD {
             let mut labels = vec![
                 ("__name__", *metric),

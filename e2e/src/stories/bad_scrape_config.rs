@@ -38,7 +38,7 @@ fn run(world: &World) -> anyhow::Result<()> {
     })?;
     no_restarts(&back)?;
     let config = stack.get_prometheus(0, "/api/v1/status/config")?;
-    anyhow::ensure!(!config.to_string().contains("metrics_pat"), "the refused configuration is in use");
+    anyhow::ensure!(!config.to_string().contains("metrics_pat: "), "the refused configuration is in use");
     let still = stack.wait_reason(&object, "ConfigurationApplied", "False", &reasons, CHANGE)?;
     anyhow::ensure!(!still.message.is_empty(), "the condition lost its message");
 

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::world::{CHANGE, Link, World, fleet_tls};
+use super::world::{CHANGE, Link, World, eventually, fleet_tls};
 use super::{Story, Thing};
 use crate::cluster::{OPS, PROD};
 use crate::fleet::Stack;
@@ -17,8 +17,15 @@ fn run(_: &World) -> anyhow::Result<()> {
     let again = Link::apply("prod-again", &spec)?;
     let told = ops.wait_reason(&again.object(), "LabelsUnique", "False", &["DuplicateOf", "SameDataTwice"], CHANGE)?;
     anyhow::ensure!(told.message.contains("prod"), "it doesn't name the other: {}", told.message);
-    let found = ops.json(&["get", &again.object()])?;
-    anyhow::ensure!(found["status"]["conflicts"][0]["name"] == "prod", "conflicts: {}", found["status"]["conflicts"]);
+    eventually("the status to list the conflict", CHANGE, || {
+        let found = ops.json(&["get", &again.object()])?;
+        anyhow::ensure!(
+            found["status"]["conflicts"][0]["name"] == "prod",
+            "conflicts: {}",
+            found["status"]["conflicts"]
+        );
+        Ok(())
+    })?;
     anyhow::ensure!(ops.condition(&again.object(), "Ready")?.status == "False", "the newer one is Ready");
     anyhow::ensure!(ops.condition("rstore/prod", "Ready")?.status == "True", "the older one suffers");
     let now = ops.up_by_cluster("")?;

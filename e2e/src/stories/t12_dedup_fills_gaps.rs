@@ -54,17 +54,18 @@ fn run(_: &World) -> anyhow::Result<()> {
 
     for replica in [0, 1] {
         let expression = format!("timestamp(story_total{{prometheus_replica=\"ops-prometheus-{replica}\"}})");
-        let gap = largest_gap(&ops.get_query(&range(&expression, start, restart, "&dedup=false"))?)?;
+        let answer = ops.get_query(&range(&expression, start, restart, "&dedup=false"))?;
+        let gap = largest_gap(&answer).with_context(|| expression.clone())?;
         anyhow::ensure!(
             gap > AWAY.as_secs_f64() * 0.8,
             "replica {replica} was away, but its largest gap is {gap:.1} s"
         );
     }
-    let gap = largest_gap(&ops.get_query(&range("timestamp(story_total)", start, end, ""))?)?;
+    let gap = largest_gap(&ops.get_query(&range("timestamp(story_total)", start, end, ""))?).context("deduplicated")?;
     anyhow::ensure!(gap <= 2.0 * INTERVAL, "the deduplicated series has a gap of {gap:.1} s");
     let rates = ops.get_query(&range("rate(story_total[40s])", start, end, ""))?;
     let mut worst = 0.0f64;
-    let points = values(&rates)?;
+    let points = values(&rates).context("the rate")?;
     anyhow::ensure!(points.len() as f64 >= (end - start).floor(), "the rate has only {} points", points.len());
     for (time, rate) in points {
         anyhow::ensure!(rate >= 0.0, "a rate of {rate} at {time}");
@@ -107,7 +108,7 @@ fn range(expression: &str, start: f64, end: f64, more: &str) -> String {
 
 fn values(answer: &Value) -> anyhow::Result<Vec<(f64, f64)>> {
     let rows = answer["data"]["result"].as_array().context("not a matrix")?;
-    anyhow::ensure!(rows.len() == 1, "one series was expected: {rows:?}");
+    anyhow::ensure!(rows.len() == 1, "one series was expected: {answer}");
     let point = |p: &Value| Some((p[0].as_f64()?, p[1].as_str()?.parse().ok()?));
     Ok(rows[0]["values"].as_array().into_iter().flatten().filter_map(point).collect())
 }

@@ -178,7 +178,16 @@ impl Endpoints {
             let failed = found.is_err();
             self.take_places(&entry, found, &cluster_label);
             let pause = if failed { self.dns_interval.min(Duration::from_secs(5)) } else { self.dns_interval };
-            tokio::time::sleep(pause).await;
+            // A store that stops answering may have moved, as a pod that was replaced: its name is looked up again soon.
+            let step = pause.min(Duration::from_secs(2));
+            let mut waited = Duration::ZERO;
+            while waited < pause {
+                tokio::time::sleep(step).await;
+                waited += step;
+                if entry.resolved.lock().stores.iter().any(|(store, _)| store.truth().error.is_some()) {
+                    break;
+                }
+            }
         }
     }
 
