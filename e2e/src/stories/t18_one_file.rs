@@ -10,6 +10,8 @@ use crate::fleet::examples;
 pub(super) const STORY: Story = Story { name: "t18_one_file", changes: &[Thing::Tutorial], needs: &[Thing::Lab], run };
 
 fn run(world: &World) -> anyhow::Result<()> {
+    // The object first: with the namespace goes the binding that lets the operator look at it.
+    let _ = LAB.kubectl(&["-n", "monitoring", "delete", "moncl", "--all", "--timeout=60s"]);
     LAB.kubectl(&["delete", "namespace", "monitoring", "--ignore-not-found", "--timeout=120s"])?;
     LAB.recycle_volumes()?;
     let file = examples().join("tutorial.yaml").display().to_string();
