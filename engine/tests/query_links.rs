@@ -198,6 +198,17 @@ async fn only_the_expected_cluster_is_used_and_every_other_case_is_told() {
     let (count, warnings) = querier.query(r#"count by (cluster) (up{cluster="prod"})"#);
     assert!(count.len() == 1 && warnings.is_empty(), "{count:?} {warnings:?}");
     assert!(other.take_asked().is_empty() && bare.take_asked().is_empty() && drained.take_asked().is_empty());
+    // What we don't have is unknown, not forbidden.
+    for path in ["metadata", "rules", "query_exemplars?query=up", "no/such"] {
+        assert_eq!(get(format!("{}/api/v1/{path}", querier.http)).unwrap().0, 404, "{path}");
+    }
+    // A limit of the caller's own is no store's failure.
+    let (code, body) =
+        get(format!("{}/api/v1/labels?limit=1&match[]=up{{cluster=\"prod\"}}&partial_response=false", querier.http))
+            .unwrap();
+    assert!(code == 200 && body.contains("truncated") && !body.contains("store "), "{code} {body}");
+    let (_, metrics) = get(format!("{}/metrics", querier.http)).unwrap();
+    assert!(metrics.contains("grpc_client_handled_total{grpc_type=\"server_stream\",grpc_service=\"thanos.Store\",grpc_method=\"Series\",grpc_code=\"OK\"}"), "{metrics}");
     // Required to be whole, it fails.
     let strict = format!("{}/api/v1/query?query=up&partial_response=false", querier.http);
     assert_eq!(get(strict).unwrap().0, 422);

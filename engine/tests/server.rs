@@ -274,3 +274,16 @@ async fn health_follows_readiness() {
     let (code, body) = common::get(format!("{}/-/ready", running.http)).unwrap();
     assert!(code == 503 && body.contains("a test"), "{code} {body}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn silent_connections_are_closed() {
+    use tokio::io::AsyncReadExt as _;
+    let running = start(ServerArgs::default(), Duration::ZERO).await;
+    let (grpc, http) = (running.grpc.as_str(), running.http.trim_start_matches("http://"));
+    let one = async |address: &str| {
+        let mut silent = tokio::net::TcpStream::connect(address).await.unwrap();
+        let end = tokio::time::timeout(Duration::from_secs(13), silent.read(&mut [0; 1])).await;
+        assert_eq!(end.expect("it is closed after 10 s").unwrap_or(0), 0, "{address}");
+    };
+    tokio::join!(one(grpc), one(http));
+}

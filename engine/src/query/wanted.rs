@@ -160,7 +160,13 @@ impl Loader {
     /// `links.yaml`, once all files that it needs are there; a link that lacks files of its own stays as it was.
     fn read_links(&self, dir: &Path, waiting: &mut Vec<String>) -> Result<Option<Links>, String> {
         let path = dir.join(args::files::LINKS);
-        let Some(text) = read(&path)? else { return Ok(None) };
+        let Some(text) = read(&path)? else {
+            // Before the first one there are no links. Later an empty list ends them; a file that is gone is a mistake.
+            return match &self.links {
+                None => Ok(None),
+                Some(_) => Err(format!("{} has disappeared, the links stay as they were", path.display())),
+            };
+        };
         let mut new: Links = parse(&path, &text)?;
         if new.format != links::FORMAT {
             return Err(format!(
@@ -279,6 +285,11 @@ mod tests {
         std::fs::write(dir.path().join("ca-2.pem"), "x").unwrap();
         let w = l.load();
         assert!(w.sources[0].client.tls_config.as_ref().unwrap().ca_file.ends_with("/ca-2.pem"));
+        // The file vanishes: the links stay, and it is told.
+        std::fs::remove_file(dir.path().join("links.yaml")).unwrap();
+        let w = l.load();
+        assert!(w.sources.len() == 1 && w.revision.as_deref() == Some("r3"), "{w:?}");
+        assert!(w.error.unwrap().contains("has disappeared"));
         // Another format is refused.
         std::fs::write(dir.path().join("links.yaml"), "format: 9\nrevision: x\nclusterLabel: c\nclusterName: o\n")
             .unwrap();

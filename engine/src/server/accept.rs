@@ -69,7 +69,12 @@ pub(super) async fn serve(
         tasks.spawn(async move {
             let _permit = permit;
             match tls {
-                None => connection.serve(stream).await,
+                // The timer for the head of a request starts only with its first byte.
+                None => match tokio::time::timeout(HANDSHAKE, stream.peek(&mut [0])).await {
+                    Ok(Ok(_)) => connection.serve(stream).await,
+                    Ok(Err(error)) => tracing::debug!(%error, "connection ended"),
+                    Err(_) => tracing::debug!("a connection was silent for {HANDSHAKE:?}"),
+                },
                 Some(tls) => match tokio::time::timeout(HANDSHAKE, tls.acceptor().accept(stream)).await {
                     Ok(Ok(stream)) => connection.serve(stream).await,
                     Ok(Err(error)) => tracing::debug!(%error, "TLS handshake failed"),

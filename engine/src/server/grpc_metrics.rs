@@ -17,17 +17,36 @@ use std::sync::Arc;
 use std::task::{self, Poll};
 use std::time::Duration;
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Method {
-    grpc_service: String,
-    grpc_method: String,
+/// One method, as the metrics name it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Method {
+    /// `unary` or `server_stream`.
+    pub grpc_type: &'static str,
+    /// With its package.
+    pub grpc_service: &'static str,
+    /// Its own name.
+    pub grpc_method: &'static str,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Outcome {
-    grpc_service: String,
-    grpc_method: String,
-    grpc_code: &'static str,
+/// How a call of a method ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Outcome {
+    /// `unary` or `server_stream`.
+    pub grpc_type: &'static str,
+    /// With its package.
+    pub grpc_service: &'static str,
+    /// Its own name.
+    pub grpc_method: &'static str,
+    /// As Go's library names it.
+    pub grpc_code: &'static str,
+}
+
+impl Method {
+    /// This method's end with `grpc_code`.
+    pub fn ended(self, grpc_code: &'static str) -> Outcome {
+        let Self { grpc_type, grpc_service, grpc_method } = self;
+        Outcome { grpc_type, grpc_service, grpc_method, grpc_code }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -61,7 +80,6 @@ pub(super) async fn observe(
     next: Next,
 ) -> Response {
     let start = clock.elapsed();
-    // Only names of our own services become labels: a caller must not be able to fill the memory with made-up paths.
     let method = method(request.uri().path());
     metrics.started.get_or_create(&method).inc();
     let mut call = Call { metrics, clock, method, start, code: None };
@@ -72,13 +90,20 @@ pub(super) async fn observe(
     Response::from_parts(parts, Body::new(Observed { body, call }))
 }
 
+/// Only what we serve becomes a label: a caller must not be able to fill the memory with made-up paths.
 fn method(path: &str) -> Method {
-    const SERVICES: [&str; 4] = ["thanos.Store", "thanos.info.Info", "thanos.Query", "grpc.health.v1.Health"];
-    let mut parts = path.trim_start_matches('/').splitn(2, '/');
-    let (service, name) = (parts.next().unwrap_or(""), parts.next().unwrap_or(""));
-    let known = SERVICES.contains(&service) && name.len() < 32 && name.bytes().all(|b| b.is_ascii_alphanumeric());
-    let or_unknown = |s: &str| if known { s.to_owned() } else { "unknown".to_owned() };
-    Method { grpc_service: or_unknown(service), grpc_method: or_unknown(name) }
+    const METHODS: [(&str, &str, &str); 6] = [
+        ("server_stream", "thanos.Store", "Series"),
+        ("unary", "thanos.Store", "LabelNames"),
+        ("unary", "thanos.Store", "LabelValues"),
+        ("unary", "thanos.info.Info", "Info"),
+        ("unary", "grpc.health.v1.Health", "Check"),
+        ("server_stream", "grpc.health.v1.Health", "Watch"),
+    ];
+    let asked = path.strip_prefix('/').and_then(|p| p.split_once('/'));
+    let known = METHODS.iter().find(|(_, service, name)| asked == Some((service, name)));
+    let (grpc_type, grpc_service, grpc_method) = known.copied().unwrap_or(("unary", "unknown", "unknown"));
+    Method { grpc_type, grpc_service, grpc_method }
 }
 
 /// One call; it is counted when it is dropped, so a cancelled call counts too.
@@ -93,44 +118,48 @@ struct Call {
 impl Call {
     fn read_code(&mut self, headers: &HeaderMap) {
         if let Some(code) = headers.get("grpc-status").and_then(|c| c.to_str().ok()) {
-            self.code = Some(code_name(code));
+            self.code = Some(number_name(code));
         }
     }
 }
 
 impl Drop for Call {
     fn drop(&mut self) {
-        let Method { grpc_service, grpc_method } = self.method.clone();
-        let outcome = Outcome { grpc_service, grpc_method, grpc_code: self.code.unwrap_or("Canceled") };
+        let outcome = self.method.ended(self.code.unwrap_or("Canceled"));
         self.metrics.handled.get_or_create(&outcome).inc();
         let seconds = self.clock.elapsed().saturating_sub(self.start).as_secs_f64();
         self.metrics.seconds.get_or_create(&self.method).observe(seconds);
     }
 }
 
-/// The names of Go's gRPC library, which the dashboards match.
-fn code_name(number: &str) -> &'static str {
-    const NAMES: [&str; 17] = [
-        "OK",
-        "Canceled",
-        "Unknown",
-        "InvalidArgument",
-        "DeadlineExceeded",
-        "NotFound",
-        "AlreadyExists",
-        "PermissionDenied",
-        "ResourceExhausted",
-        "FailedPrecondition",
-        "Aborted",
-        "OutOfRange",
-        "Unimplemented",
-        "Internal",
-        "Unavailable",
-        "DataLoss",
-        "Unauthenticated",
-    ];
+/// The name of a status code in Go's gRPC library, which dashboards and alerts match.
+pub fn code_name(code: tonic::Code) -> &'static str {
+    NAMES.get(code as usize).copied().unwrap_or("Unknown")
+}
+
+fn number_name(number: &str) -> &'static str {
     number.parse::<usize>().ok().and_then(|n| NAMES.get(n).copied()).unwrap_or("Unknown")
 }
+
+const NAMES: [&str; 17] = [
+    "OK",
+    "Canceled",
+    "Unknown",
+    "InvalidArgument",
+    "DeadlineExceeded",
+    "NotFound",
+    "AlreadyExists",
+    "PermissionDenied",
+    "ResourceExhausted",
+    "FailedPrecondition",
+    "Aborted",
+    "OutOfRange",
+    "Unimplemented",
+    "Internal",
+    "Unavailable",
+    "DataLoss",
+    "Unauthenticated",
+];
 
 /// A body that reads the status from the trailers as they pass.
 struct Observed {
@@ -171,9 +200,12 @@ mod tests {
     #[test]
     fn foreign_paths_do_not_become_labels() {
         assert_eq!(method("/thanos.Store/Series").grpc_method, "Series");
-        assert_eq!(method("/evil.Service/x").grpc_service, "unknown");
-        assert_eq!(method("/thanos.Store/../../x").grpc_method, "unknown");
-        assert_eq!(code_name("14"), "Unavailable");
-        assert_eq!(code_name("x"), "Unknown");
+        for path in ["/evil.Service/x", "/thanos.Store/Series2", "/thanos.Store/", "/thanos.Info/Series", "", "x"] {
+            assert_eq!(method(path).grpc_method, "unknown", "{path}");
+        }
+        assert_eq!(number_name("14"), "Unavailable");
+        assert_eq!(number_name("x"), "Unknown");
+        assert_eq!(code_name(tonic::Code::Ok), "OK");
+        assert_eq!(code_name(tonic::Code::Cancelled), "Canceled");
     }
 }

@@ -2,7 +2,7 @@
 
 mod accept;
 pub mod client;
-mod grpc_metrics;
+pub mod grpc_metrics;
 mod http;
 pub mod metrics;
 pub mod net;

@@ -162,7 +162,7 @@ impl Inner {
     ) -> Result<(), Status> {
         let scope = Scope { matchers: rest, start, end: select.max_time, limit: select.limit };
         let answer = self.prometheus.series(scope).await?;
-        output.warn(answer.warnings).await?;
+        output.warn(news(answer.warnings, select.limit)).await?;
         let series = answer
             .data
             .into_iter()
@@ -184,7 +184,7 @@ impl Inner {
         }
         names.retain(|n| !r.without_replica_labels.contains(n));
         let names = names.into_iter().take(limit.unwrap_or(usize::MAX)).collect();
-        Ok(LabelNamesResponse { names, warnings: answer.warnings, hints: None })
+        Ok(LabelNamesResponse { names, warnings: news(answer.warnings, limit), hints: None })
     }
 
     async fn label_values(&self, r: LabelValuesRequest) -> Result<LabelValuesResponse, Status> {
@@ -216,8 +216,14 @@ impl Inner {
         let mut values = answer.data;
         values.sort_unstable();
         values.truncate(limit.unwrap_or(usize::MAX));
-        Ok(LabelValuesResponse { values, warnings: answer.warnings, hints: None })
+        Ok(LabelValuesResponse { values, warnings: news(answer.warnings, limit), hints: None })
     }
+}
+
+/// Prometheus's warnings without the one about a limit that the caller has set.
+fn news(mut warnings: Vec<String>, limit: Option<usize>) -> Vec<String> {
+    warnings.retain(|w| limit.is_none() || w != crate::storeapi::TRUNCATED);
+    warnings
 }
 
 /// The way of series to the caller: labels changed, shard picked, limits counted, cut into messages.
@@ -248,8 +254,8 @@ impl Output<'_> {
         if let Some(limit) = self.limit
             && self.last.as_ref() != Some(&series.labels)
         {
+            // The caller's own limit is no news to the caller.
             if self.distinct >= limit {
-                self.warn(vec!["results truncated due to limit".to_owned()]).await?;
                 return Ok(false);
             }
             self.distinct += 1;

@@ -78,11 +78,19 @@ impl Watch {
         loop {
             let before = self.seen();
             let due = !before.usable || read_at.is_none_or(|at| clock.elapsed().saturating_sub(at) >= interval);
-            let now = if due {
+            let ask = async {
+                if due {
+                    read(&prometheus, deadline).await
+                } else {
+                    prometheus.ready(BEAT_DEADLINE).await.map(|()| Seen::clone(&before))
+                }
+            };
+            if due {
                 read_at = Some(clock.elapsed());
-                read(&prometheus, deadline).await
-            } else {
-                prometheus.ready(BEAT_DEADLINE).await.map(|()| Seen::clone(&before))
+            }
+            let now = tokio::select! {
+                now = ask => now,
+                () = stop.cancelled() => return Ok(()),
             };
             let now = now.unwrap_or_else(|e| Seen {
                 usable: false,

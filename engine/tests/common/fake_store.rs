@@ -111,7 +111,14 @@ impl Store for Data {
     async fn label_names(&self, r: Request<LabelNamesRequest>) -> Result<Response<LabelNamesResponse>, Status> {
         let found = matching(self, &r.get_ref().matchers);
         let names: BTreeSet<String> = found.iter().flat_map(|l| l.iter().map(|(n, _)| n.to_owned())).collect();
-        Ok(Response::new(LabelNamesResponse { names: names.into_iter().collect(), ..Default::default() }))
+        // As Thanos's sidecar does: the limit is kept and told.
+        let limit = usize::try_from(r.get_ref().limit).unwrap().checked_sub(1).map_or(usize::MAX, |n| n + 1);
+        let warnings = if names.len() > limit { vec!["results truncated due to limit".to_owned()] } else { vec![] };
+        Ok(Response::new(LabelNamesResponse {
+            names: names.into_iter().take(limit).collect(),
+            warnings,
+            ..Default::default()
+        }))
     }
 
     async fn label_values(&self, r: Request<LabelValuesRequest>) -> Result<Response<LabelValuesResponse>, Status> {

@@ -14,7 +14,7 @@ use args::QueryArgs;
 use axum::Router;
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, options};
+use axum::routing::get;
 use error::ApiError;
 use http::{HeaderValue, StatusCode, header};
 use model::world::World;
@@ -56,7 +56,7 @@ impl Api {
             .route("/status/buildinfo", get(status::build).layer(both("status_build")))
             .route("/status/runtimeinfo", get(status::runtime).layer(both("status_runtime")))
             .route("/status/flags", get(status::flags).layer(both("status_flags")))
-            .route("/{*rest}", options(async || StatusCode::NO_CONTENT))
+            .fallback(unknown)
             .with_state(api);
         let mut router = Router::new().nest(&format!("{prefix}/api/v1"), v1).layer(CompressionLayer::new());
         if !disable_cors {
@@ -87,6 +87,14 @@ impl Api {
 
     fn partial(&self, p: &Params) -> Result<bool, ApiError> {
         p.bool("partial_response", self.args.partial_response.0)
+    }
+}
+
+/// A path that we don't have. Prometheus answers 404 in plain text; 405 would make Grafana try another method.
+async fn unknown(method: http::Method) -> Response {
+    match method {
+        http::Method::OPTIONS => StatusCode::NO_CONTENT.into_response(),
+        _ => (StatusCode::NOT_FOUND, "404 page not found\n").into_response(),
     }
 }
 
