@@ -203,9 +203,9 @@ async fn only_the_expected_cluster_is_used_and_every_other_case_is_told() {
         assert_eq!(get(format!("{}/api/v1/{path}", querier.http)).unwrap().0, 404, "{path}");
     }
     // A limit of the caller's own is no store's failure.
-    let (code, body) =
-        get(format!("{}/api/v1/labels?limit=1&match[]=up{{cluster=\"prod\"}}&partial_response=false", querier.http))
-            .unwrap();
+    let prod_only = testkit::http::encode(r#"up{cluster="prod"}"#);
+    let url = format!("{}/api/v1/labels?limit=1&match[]={prod_only}&partial_response=false", querier.http);
+    let (code, body) = get(url).unwrap();
     assert!(code == 200 && body.contains("truncated") && !body.contains("store "), "{code} {body}");
     let (_, metrics) = get(format!("{}/metrics", querier.http)).unwrap();
     assert!(metrics.contains("grpc_client_handled_total{grpc_type=\"server_stream\",grpc_service=\"thanos.Store\",grpc_method=\"Series\",grpc_code=\"OK\"}"), "{metrics}");

@@ -305,7 +305,7 @@ async fn the_api_takes_forms_and_says_what_is_wrong() {
         "thanos_store_nodes_grpc_connections{external_labels=\"{cluster=\\\"good\\\"}\",store_type=\"sidecar\"} 1",
         "thanos_query_concurrent_gate_queries_max 20",
         "http_requests_total{code=\"400\",handler=\"query_range\",method=\"get\"} 4",
-        "grpc_client_handled_total{grpc_type=\"unary\",grpc_service=\"thanos.Store\",grpc_method=\"LabelValues\",grpc_code=\"Ok\"} 1",
+        "grpc_client_handled_total{grpc_type=\"unary\",grpc_service=\"thanos.Store\",grpc_method=\"LabelValues\",grpc_code=\"OK\"} 1",
     ] {
         assert!(metrics.contains(line), "{line} is not in\n{metrics}");
     }

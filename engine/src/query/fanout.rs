@@ -4,12 +4,12 @@
 use super::endpoints::{Asked, Endpoints};
 use super::merge::{Merge, Step};
 use super::series::{Aggregates, Chunk, Series, Slot};
-use super::store::Store;
+use super::store::{Store, bounded};
 use crate::server::client;
+use crate::server::grpc_metrics::{Method, Outcome, code_name};
 use crate::server::metrics::Metrics;
 use model::world::World;
 use model::{Labels, Matcher};
-use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use proto::thanos::{
@@ -63,19 +63,17 @@ pub struct Terms {
 #[error("{0}")]
 pub struct Failed(pub String);
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Call {
-    grpc_type: &'static str,
-    grpc_service: &'static str,
-    grpc_method: &'static str,
+/// A call under way. It is counted when it is dropped, so that one which nobody waits for any more counts too.
+struct Counted {
+    handled: Family<Outcome, Counter>,
+    method: Method,
+    code: tonic::Code,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Handled {
-    grpc_type: &'static str,
-    grpc_service: &'static str,
-    grpc_method: &'static str,
-    grpc_code: String,
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.handled.get_or_create(&self.method.ended(code_name(self.code))).inc();
+    }
 }
 
 /// Asks stores.
@@ -84,8 +82,8 @@ pub struct Fanout {
     endpoints: Arc<Endpoints>,
     world: World,
     response_timeout: Duration,
-    started: Family<Call, Counter>,
-    handled: Family<Handled, Counter>,
+    started: Family<Method, Counter>,
+    handled: Family<Outcome, Counter>,
 }
 
 impl Fanout {
@@ -143,6 +141,7 @@ impl Fanout {
                 if suspect { Deadlines { frame: deadlines.frame.min(SUSPECT), ..deadlines } } else { deadlines };
             let call = StoreCall {
                 request: request(&store, select),
+                limit: select.limit,
                 strip: strip(&store, select),
                 source,
                 store,
@@ -172,14 +171,14 @@ impl Fanout {
         for store in stores {
             let (me, asked, select) = (self.clone(), asked.clone(), select.clone());
             calls.spawn(async move {
-                me.begin("unary", asked.method());
+                let mut counted = me.begin("unary", asked.method());
                 let answer = tokio::time::timeout(timeout, client::retrying(|| asked.call(&store, &select))).await;
                 let (code, answer) = match answer {
                     Ok(Ok(found)) => (tonic::Code::Ok, Ok(found)),
                     Ok(Err(status)) => (status.code(), Err(store.explain(&status))),
                     Err(_) => (tonic::Code::DeadlineExceeded, Err(format!("no answer within {timeout:?}"))),
                 };
-                me.end("unary", asked.method(), code);
+                counted.code = code;
                 (store, answer)
             });
         }
@@ -189,9 +188,13 @@ impl Fanout {
             let (said, strict) = match answer {
                 Ok((found, said)) => {
                     all.extend(found);
-                    (said.into_iter().map(|w| format!("store {}: {w}", store.name())).collect(), false)
+                    let news = said.into_iter().filter(|w| !own_limit(w, select.limit));
+                    let told = news.take(MAX_WARNINGS).map(|w| format!("store {}: {}", store.name(), bounded(w)));
+                    (told.collect(), false)
                 }
-                Err(reason) => (vec![format!("no answer from store {}: {reason}", store.name())], store.source.strict),
+                Err(reason) => {
+                    (vec![format!("no answer from store {}: {}", store.name(), bounded(reason))], store.source.strict)
+                }
             };
             for text in said {
                 if strict || !partial {
@@ -207,14 +210,11 @@ impl Fanout {
         Ok((all, warnings))
     }
 
-    fn begin(&self, grpc_type: &'static str, grpc_method: &'static str) {
-        self.started.get_or_create(&Call { grpc_type, grpc_service: "thanos.Store", grpc_method }).inc();
-    }
-
-    fn end(&self, grpc_type: &'static str, grpc_method: &'static str, code: tonic::Code) {
-        let grpc_code = format!("{code:?}");
-        let labels = Handled { grpc_type, grpc_service: "thanos.Store", grpc_method, grpc_code };
-        self.handled.get_or_create(&labels).inc();
+    /// Counts a call; until it says otherwise, it ends as cancelled.
+    fn begin(&self, grpc_type: &'static str, grpc_method: &'static str) -> Counted {
+        let method = Method { grpc_type, grpc_service: "thanos.Store", grpc_method };
+        self.started.get_or_create(&method).inc();
+        Counted { handled: self.handled.clone(), method, code: tonic::Code::Cancelled }
     }
 }
 
@@ -284,6 +284,11 @@ struct Deadlines {
     end: Duration,
 }
 
+/// True for a store's warning about the limit that we have set ourselves: that is no failure of the store.
+fn own_limit(warning: &str, limit: Option<usize>) -> bool {
+    limit.is_some() && warning.ends_with(crate::storeapi::TRUNCATED)
+}
+
 fn push_warning(warnings: &mut Vec<String>, text: String) {
     if warnings.len() < MAX_WARNINGS && !warnings.contains(&text) {
         warnings.push(text);
@@ -329,6 +334,7 @@ enum Message {
 struct StoreCall {
     store: Arc<Store>,
     request: SeriesRequest,
+    limit: Option<usize>,
     strip: Vec<String>,
     source: u32,
     deadlines: Deadlines,
@@ -338,17 +344,16 @@ struct StoreCall {
 impl StoreCall {
     /// Runs the call to its end, its failure, or until nobody listens.
     async fn run(self, to: mpsc::Sender<Message>) {
-        self.fanout.begin("server_stream", "Series");
-        let code = match self.stream(&to).await {
+        let mut counted = self.fanout.begin("server_stream", "Series");
+        counted.code = match self.stream(&to).await {
             Ok(()) => tonic::Code::Ok,
             Err(Some((code, reason))) => {
                 // Nobody may listen any more.
-                let _ = to.send(Message::Failed(reason)).await;
+                let _ = to.send(Message::Failed(bounded(reason))).await;
                 code
             }
             Err(None) => tonic::Code::Cancelled,
         };
-        self.fanout.end("server_stream", "Series", code);
     }
 
     async fn stream(&self, to: &mpsc::Sender<Message>) -> Result<(), Option<(tonic::Code, String)>> {
@@ -364,8 +369,9 @@ impl StoreCall {
             let found = match frame.result {
                 Some(series_response::Result::Series(s)) => vec![s],
                 Some(series_response::Result::Batch(b)) => b.series,
+                Some(series_response::Result::Warning(w)) if own_limit(&w, self.limit) => continue,
                 Some(series_response::Result::Warning(w)) => {
-                    to.send(Message::Warning(w)).await.map_err(|_| None)?;
+                    to.send(Message::Warning(bounded(w))).await.map_err(|_| None)?;
                     continue;
                 }
                 Some(series_response::Result::Hints(_)) | None => continue,

@@ -458,7 +458,7 @@ fn authority(client: &ClientConfig, place: &Place) -> String {
     if client.server_name.is_empty() { place.authority.clone() } else { client.server_name.clone() }
 }
 
-fn bounded(mut text: String) -> String {
+pub(super) fn bounded(mut text: String) -> String {
     if text.len() > 1024 {
         let end = (0..=1024).rev().find(|i| text.is_char_boundary(*i)).unwrap_or(0);
         text.truncate(end);

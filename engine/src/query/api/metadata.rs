@@ -4,13 +4,12 @@ use super::error::ApiError;
 use super::params::{MAX_TIME, MIN_TIME, Params};
 use super::{Api, json, success};
 use crate::query::fanout::{self, Budget, LabelCall, Select, Terms};
+use crate::storeapi::TRUNCATED;
 use axum::extract::{Path, Request, State};
 use axum::response::Response;
 use model::Matcher;
 use std::collections::BTreeSet;
 use std::sync::Arc;
-
-const TRUNCATED: &str = "results truncated due to limit";
 
 struct Wanted {
     selectors: Vec<Vec<Matcher>>,
