@@ -248,6 +248,22 @@ async fn two_queriers_that_link_each_other_ask_every_store_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_age_of_the_newest_sample_is_not_that_of_targets_that_are_gone() {
+    let gone = |i: usize| {
+        let name = format!("{i:03}");
+        model::Labels::from_pairs([("__name__", "up"), ("cluster", "prod"), ("gone", &name)])
+    };
+    let live = ServerArgs::default();
+    let prod = FakeStore::start_full(&[&[("cluster", "prod")]], (0..30).map(gone).collect(), live).await;
+    let q = Querier::start("ops", &[]);
+    q.ready().await;
+    q.link("r1", vec![link("prod", "prod", &prod.address)]).await;
+    until("the age", || q.seen("prod").data_lag_ms.is_some()).await;
+    let lag = q.seen("prod").data_lag_ms.unwrap();
+    assert!((0..10_000).contains(&lag), "{lag} ms");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn links_come_and_go_while_it_runs() {
     let ops = FakeStore::start(&[&[("cluster", "ops"), ("replica", "a")]]).await;
     let port = testkit::ports::free().unwrap();

@@ -24,6 +24,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const MAX_LABEL_SETS: usize = 100_000;
 /// How often a link's newest sample is looked for.
 const LAG_EVERY: Duration = Duration::from_secs(15);
+/// How far back the newest sample is looked for at first, milliseconds.
+const LAG_NEAR: i64 = 120_000;
 /// How far back it is looked for, milliseconds.
 const LAG_RANGE: i64 = 3_600_000;
 /// In how many series.
@@ -333,12 +335,28 @@ impl Store {
         })
     }
 
-    /// Looks for the newest sample of a link, cheaply: the chunk bounds of a few `up` series.
+    /// Looks for the newest sample of a link, cheaply: the chunk bounds of a few `up` series of the last minutes. Only where
+    /// there are none it looks further back; a few series of an hour might all be of targets that are long gone.
     pub async fn look_for_newest(&self, world: &World, timeout: Duration) {
         let now = world.clock.now_ms();
+        let look = async {
+            for range in [LAG_NEAR, LAG_RANGE] {
+                let newest = self.newest_since(now - range, now).await?;
+                if newest.is_some() {
+                    return Ok(newest);
+                }
+            }
+            Ok::<_, tonic::Status>(None)
+        };
+        if let Ok(Ok(Some(newest))) = tokio::time::timeout(timeout, look).await {
+            self.truth.lock().newest_ms = Some(newest);
+        }
+    }
+
+    async fn newest_since(&self, since: i64, now: i64) -> Result<Option<i64>, tonic::Status> {
         let matchers = self.guarded(&[Matcher::equal(model::labels::METRIC_NAME, "up")]);
         let body = SeriesRequest {
-            min_time: now - LAG_RANGE,
+            min_time: since,
             max_time: now,
             matchers: proto::matchers::encode(&matchers),
             aggregates: vec![Aggr::Raw.into()],
@@ -346,28 +364,21 @@ impl Store {
             response_batch_size: 1,
             ..Default::default()
         };
-        let mut newest: Option<i64> = None;
-        let look = async {
-            let mut stream = self.client().series(self.request(body)).await?.into_inner();
-            let mut seen = 0;
-            while let Some(frame) = stream.message().await? {
-                let series = match frame.result {
-                    Some(series_response::Result::Series(s)) => vec![s],
-                    Some(series_response::Result::Batch(b)) => b.series,
-                    _ => continue,
-                };
-                seen += series.len() as i64;
-                let ends = series.iter().flat_map(|s| &s.chunks).filter_map(|c| chunk_end(c, now));
-                newest = newest.max(ends.max());
-                if seen >= LAG_SERIES {
-                    break;
-                }
+        let mut stream = self.client().series(self.request(body)).await?.into_inner();
+        let (mut newest, mut seen) = (None, 0);
+        while let Some(frame) = stream.message().await? {
+            let series = match frame.result {
+                Some(series_response::Result::Series(s)) => vec![s],
+                Some(series_response::Result::Batch(b)) => b.series,
+                _ => continue,
+            };
+            seen += series.len() as i64;
+            newest = newest.max(series.iter().flat_map(|s| &s.chunks).filter_map(|c| chunk_end(c, now)).max());
+            if seen >= LAG_SERIES {
+                break;
             }
-            Ok::<_, tonic::Status>(())
-        };
-        if matches!(tokio::time::timeout(timeout, look).await, Ok(Ok(()))) && newest.is_some() {
-            self.truth.lock().newest_ms = newest;
         }
+        Ok(newest)
     }
 
     async fn read_token(&self) {

@@ -17,6 +17,9 @@ use tokio_stream::Iter;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
+/// Series named so ended this long ago, milliseconds.
+pub const GONE: (&str, i64) = ("gone", 3_000_000);
+
 /// A running one; it ends when dropped.
 pub struct FakeStore {
     pub address: String,
@@ -38,13 +41,20 @@ impl FakeStore {
     }
 
     /// The same with TLS or a fixed address.
-    pub async fn start_with(sets: &[&[(&str, &str)]], mut args: ServerArgs) -> Self {
+    pub async fn start_with(sets: &[&[(&str, &str)]], args: ServerArgs) -> Self {
+        Self::start_full(sets, Vec::new(), args).await
+    }
+
+    /// The same with further series.
+    pub async fn start_full(sets: &[&[(&str, &str)]], more: Vec<Labels>, mut args: ServerArgs) -> Self {
         args.http_address = "127.0.0.1:0".into();
         if args.grpc_address.starts_with("0.0.0.0") {
             args.grpc_address = "127.0.0.1:0".into();
         }
         let sets: Vec<Labels> = sets.iter().map(|s| Labels::from_pairs(s.iter().copied())).collect();
-        let series = sets.iter().flat_map(|s| ["down", "up"].map(|n| s.with("__name__", n).with("job", "x"))).collect();
+        let mut series: Vec<Labels> =
+            sets.iter().flat_map(|s| ["down", "up"].map(|n| s.with("__name__", n).with("job", "x"))).collect();
+        series.extend(more);
         let asked = Arc::new(Mutex::new(Vec::new()));
         let data = Data { sets, series, asked: Arc::clone(&asked) };
         let bound = server::bind(&args).await.unwrap();
@@ -87,16 +97,18 @@ impl Store for Data {
         let mut found: Vec<Labels> =
             matching(self, &r.matchers).iter().map(|l| l.without(&r.without_replica_labels)).collect();
         found.sort();
-        // One sample a second over the last minute of what is asked for.
-        let mut encoder = tsdb::chunk::XorEncoder::default();
-        let end = r.max_time.min(World::real().clock.now_ms()) / 1000;
-        for t in end - 60..=end {
-            assert!(encoder.append(t * 1000, 1.0));
-        }
-        let (min_time, max_time) = encoder.range();
-        let data = encoder.finish();
+        let now = World::real().clock.now_ms();
+        // What is gone is found only by those who ask for its time.
+        found.retain(|l| l.get(GONE.0).is_none() || r.min_time <= now - GONE.1);
         let one = |l: &Labels| {
-            let raw = Some(Chunk { r#type: 0, data: data.clone(), hash: 0 });
+            // One sample a second over the last minute of what is asked for, or of its life.
+            let mut encoder = tsdb::chunk::XorEncoder::default();
+            let end = r.max_time.min(if l.get(GONE.0).is_some() { now - GONE.1 } else { now }) / 1000;
+            for t in end - 60..=end {
+                assert!(encoder.append(t * 1000, 1.0));
+            }
+            let (min_time, max_time) = encoder.range();
+            let raw = Some(Chunk { r#type: 0, data: encoder.finish(), hash: 0 });
             let chunks = if r.skip_chunks {
                 vec![]
             } else {
