@@ -13,6 +13,8 @@ pub(super) const STORY: Story =
 fn run(_: &World) -> anyhow::Result<()> {
     let ops = Stack::of(OPS);
     let before = ops.up_by_cluster("")?;
+    ops.wait_condition("rstore/prod", "Ready", CHANGE)?;
+    let since = ready_since(&ops)?;
     let spec = json!({"clusterName": "prod", "address": format!("{}:30901", PROD.node_ip()), "tls": fleet_tls("prod")});
     let again = Link::apply("prod-again", &spec)?;
     let told = ops.wait_reason(&again.object(), "LabelsUnique", "False", &["DuplicateOf", "SameDataTwice"], CHANGE)?;
@@ -27,8 +29,14 @@ fn run(_: &World) -> anyhow::Result<()> {
         Ok(())
     })?;
     anyhow::ensure!(ops.condition(&again.object(), "Ready")?.status == "False", "the newer one is Ready");
-    anyhow::ensure!(ops.condition("rstore/prod", "Ready")?.status == "True", "the older one suffers");
+    anyhow::ensure!(ready_since(&ops)? == since, "the older one suffers: {}", ops.conditions("rstore/prod")?);
     let now = ops.up_by_cluster("")?;
     anyhow::ensure!(now == before, "{before:?} became {now:?}");
     Ok(())
+}
+
+/// Since when the older link is Ready, without a pause.
+fn ready_since(ops: &Stack) -> anyhow::Result<String> {
+    let condition = r#"jsonpath={.status.conditions[?(@.type=="Ready")]}"#;
+    ops.kubectl(&["get", "rstore/prod", "-o", condition])
 }

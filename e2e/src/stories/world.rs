@@ -15,7 +15,7 @@ use crate::demo::on_all;
 use crate::fleet::{Certificates, Pod, Stack, apply_links, example};
 use crate::image::Image;
 use crate::install::Product;
-use crate::say;
+use crate::{run, say};
 
 /// Long enough for a stack to come up while five other stories run on two cores.
 pub const READY: Duration = Duration::from_secs(240);
@@ -29,6 +29,8 @@ pub struct World {
     pub product: Product,
     /// The fleet's certificates.
     pub certificates: Option<Certificates>,
+    /// When the stories began, as audit logs write it.
+    pub began: String,
     tutorial: Mutex<()>,
 }
 
@@ -57,7 +59,8 @@ impl World {
             }
             say::step(&format!("the fleet is ready after {:.0} s", before.elapsed().as_secs_f64()));
         }
-        Ok(Self { product, certificates, tutorial: Mutex::new(()) })
+        let began = run::output("date", &["-u", "+%Y-%m-%dT%H:%M:%S"])?.trim().to_owned();
+        Ok(Self { product, certificates, began, tutorial: Mutex::new(()) })
     }
 
     /// The fleet's certificates.

@@ -18,6 +18,8 @@ use crate::observe::{Assignment, PartState, Winner};
 const SOON_MS: i64 = 14 * 86_400_000;
 /// Data from a clock that is further ahead is told.
 const AHEAD_MS: i64 = -60_000;
+/// How long queriers may lag behind the newest links before a link that works is called not ready.
+const PATIENCE: jiff::SignedDuration = jiff::SignedDuration::from_secs(60);
 /// Limits of the lists in the status.
 const ENDPOINTS: usize = 32;
 const LABEL_SETS: usize = 32;
@@ -417,7 +419,9 @@ fn ready(link: &Link<'_>, conditions: &mut Conditions) {
         .or_else(|| no(C::TLSValid).filter(|(reason, _)| *reason != Reason::ExpiringSoon))
         .or_else(|| no(C::Reachable))
         .or_else(|| no(C::ClusterMatches))
-        .or_else(|| no(C::Synced))
+        .or_else(|| {
+            no(C::Synced).filter(|(reason, _)| *reason != Reason::QuerierNotUpdated || !was_ready_just_now(link))
+        })
         .or_else(|| no(C::Fresh))
         .or_else(|| unsure(C::Reachable))
         .or_else(|| unsure(C::ClusterMatches));
@@ -437,6 +441,24 @@ fn ready(link: &Link<'_>, conditions: &mut Conditions) {
     {
         conditions.yes(C::Ready, Reason::Ready, "It is probed only (spec.mode): its data is not part of any answer.");
     }
+}
+
+/// Whether the link was Ready in this very form and the queriers lag behind only since a moment ago: it is another link that
+/// has changed, and this one is used as before.
+fn was_ready_just_now(link: &Link<'_>) -> bool {
+    let Some(status) = &link.remote.status else { return false };
+    let before = |about: C| status.conditions.iter().find(|condition| condition.type_ == about.as_str());
+    let ready = before(C::Ready).is_some_and(|condition| {
+        condition.status == ConditionStatus::True && condition.observed_generation == link.remote.metadata.generation
+    });
+    let patient = before(C::Synced).is_some_and(|condition| {
+        condition.status == ConditionStatus::True
+            || condition
+                .last_transition_time
+                .parse::<Timestamp>()
+                .is_ok_and(|since| link.now.duration_since(since) < PATIENCE)
+    });
+    ready && patient
 }
 
 fn phase(link: &Link<'_>, conditions: &Conditions) -> &'static str {
