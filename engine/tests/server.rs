@@ -215,6 +215,20 @@ async fn half_a_configuration_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_wildcard_means_both_families() {
+    for text in [":0", "0.0.0.0:0"] {
+        let args = ServerArgs { http_address: text.into(), grpc_address: text.into(), ..ServerArgs::default() };
+        let bound = server::bind(&args).await.unwrap();
+        let port = bound.http_address().unwrap().port();
+        tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+        // A machine without IPv6 has no ::1 either.
+        if tokio::net::TcpListener::bind("[::1]:0").await.is_ok() {
+            tokio::net::TcpStream::connect(("::1", port)).await.unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn shutdown_lets_open_calls_finish_and_refuses_new_ones() {
     let running = start(ServerArgs::default(), Duration::from_millis(700)).await;
     assert_eq!(common::get(format!("{}/-/ready", running.http)).unwrap().0, 200);

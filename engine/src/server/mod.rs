@@ -80,13 +80,10 @@ struct Options {
 
 /// Opens the listeners and reads the TLS files: everything about the addresses that can be wrong is wrong here.
 pub async fn bind(args: &ServerArgs) -> anyhow::Result<Bound> {
-    let listen = |flag: &'static str, address: String| async move {
-        net::bind(&address).await.with_context(|| format!("can't listen on {address} (--{flag})"))
-    };
     let tls = tls::ServerTls::from_args(args)?;
     Ok(Bound {
-        http: listen("http-address", with_host(&args.http_address)).await?,
-        grpc: listen("grpc-address", with_host(&args.grpc_address)).await?,
+        http: listen("http-address", &args.http_address).await?,
+        grpc: listen("grpc-address", &args.grpc_address).await?,
         tls,
         options: Options {
             http_grace: args.http_grace_period.duration(),
@@ -96,9 +93,31 @@ pub async fn bind(args: &ServerArgs) -> anyhow::Result<Bound> {
     })
 }
 
-/// `:10902`, as Go programs write it, means every address.
-fn with_host(address: &str) -> String {
-    if address.starts_with(':') { format!("0.0.0.0{address}") } else { address.to_owned() }
+/// What to try for an address: without a host, or with the IPv4 wildcard, every address of both families is meant, as in Go
+/// programs; where there is no IPv6, IPv4 alone.
+fn candidates(address: &str) -> Vec<String> {
+    match address.strip_prefix("0.0.0.0:").or_else(|| address.strip_prefix(':')) {
+        Some(port) if net::dual_stack() => vec![format!("[::]:{port}"), format!("0.0.0.0:{port}")],
+        Some(port) => vec![format!("0.0.0.0:{port}")],
+        None => vec![address.to_owned()],
+    }
+}
+
+async fn listen(flag: &str, address: &str) -> anyhow::Result<net::TcpListener> {
+    let mut last = None;
+    for candidate in candidates(address) {
+        match net::bind(&candidate).await {
+            Ok(listener) => return Ok(listener),
+            // In use is in use, whatever the family.
+            Err(e) if e.kind() == std::io::ErrorKind::AddrInUse => {
+                last = Some(e);
+                break;
+            }
+            Err(e) => last = Some(e),
+        }
+    }
+    let error = last.unwrap_or_else(|| std::io::ErrorKind::InvalidInput.into());
+    Err(error).with_context(|| format!("can't listen on {address} (--{flag})"))
 }
 
 impl Bound {
