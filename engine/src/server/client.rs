@@ -188,11 +188,18 @@ impl Dialer {
         let Some(tls) = &self.target.tls else { return Ok((Box::new(stream), None)) };
         // A new connection uses the files as they are now: a renewed certificate needs no restart and no timer.
         let fresh = Arc::clone(tls);
-        match tokio::task::spawn_blocking(move || fresh.reload()).await {
-            Ok(Ok(true)) => tracing::info!(address, "changed TLS files are in use"),
-            Ok(Ok(false)) => {}
-            Ok(Err(error)) => tracing::warn!(address, %error, "changed TLS files can't be used, the old ones stay"),
-            Err(error) => tracing::warn!(address, %error, "TLS files can't be read again"),
+        let read = tokio::task::spawn_blocking(move || (fresh.reload(), fresh.own_not_after_ms())).await;
+        let (reloaded, client_not_after_ms) = match read {
+            Ok(read) => read,
+            Err(error) => {
+                let message = format!("TLS files can't be read again: {error}");
+                return Err(DialError { class: ErrorClass::TlsHandshake, message });
+            }
+        };
+        match reloaded {
+            Ok(true) => tracing::info!(address, "changed TLS files are in use"),
+            Ok(false) => {}
+            Err(error) => tracing::warn!(address, %error, "changed TLS files can't be used, the old ones stay"),
         }
         let connector = tokio_rustls::TlsConnector::from(tls.config());
         let stream = connector.connect(self.name.clone(), stream).await.map_err(|e| {
@@ -209,7 +216,7 @@ impl Dialer {
             },
             peer_subject: certificate.and_then(tls::subject).unwrap_or_default(),
             server_not_after_ms: certificate.and_then(tls::not_after_ms),
-            client_not_after_ms: tls.own_not_after_ms(),
+            client_not_after_ms,
         };
         if session.alpn_protocol().is_some_and(|p| p != b"h2") {
             let message = format!("{address} does not speak HTTP/2");
