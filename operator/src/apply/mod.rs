@@ -70,9 +70,22 @@ pub struct Applier {
 struct Live {
     uid: String,
     version: String,
+    generation: Option<i64>,
+    labels: BTreeMap<String, String>,
     /// It belongs to this owner, to nobody, or to somebody else.
     owned: Ownership,
     leaving: bool,
+}
+
+impl Live {
+    /// Whether writing changed it. A controller that writes the status meanwhile changes the version too, so where there
+    /// is a generation, that decides.
+    fn differs(&self, applied: &PartialObjectMeta<DynamicObject>) -> bool {
+        match (self.generation, applied.metadata.generation) {
+            (Some(before), Some(after)) => before != after || self.labels != *applied.labels(),
+            _ => applied.resource_version().as_deref() != Some(&self.version),
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -163,7 +176,7 @@ impl Applier {
                     return Err(refused);
                 }
                 self.recreated.insert(key.clone(), hash.clone());
-                remove(&api, kind, &path, object.name(), existing, true).await?;
+                remove(&api, kind, &path, object.name(), &existing.uid, true).await?;
                 wait_until_gone(&api, kind, &path, object.name(), &existing.uid).await?;
                 let again = apply(&api, kind, &path, object).await?;
                 report.recreated.push(label.clone());
@@ -172,7 +185,7 @@ impl Applier {
             other => other?,
         };
         let version = applied.resource_version().unwrap_or_default();
-        if existing.as_ref().is_none_or(|existing| existing.version != version) {
+        if existing.as_ref().is_none_or(|existing| existing.differs(&applied)) {
             report.written.push(label.clone());
             if existing.is_some() && self.done.get(&key).is_some_and(|(applied, _)| *applied == hash) {
                 report.corrected.push(label.clone());
@@ -209,7 +222,7 @@ impl Applier {
                     return;
                 }
                 let path = path(kind, owner, name);
-                match remove(&api(client, kind, owner), kind, &path, name, one, false).await {
+                match remove(&api(client, kind, owner), kind, &path, name, &one.uid, false).await {
                     Ok(()) => {
                         self.done.remove(&(kind.kind.to_owned(), name.clone()));
                         report.deleted.push(format!("{}/{name}", kind.kind));
@@ -244,14 +257,8 @@ pub async fn sweep(
                 continue;
             }
             let name = object.name_any();
-            let live = Live {
-                uid: object.uid().unwrap_or_default(),
-                version: object.resource_version().unwrap_or_default(),
-                owned: Ownership::Ours,
-                leaving: false,
-            };
             let api: Api<DynamicObject> = Api::all_with(client.clone(), &kind.resource());
-            remove(&api, kind, &name, &name, &live, false).await?;
+            remove(&api, kind, &name, &name, &object.uid().unwrap_or_default(), false).await?;
             deleted.push(format!("{}/{name}", kind.kind));
         }
     }
@@ -342,6 +349,8 @@ fn live(kind: &Kind, owner: &Owner, object: &PartialObjectMeta<DynamicObject>) -
     Live {
         uid: object.uid().unwrap_or_default(),
         version: object.resource_version().unwrap_or_default(),
+        generation: object.metadata.generation,
+        labels: labels.clone(),
         owned,
         leaving: object.metadata.deletion_timestamp.is_some(),
     }
@@ -365,13 +374,13 @@ async fn remove(
     kind: &Kind,
     path: &str,
     name: &str,
-    live: &Live,
+    uid: &str,
     orphan: bool,
 ) -> Result<(), Fault> {
     let policy = if orphan && kind.workload { PropagationPolicy::Orphan } else { PropagationPolicy::Background };
     let params = DeleteParams {
         propagation_policy: Some(policy),
-        preconditions: Some(Preconditions { uid: Some(live.uid.clone()), resource_version: None }),
+        preconditions: Some(Preconditions { uid: Some(uid.to_owned()), resource_version: None }),
         ..DeleteParams::default()
     };
     match call("delete", &kind.rbac(), path, api.delete(name, &params)).await {

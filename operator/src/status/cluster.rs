@@ -303,7 +303,7 @@ fn storage(facts: &Facts<'_>, conditions: &mut Conditions) {
             conditions.no(C::StorageReady, Reason::PVCPending, message);
         }
         None if claims.is_empty() => {
-            conditions.yes(C::StorageReady, Reason::NotUsed, "No part uses a persistent volume.")
+            conditions.yes(C::StorageReady, Reason::NotUsed, "No part uses a persistent volume.");
         }
         None => conditions.yes(C::StorageReady, Reason::Bound, format!("All {} claims are bound.", claims.len())),
     }

@@ -22,13 +22,16 @@ use tokio::runtime::Handle;
 const PEERS: [&str; 3] = ["etcd", "kube-apiserver", "kube-controller-manager"];
 const OPERATOR: &str = "system:serviceaccount:panoptes-system:panoptes-operator";
 
+/// Where a part answers, and what.
+type Part = (SocketAddr, Arc<Mutex<String>>);
+
 /// The operator in a namespace of its own.
 pub(crate) struct Bench {
     pub(crate) server: Arc<ApiServer>,
     pub(crate) namespace: String,
     pub(crate) client: Client,
     pub(crate) context: Arc<Context>,
-    parts: Arc<Mutex<BTreeMap<String, SocketAddr>>>,
+    parts: Arc<Mutex<BTreeMap<String, Part>>>,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -53,8 +56,7 @@ fn server() -> Arc<ApiServer> {
     server
 }
 
-async fn client(kubeconfig: &std::path::Path) -> Client {
-    let config = Kubeconfig::read_from(kubeconfig).unwrap();
+async fn client(config: Kubeconfig) -> Client {
     let config = Config::from_custom_kubeconfig(config, &KubeConfigOptions::default()).await.unwrap();
     Client::try_from(config).unwrap()
 }
@@ -71,14 +73,20 @@ impl Bench {
             return None;
         }
         let server = tokio::task::spawn_blocking(server).await.unwrap();
-        let admin = client(&server.kubeconfig()).await;
-        let operator = client(&server.kubeconfig_for(OPERATOR, &["system:serviceaccounts"]).unwrap()).await;
-        let parts: Arc<Mutex<BTreeMap<String, SocketAddr>>> = Arc::default();
+        let (admin, operator) = {
+            // All tests write the same file.
+            static WRITING: Mutex<()> = Mutex::new(());
+            let _writing = WRITING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let operator = server.kubeconfig_for(OPERATOR, &["system:serviceaccounts"]).unwrap();
+            (Kubeconfig::read_from(server.kubeconfig()).unwrap(), Kubeconfig::read_from(operator).unwrap())
+        };
+        let (admin, operator) = (client(admin).await, client(operator).await);
+        let parts: Arc<Mutex<BTreeMap<String, Part>>> = Arc::default();
         let known = parts.clone();
         let defaults =
             Defaults { engine_image: "panoptes.dev/panoptes:test".to_owned(), operator_version: "0.1.0".to_owned() };
         let locate = move |pod: &k8s_openapi::api::core::v1::Pod| {
-            known.lock().unwrap().get(pod.metadata.name.as_deref()?).copied()
+            known.lock().unwrap().get(pod.metadata.name.as_deref()?).map(|(address, _)| *address)
         };
         let mut context = Context::new(operator, Fence::open(), World::real(), defaults, Arc::new(locate), "bench");
         context.namespaces = vec![namespace.to_owned()];
@@ -167,14 +175,20 @@ impl Bench {
 
     /// What a pod says about itself from now on.
     pub(crate) async fn says(&self, pod: &str, state: State) {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        self.parts.lock().unwrap().insert(pod.to_owned(), listener.local_addr().unwrap());
         let body = serde_json::to_string(&state).unwrap();
         let answer = format!("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+        if let Some((_, says)) = self.parts.lock().unwrap().get(pod) {
+            *says.lock().unwrap() = answer;
+            return;
+        }
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let says = Arc::new(Mutex::new(answer));
+        self.parts.lock().unwrap().insert(pod.to_owned(), (listener.local_addr().unwrap(), says.clone()));
         tokio::spawn(async move {
             while let Ok((mut stream, _)) = listener.accept().await {
                 let mut buffer = [0u8; 2048];
                 let _ = stream.read(&mut buffer).await;
+                let answer = says.lock().unwrap().clone();
                 let _ = stream.write_all(answer.as_bytes()).await;
             }
         });
