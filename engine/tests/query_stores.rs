@@ -24,11 +24,11 @@ async fn store(cluster: &str, manner: Manner) -> Running {
     Fake::new(&[("cluster", cluster)], data("m", 5)).manner(manner).start().await
 }
 
-/// One good store and one of this manner, behind a querier that gives a store half a second.
+/// One good store and one of this manner, behind a querier that gives a store a second.
 async fn with(manner: Manner, more: impl FnOnce(&mut QueryArgs)) -> (Running, Running, Querier) {
     let (good, bad) = (store("good", Manner::Good).await, store("bad", manner).await);
     let mut a = args(&[good.address.clone(), bad.address.clone()]);
-    a.response_timeout = Millis(500);
+    a.response_timeout = Millis(1000);
     more(&mut a);
     let querier = Querier::start(a).await;
     (good, bad, querier)
@@ -37,9 +37,9 @@ async fn with(manner: Manner, more: impl FnOnce(&mut QueryArgs)) -> (Running, Ru
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_that_misbehaves_costs_its_deadline_and_is_named() {
     for (manner, says) in [
-        (Manner::Silent, "it was silent for 500ms"),
-        (Manner::SilentAfterHeaders, "it was silent for 500ms"),
-        (Manner::SilentAfterOne, "it was silent for 500ms"),
+        (Manner::Silent, "it was silent for 1s"),
+        (Manner::SilentAfterHeaders, "it was silent for 1s"),
+        (Manner::SilentAfterOne, "it was silent for 1s"),
         (Manner::Fails, "the disk is on fire"),
         (Manner::Resets, "torn"),
         (Manner::Unsorted, "series out of order"),
@@ -50,7 +50,7 @@ async fn a_store_that_misbehaves_costs_its_deadline_and_is_named() {
         let (status, answer) = querier.query("count by (cluster) (m)", "&time=1300").await;
         let took = begin.elapsed();
         assert_eq!(status, 200, "{manner:?}: {answer}");
-        assert!(took < Duration::from_millis(1500), "{manner:?} took {took:?}");
+        assert!(took < Duration::from_millis(2500), "{manner:?} took {took:?}");
         let result = answer["data"]["result"].as_array().unwrap();
         let good = result.iter().find(|r| r["metric"]["cluster"] == "good").unwrap();
         assert_eq!(good["value"][1], "5", "{manner:?}: {answer}");
@@ -65,7 +65,7 @@ async fn a_store_that_misbehaves_costs_its_deadline_and_is_named() {
         // A query that can't touch the bad store does not wait for it and says nothing of it.
         let begin = Instant::now();
         let (_, answer) = querier.query("count(m{cluster=\"good\"})", "&time=1300").await;
-        assert!(begin.elapsed() < Duration::from_millis(400) && Querier::warnings(&answer).is_empty(), "{answer}");
+        assert!(begin.elapsed() < Duration::from_millis(900) && Querier::warnings(&answer).is_empty(), "{answer}");
         until("the calls to end", async || bad.fake.open.load(Ordering::SeqCst) == 0).await;
     }
 }
@@ -74,9 +74,9 @@ async fn a_store_that_misbehaves_costs_its_deadline_and_is_named() {
 async fn a_store_that_drips_ends_with_the_time_of_the_query() {
     let (_good, bad, querier) = with(Manner::Drips, |_| {}).await;
     let begin = Instant::now();
-    let (status, answer) = querier.query("count by (cluster) (m)", "&time=1300&timeout=2").await;
+    let (status, answer) = querier.query("count by (cluster) (m)", "&time=1300&timeout=4").await;
     assert_eq!(status, 200, "{answer}");
-    assert!(begin.elapsed() < Duration::from_millis(2250), "{:?}", begin.elapsed());
+    assert!(begin.elapsed() < Duration::from_millis(4500), "{:?}", begin.elapsed());
     let warnings = Querier::warnings(&answer);
     assert!(warnings[0].contains(&bad.address) && warnings[0].contains("did not finish"), "{warnings:?}");
 }
@@ -118,7 +118,9 @@ async fn dns_changes_are_followed() {
     let (_a, _b) = (make("127.0.0.2", "a").await, make("127.0.0.3", "b").await);
     let names = Names::default();
     names.set("stores.test", &["127.0.0.2"]);
-    let querier = Querier::with_names(args(&[format!("dns+stores.test:{port}")]), names).await;
+    let mut a = args(&[format!("dns+stores.test:{port}")]);
+    a.unhealthy_timeout = Millis(300);
+    let querier = Querier::with_names(a, names).await;
     let clusters = async || {
         let (_, answer) = querier.query("count by (cluster) (m)", "&time=1300").await;
         let mut found: Vec<String> = answer["data"]["result"]
@@ -141,7 +143,136 @@ async fn dns_changes_are_followed() {
     assert_eq!(clusters().await.0, ["b"]);
     // An address where nobody answers is missed, by name.
     querier.names.set("stores.test", &["127.0.0.3", "127.0.0.4"]);
-    until("a warning", async || clusters().await.1.iter().any(|w| w.contains(&format!("127.0.0.4:{port}")))).await;
+    let told = async || clusters().await.1.iter().any(|w| w.contains(&format!("127.0.0.4:{port}")));
+    until("a warning", told).await;
+    // It leaves the list after a while, but an answer without it never counts as complete.
+    let listed = async || querier.get("/api/v1/stores").await.unwrap().1.contains("127.0.0.4");
+    until("it to leave the list", async || !listed().await).await;
+    assert!(told().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_stands_for_one_store_is_tried_at_all_its_addresses() {
+    let port = testkit::ports::free().unwrap();
+    let _b = Fake::new(&[("cluster", "b")], data("m", 5)).start_at(&format!("127.0.0.3:{port}")).await;
+    let names = Names::default();
+    names.set("one.test", &["127.0.0.2", "127.0.0.3", "127.0.0.4"]);
+    let querier = Querier::with_names(args(&[format!("one.test:{port}")]), names).await;
+    until("the living address", async || {
+        let (_, answer) = querier.query("count(m)", "&time=1300").await;
+        answer["data"]["result"][0]["value"][1] == "5" && Querier::warnings(&answer).is_empty()
+    })
+    .await;
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    assert!(Querier::warnings(&querier.query("m", "&time=1300").await.1).is_empty(), "it stays with what works");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hung_store_costs_its_deadline_once_per_query() {
+    let (_good, bad, querier) = with(Manner::Silent, |_| {}).await;
+    let many: Vec<String> = (0..12).map(|i| format!("sum(m{{n!=\"{i}\"}})")).collect();
+    let begin = Instant::now();
+    let (status, answer) = querier.query(&many.join(" + "), "&time=1300&timeout=9").await;
+    assert_eq!(status, 200, "{answer}");
+    assert!(begin.elapsed() < Duration::from_millis(2500), "{:?}", begin.elapsed());
+    assert!(Querier::warnings(&answer)[0].contains(&bad.address), "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hung_store_of_another_querier_costs_only_itself() {
+    // Both have the usual patience; the time that is left travels with the call.
+    let (_good, bad, below) = with(Manner::Silent, |a| a.response_timeout = Millis(30_000)).await;
+    let mut a = args(std::slice::from_ref(&below.grpc));
+    a.response_timeout = Millis(30_000);
+    let above = Querier::start(a).await;
+    let (status, answer) = above.query("count by (cluster) (m)", "&time=1300&timeout=5").await;
+    assert_eq!((status, &answer["data"]["result"][0]["metric"]["cluster"]), (200, &"good".into()), "{answer}");
+    assert!(Querier::warnings(&answer)[0].contains(&bad.address), "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_store_is_told_before_any_warning_of_promql() {
+    let data = (0..15).flat_map(|i| data(&format!("m{i:02}"), 1)).collect();
+    let good = Fake::new(&[("cluster", "good")], data).start().await;
+    let away = format!("127.0.0.1:{}", testkit::ports::free().unwrap());
+    let querier = Querier::start(args(&[good.address.clone(), away.clone()])).await;
+    let (_, answer) = querier.query("histogram_quantile(0.9, {__name__=~\"m.*\"})", "&time=1300").await;
+    let warnings = Querier::warnings(&answer);
+    assert!(warnings[0].contains(&away) && warnings.len() > 1, "{warnings:?}");
+}
+
+fn link(name: &str, address: &str, more: &str) -> String {
+    format!("- namespace: m\n  name: {name}\n  cluster: {name}\n  address: {address}\n{more}")
+}
+
+fn links(revision: usize, links: &[String]) -> String {
+    let all = links.concat();
+    format!("format: 1\nrevision: r{revision}\nclusterLabel: cluster\nclusterName: ops\nlinks:\n{all}")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn edits_of_links_cost_no_answer() {
+    let far = Fake::new(&[("cluster", "prod")], data("m", 5)).start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let write = |text: String| {
+        std::fs::write(dir.path().join("new"), text).unwrap();
+        std::fs::rename(dir.path().join("new"), dir.path().join("links.yaml")).unwrap();
+    };
+    std::fs::write(dir.path().join("endpoints.yaml"), "endpoints: []\n").unwrap();
+    let mut a = args(&[]);
+    a.endpoints_dir = dir.path().to_string_lossy().into_owned();
+    a.sd_reload_interval = Millis(50);
+    // An edit of what decides about use, one of the connection, and one beside a name that does not resolve.
+    let forms: [&dyn Fn(usize) -> Vec<String>; 3] = [
+        &|i| {
+            vec![link(
+                "prod",
+                &far.address,
+                &format!(
+                    "  criticality: Required\n  probe: {{intervalMs: {}, timeoutMs: 2000, failureThreshold: 3, successThreshold: 1}}\n",
+                    1000 + i
+                ),
+            )]
+        },
+        &|i| {
+            vec![link(
+                "prod",
+                &far.address,
+                &format!("  criticality: Required\n  client: {{server_name: \"name-{i}\"}}\n"),
+            )]
+        },
+        &|i| {
+            vec![
+                link("prod", &far.address, &format!("  client: {{server_name: \"other-{i}\"}}\n")),
+                link("gone", "dns+nowhere.test:1", ""),
+            ]
+        },
+    ];
+    write(links(0, &forms[0](0)));
+    let querier = Querier::start(a).await;
+    let (mut revision, mut queries) = (0, 0);
+    for form in forms {
+        let begin = Instant::now();
+        while begin.elapsed() < Duration::from_millis(1500) {
+            revision += 1;
+            write(links(revision, &form(revision)));
+            for _ in 0..10 {
+                let query = querier.query("count(m{cluster=\"prod\"})", "&time=1300&timeout=5");
+                let (status, answer) = tokio::time::timeout(Duration::from_secs(10), query).await.unwrap();
+                assert_eq!(status, 200, "{answer}");
+                assert_eq!(answer["data"]["result"][0]["value"][1], "5", "{answer}");
+                assert!(Querier::warnings(&answer).is_empty(), "{answer}");
+                // A query that concerns the name without addresses looks at it while the files change.
+                querier.query("m{cluster=~\"gone|prod\"}", "&time=1300").await;
+                queries += 1;
+            }
+        }
+    }
+    assert!(queries >= 30, "{queries}");
+    until("the last revision", async || {
+        querier.state().await.endpoints.unwrap().revision == Some(format!("r{revision}"))
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -284,6 +415,9 @@ async fn the_api_takes_forms_and_says_what_is_wrong() {
         ("query?query=m%7B", 400, "parse error"),
         ("query?query=m&dedup=perhaps", 400, "'dedup' parameter"),
         ("query?query=m&timeout=x", 400, "cannot parse \\\"x\\\" to a valid duration"),
+        ("query?query=m&storeMatch[]=%7Ba%3D%22b%22%7D", 400, "'storeMatch[]' is not supported"),
+        ("query?query=m&shard_info=%7B%22total_shards%22:2%7D", 400, "'shard_info' is not supported"),
+        ("query?query=m&shard_info=%7B%22total_shards%22:0%7D", 200, "success"),
         ("series", 400, "no match[] parameter provided"),
         ("series?match[]=%7Ba%3D~%22.*%22%7D", 400, "at least one non-empty matcher"),
         ("labels?limit=-1", 400, "limit must be non-negative"),
@@ -313,9 +447,9 @@ async fn the_api_takes_forms_and_says_what_is_wrong() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_reader_holds_stores_back() {
-    // Forty stores that would send 400 series of 16 kB each: 256 MB.
+    // Twenty stores that would send 200 series of 16 kB each: 64 MB.
     let big = |cluster: &str| {
-        let data = (0..400)
+        let data = (0..200)
             .map(|i| {
                 let value = format!("{i:05}{}", "x".repeat(16_000));
                 (set(&[("__name__", "big"), ("n", &value)]), vec![(1_000_000, 1.0)])
@@ -324,7 +458,7 @@ async fn a_slow_reader_holds_stores_back() {
         Fake::new(&[("cluster", cluster)], data)
     };
     let mut stores = Vec::new();
-    for i in 0..40 {
+    for i in 0..20 {
         stores.push(big(&format!("c{i:02}")).start().await);
     }
     let querier = Querier::start(args(&stores.iter().map(|s| s.address.clone()).collect::<Vec<_>>())).await;
@@ -335,12 +469,13 @@ async fn a_slow_reader_holds_stores_back() {
     let ahead: Vec<usize> = stores.iter().map(|s| s.fake.sent.load(Ordering::SeqCst)).collect();
     // The first stores come first in the order of labels and fill the way to the reader; of the others no more than a
     // stream's window of 1 MB is taken.
-    assert!(ahead.iter().skip(4).all(|n| *n < 100), "stores were read ahead of the reader: {ahead:?}");
+    assert!(ahead.iter().skip(6).all(|n| *n < 100), "stores were read ahead of the reader: {ahead:?}");
     let mut got = 0;
     while let Some(frame) = stream.message().await.unwrap() {
-        if let Some(series_response::Result::Batch(b)) = frame.result {
-            got += b.series.len();
+        match frame.result.unwrap() {
+            series_response::Result::Batch(b) => got += b.series.len(),
+            other => panic!("{other:?}"),
         }
     }
-    assert!(got > 40 * 400 - 100, "{got}");
+    assert!(got > 20 * 200 - 100, "{got}");
 }

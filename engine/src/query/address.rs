@@ -6,7 +6,7 @@ use std::net::IpAddr;
 /// How an address is turned into places to dial.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Scheme {
-    /// One store: an IP address, or a name of which the first address is taken.
+    /// One store: an IP address, or a name of which one address is used at a time.
     Static,
     /// `dns+host:port`: every A and AAAA record is a store.
     Dns,
@@ -108,10 +108,6 @@ pub async fn resolve(address: &Address, dns: &dyn Dns) -> Result<Vec<Place>, Str
         Scheme::Static | Scheme::Dns | Scheme::DualStack => {
             let port = address.port.unwrap_or_default();
             places = hosts(&address.host, port, dns).await?;
-            places.sort();
-            if address.scheme == Scheme::Static {
-                places.truncate(1);
-            }
         }
         Scheme::Srv | Scheme::SrvNoA => {
             let mut error = None;
@@ -228,7 +224,7 @@ mod tests {
             Ok::<_, String>(places.into_iter().map(|p| p.address).collect::<Vec<_>>())
         };
         assert_eq!(of("1.2.3.4:5").await.unwrap(), ["1.2.3.4:5"]);
-        assert_eq!(of("a.example:5").await.unwrap(), ["10.0.0.1:5"]);
+        assert_eq!(of("a.example:5").await.unwrap().len(), 3);
         assert_eq!(of("dns+a.example:5").await.unwrap(), ["10.0.0.1:5", "10.0.0.2:5", "[::1]:5"]);
         assert_eq!(
             of("dnssrv+x").await.unwrap(),

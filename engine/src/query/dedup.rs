@@ -111,6 +111,7 @@ impl<R: Replica> Cursor<R> {
 pub struct Dedup<R> {
     cursors: Vec<Cursor<R>>,
     counter: bool,
+    end: i64,
     /// Time of the last sample given out, and whether it was data (not a staleness marker).
     last: Option<i64>,
     live: bool,
@@ -128,8 +129,8 @@ pub struct Dedup<R> {
 }
 
 impl<R: Replica> Dedup<R> {
-    /// With `counter`, values are made fit for functions that read counters.
-    pub fn new(replicas: Vec<R>, counter: bool) -> Self {
+    /// With `counter`, values are made fit for functions that read counters. `end` is where the query's range ends.
+    pub fn new(replicas: Vec<R>, counter: bool, end: i64) -> Self {
         let cursors = replicas
             .into_iter()
             .map(|replica| Cursor { replica, samples: Vec::new(), at: 0, before: None, ended: false })
@@ -137,6 +138,7 @@ impl<R: Replica> Dedup<R> {
         Self {
             cursors,
             counter,
+            end,
             last: None,
             live: false,
             used: None,
@@ -219,16 +221,16 @@ impl<R: Replica> Dedup<R> {
         Ok(self.earliest())
     }
 
-    /// Where the replica in use ends, another one's sample soon after is no news: at the end of a query's range it is
-    /// only the next scrape that is not there yet. It counts once that one is overdue.
+    /// Where the replica in use ends at the end of the query's range, its next scrape is only not there yet: samples
+    /// that others have in the meantime are no news. Once it is overdue, this is a gap like any other.
     fn leave_the_end(&mut self, after: i64) -> Result<(), R::Error> {
         let ended = self.used.and_then(|u| self.cursors.get(u)).is_some_and(|c| c.peek().is_none());
-        if !self.live || !ended {
+        let due = after.saturating_add(self.interval).saturating_add(self.interval / 8);
+        if !self.live || !ended || due <= self.end {
             return Ok(());
         }
-        let until = after.saturating_add(self.interval);
         for i in 0..self.cursors.len() {
-            while let Some(s) = self.cursors.get(i).and_then(Cursor::peek).filter(|s| s.t <= until && !s.v.is_stale()) {
+            while let Some(s) = self.cursors.get(i).and_then(Cursor::peek).filter(|s| !s.v.is_stale()) {
                 let t = s.t;
                 self.seek(i, t)?;
             }
@@ -425,7 +427,11 @@ mod tests {
     }
 
     fn run(replicas: Vec<Fake>, counter: bool) -> Vec<(i64, f64)> {
-        let mut d = Dedup::new(replicas, counter);
+        run_to(replicas, counter, i64::MAX)
+    }
+
+    fn run_to(replicas: Vec<Fake>, counter: bool, end: i64) -> Vec<(i64, f64)> {
+        let mut d = Dedup::new(replicas, counter, end);
         let mut out = Vec::new();
         while let Some(s) = d.next_sample().unwrap() {
             let Value::Float(v) = s.v else { panic!("a float went in") };
@@ -442,7 +448,7 @@ mod tests {
     #[test]
     fn stays_with_home_and_leaves_the_others_unread() {
         let (a, b) = (every15(0, 100), every15(7, 100));
-        let mut d = Dedup::new(vec![replica(&a, 10), replica(&b, 10)], false);
+        let mut d = Dedup::new(vec![replica(&a, 10), replica(&b, 10)], false, 15 * 100);
         for want in &a {
             assert_eq!(d.next_sample().unwrap().unwrap().t, want.0);
         }
@@ -455,7 +461,7 @@ mod tests {
     fn fills_a_gap_and_returns_home() {
         let mut a = every15(0, 40);
         a.drain(10..20); // silent from 135 to 300
-        let out = run(vec![replica(&a, 7), replica(&every15(7, 40), 9)], false);
+        let out = run_to(vec![replica(&a, 7), replica(&every15(7, 40), 9)], false, 595);
         let times: Vec<i64> = out.iter().map(|s| s.0).collect();
         let b_used: Vec<i64> = times.iter().copied().filter(|t| t % 15 == 7).collect();
         assert_eq!(b_used, (0..11).map(|i| 142 + 15 * i).collect::<Vec<_>>());
@@ -476,7 +482,7 @@ mod tests {
         let mut a2 = a.clone();
         a2.extend(every15(600, 3));
         b.extend(every15(607, 3));
-        let out = run(vec![replica(&a2, 11), replica(&b, 11)], false);
+        let out = run_to(vec![replica(&a2, 11), replica(&b, 11)], false, 640);
         let stale: Vec<i64> = out.iter().filter(|(_, v)| v.to_bits() == STALE_NAN_BITS).map(|(t, _)| *t).collect();
         assert_eq!(stale, [150], "{out:?}");
         assert_eq!(out.iter().map(|s| s.0).skip(12).collect::<Vec<_>>(), [600, 615, 630]);
@@ -512,7 +518,7 @@ mod tests {
         };
         let a: Vec<Sample> = (0..10).map(|i| h(15 * i, 100.0 + i as f64)).collect();
         let b: Vec<Sample> = (0..30).map(|i| h(7 + 15 * i, 99.0 + i as f64)).collect();
-        let mut d = Dedup::new(vec![Fake([a].into()), Fake([b].into())], true);
+        let mut d = Dedup::new(vec![Fake([a].into()), Fake([b].into())], true, i64::MAX);
         let mut out = Vec::new();
         while let Some(s) = d.next_sample().unwrap() {
             let Value::Histogram(h) = s.v else { panic!("histograms went in") };
@@ -597,7 +603,7 @@ mod tests {
             for w in edges.windows(2) {
                 let inside: Vec<i64> = union.range((std::ops::Bound::Excluded(w[0]), std::ops::Bound::Excluded(w[1]))).map(|e| *e.0).collect();
                 if w[1] == i64::MAX {
-                    prop_assert!(inside.iter().all(|t| t - w[0] <= 2 * STEP + JITTER), "the end is missing: {inside:?}");
+                    prop_assert!(inside.is_empty(), "the end is missing: {inside:?}");
                 } else if w[0] == i64::MIN {
                     prop_assert!(inside.iter().all(|t| w[1] - t <= STEP * 2), "the beginning is missing: {inside:?}");
                 } else if w[1] - w[0] > 2 * STEP + JITTER {

@@ -1,6 +1,6 @@
 //! The set of stores, kept in step with files and DNS; the truth about each for `/-/state` and `/api/v1/stores`.
 
-use super::address::{self, Address, Dns, Place};
+use super::address::{self, Address, Dns, Place, Scheme};
 use super::store::{self, Relation, Store};
 use super::wanted::{Loader, Source, Wanted};
 use crate::server::metrics::Metrics;
@@ -11,7 +11,7 @@ use model::world::World;
 use model::{Labels, Matcher};
 use parking_lot::Mutex;
 use prometheus_client::metrics::counter::Counter;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -27,7 +27,8 @@ const SHOWN: usize = 32;
 
 /// One entry of the files or flags, with the stores behind it.
 struct Entry {
-    source: Source,
+    source: Mutex<Arc<Source>>,
+    cluster_label: String,
     resolved: Mutex<Resolved>,
     /// The first look-up and the first probes are over, whatever they gave.
     settled: AtomicBool,
@@ -36,9 +37,43 @@ struct Entry {
 #[derive(Default)]
 struct Resolved {
     stores: Vec<(Arc<Store>, Task)>,
+    /// Stores of an entry that this one replaces: in use until this one has settled, so that an edit costs no data.
+    previous: Vec<(Arc<Store>, Task)>,
     error: Option<StoreError>,
-    pending: usize,
     tried: bool,
+}
+
+impl Entry {
+    fn source(&self) -> Arc<Source> {
+        Arc::clone(&self.source.lock())
+    }
+
+    /// The stores in use.
+    fn stores(&self) -> Vec<Arc<Store>> {
+        let resolved = self.resolved.lock();
+        let list = if resolved.previous.is_empty() { &resolved.stores } else { &resolved.previous };
+        list.iter().map(|(s, _)| Arc::clone(s)).collect()
+    }
+
+    /// Takes over what decides about use, which needs no new connection.
+    fn adopt(&self, source: &Arc<Source>) {
+        *self.source.lock() = Arc::clone(source);
+        let resolved = self.resolved.lock();
+        for (store, _) in resolved.stores.iter().chain(&resolved.previous) {
+            store.adopt(Arc::clone(source));
+        }
+    }
+
+    /// Notes that the first round is over, once it is.
+    fn settle(&self) -> bool {
+        let mut resolved = self.resolved.lock();
+        let over = resolved.tried && resolved.stores.iter().all(|(s, _)| s.truth().last_check_ms.is_some());
+        if over && !self.settled.swap(true, Ordering::SeqCst) {
+            resolved.previous.clear();
+            return true;
+        }
+        false
+    }
 }
 
 /// A task that ends with its owner.
@@ -64,6 +99,7 @@ pub struct Endpoints {
     lookups: Counter,
     failed_lookups: Counter,
     duplicates: Counter,
+    known_duplicates: Mutex<BTreeSet<String>>,
 }
 
 /// A store to be asked, or why one can't be.
@@ -102,6 +138,7 @@ impl Endpoints {
                 "thanos_query_duplicated_endpoint_addresses",
                 "The number of times a duplicated endpoint addresses is detected from the different configs in query",
             ),
+            known_duplicates: Mutex::default(),
         })
     }
 
@@ -128,38 +165,59 @@ impl Endpoints {
 
     /// Brings a new list into use; entries that did not change keep their stores and connections.
     fn apply(self: &Arc<Self>, wanted: Wanted) {
-        let mut current = self.wanted.lock();
         let first = !self.loaded.swap(true, Ordering::SeqCst);
-        if *current == wanted && !first {
+        // No lock is held while another is taken: see `ask`.
+        let (same, old_error) = {
+            let current = self.wanted.lock();
+            (*current == wanted, current.error.clone())
+        };
+        if same && !first {
             return;
         }
-        if let Some(error) = wanted.error.as_ref().filter(|e| current.error.as_ref() != Some(*e)) {
+        if let Some(error) = wanted.error.as_ref().filter(|e| old_error.as_ref() != Some(*e)) {
             tracing::warn!(%error, "an endpoint file is not in use");
         }
-        let mut entries = self.entries.lock();
-        let mut old = std::mem::take(&mut *entries);
+        let label = wanted.cluster_label.clone().unwrap_or_else(|| self.cluster_label.clone());
+        let mut old = std::mem::take(&mut *self.entries.lock());
+        let mut new = Vec::with_capacity(wanted.sources.len());
         for source in &wanted.sources {
-            let kept = old.iter().position(|(e, _)| e.source == *source).map(|i| old.swap_remove(i));
-            entries.push(kept.unwrap_or_else(|| {
-                let entry = Arc::new(Entry {
-                    source: source.clone(),
-                    resolved: Mutex::default(),
-                    settled: AtomicBool::new(false),
-                });
-                let label = wanted.cluster_label.clone().unwrap_or_else(|| self.cluster_label.clone());
-                let task = tokio::spawn(Arc::clone(self).follow_entry(Arc::clone(&entry), label));
-                (entry, Task(task))
-            }));
+            let source = Arc::new(source.clone());
+            let alike =
+                |e: &Entry, f: fn(&Source, &Source) -> bool| e.cluster_label == label && f(&e.source(), &source);
+            if let Some(i) = old.iter().position(|(e, _)| alike(e, Source::same_connection)) {
+                let kept = old.swap_remove(i);
+                kept.0.adopt(&source);
+                new.push(kept);
+                continue;
+            }
+            let mut resolved = Resolved::default();
+            if let Some(i) = old.iter().position(|(e, _)| alike(e, Source::same_store)) {
+                let (replaced, _task) = old.swap_remove(i);
+                replaced.adopt(&source);
+                let mut theirs = replaced.resolved.lock();
+                resolved.previous = std::mem::take(&mut theirs.previous);
+                if resolved.previous.is_empty() {
+                    resolved.previous = std::mem::take(&mut theirs.stores);
+                }
+            }
+            let entry = Arc::new(Entry {
+                source: Mutex::new(source),
+                cluster_label: label.clone(),
+                resolved: Mutex::new(resolved),
+                settled: AtomicBool::new(false),
+            });
+            let task = tokio::spawn(Arc::clone(self).follow_entry(Arc::clone(&entry)));
+            new.push((entry, Task(task)));
         }
-        tracing::info!(entries = entries.len(), revision = wanted.revision.as_deref(), "the endpoints have changed");
-        *current = wanted;
-        drop(entries);
+        tracing::info!(entries = new.len(), revision = wanted.revision.as_deref(), "the endpoints have changed");
+        *self.entries.lock() = new;
+        *self.wanted.lock() = wanted;
         self.changed.notify_waiters();
     }
 
     /// Follows the DNS name of one entry.
-    async fn follow_entry(self: Arc<Self>, entry: Arc<Entry>, cluster_label: String) {
-        let parsed = Address::parse(&entry.source.address);
+    async fn follow_entry(self: Arc<Self>, entry: Arc<Entry>) {
+        let parsed = Address::parse(&entry.source().address);
         loop {
             let found = match &parsed {
                 Ok(address) => {
@@ -171,69 +229,57 @@ impl Endpoints {
                     if found.is_err() {
                         self.failed_lookups.inc();
                     }
-                    found
+                    found.map(|places| if address.scheme == Scheme::Static { one_of(&entry, places) } else { places })
                 }
                 Err(e) => Err(e.to_string()),
             };
-            let failed = found.is_err();
-            self.take_places(&entry, found, &cluster_label);
+            let failed = found.is_err() || entry.stores().iter().any(|s| !s.truth().healthy);
+            self.take_places(&entry, found);
             let pause = if failed { self.dns_interval.min(Duration::from_secs(5)) } else { self.dns_interval };
-            // A store that stops answering may have moved, as a pod that was replaced: its name is looked up again soon.
-            let step = pause.min(Duration::from_secs(2));
-            let mut waited = Duration::ZERO;
-            while waited < pause {
-                tokio::time::sleep(step).await;
-                waited += step;
-                if entry.resolved.lock().stores.iter().any(|(store, _)| store.truth().error.is_some()) {
-                    break;
-                }
-            }
+            tokio::time::sleep(pause).await;
         }
     }
 
-    fn take_places(self: &Arc<Self>, entry: &Arc<Entry>, found: Result<Vec<Place>, String>, cluster_label: &str) {
-        let mut resolved = entry.resolved.lock();
-        resolved.tried = true;
-        let now = self.world.clock.now_ms();
-        let error = |class, message| Some(StoreError { class, message, time_ms: now });
-        match found {
-            // A failed look-up keeps what an earlier one gave.
-            Err(message) => resolved.error = error(ErrorClass::Dns, message),
-            Ok(places) => {
-                resolved.error = None;
-                let mut old = std::mem::take(&mut resolved.stores);
-                for place in places {
-                    if let Some(i) = old.iter().position(|(s, _)| s.place == place) {
-                        resolved.stores.push(old.swap_remove(i));
-                        continue;
-                    }
-                    match Store::new(place, entry.source.clone(), cluster_label.to_owned()) {
-                        Ok(store) => {
-                            let store = Arc::new(store);
-                            resolved.pending += 1;
-                            let (me, of) = (Arc::clone(self), Arc::downgrade(entry));
-                            let done = move || {
-                                if let Some(entry) = of.upgrade() {
-                                    let mut r = entry.resolved.lock();
-                                    r.pending = r.pending.saturating_sub(1);
-                                    if r.pending == 0 {
-                                        entry.settled.store(true, Ordering::SeqCst);
-                                    }
-                                }
-                                me.changed.notify_waiters();
-                            };
-                            let watch = store::watch(Arc::clone(&store), self.world.clone(), self.own_probe, done);
-                            resolved.stores.push((store, Task(tokio::spawn(watch))));
+    fn take_places(self: &Arc<Self>, entry: &Arc<Entry>, found: Result<Vec<Place>, String>) {
+        {
+            let mut resolved = entry.resolved.lock();
+            resolved.tried = true;
+            let now = self.world.clock.now_ms();
+            let error = |class, message| Some(StoreError { class, message, time_ms: now });
+            match found {
+                // A failed look-up keeps what an earlier one gave.
+                Err(message) => resolved.error = error(ErrorClass::Dns, message),
+                Ok(places) => {
+                    resolved.error = None;
+                    let mut old = std::mem::take(&mut resolved.stores);
+                    for place in places {
+                        if let Some(i) = old.iter().position(|(s, _)| s.place == place) {
+                            resolved.stores.push(old.swap_remove(i));
+                            continue;
                         }
-                        Err(message) => resolved.error = error(ErrorClass::TlsHandshake, message),
+                        match Store::new(place, entry.source(), entry.cluster_label.clone()) {
+                            Ok(store) => resolved.stores.push(self.watched(entry, store)),
+                            Err(message) => resolved.error = error(ErrorClass::TlsHandshake, message),
+                        }
                     }
                 }
             }
         }
-        if resolved.pending == 0 {
-            entry.settled.store(true, Ordering::SeqCst);
-            self.changed.notify_waiters();
-        }
+        entry.settle();
+        self.changed.notify_waiters();
+    }
+
+    /// A store whose probes have begun.
+    fn watched(self: &Arc<Self>, entry: &Arc<Entry>, store: Store) -> (Arc<Store>, Task) {
+        let store = Arc::new(store);
+        let (me, of) = (Arc::clone(self), Arc::downgrade(entry));
+        let done = move || {
+            if of.upgrade().is_some_and(|entry| entry.settle()) {
+                me.changed.notify_waiters();
+            }
+        };
+        let watch = store::watch(Arc::clone(&store), self.world.clone(), self.own_probe, done);
+        (store, Task(tokio::spawn(watch)))
     }
 
     /// Returns once every entry has been looked up and every store asked once, with whatever result; at the latest
@@ -258,39 +304,53 @@ impl Endpoints {
 
     /// The stores to ask for a request, in a stable order (own stores first, by their labels), and those missed.
     pub fn ask(&self, matchers: &[Matcher], mint: i64, maxt: i64) -> Vec<Asked> {
-        let now = self.world.clock.now_ms();
+        // Before `entries` is locked: nobody may wait for `wanted` while holding it.
+        let label = self.label();
         let mut stores: Vec<(bool, Option<Labels>, Arc<Store>)> = Vec::new();
         let mut missing = Vec::new();
-        let mut seen = std::collections::BTreeSet::new();
-        for (entry, _) in self.entries.lock().iter() {
-            let resolved = entry.resolved.lock();
-            for (store, _) in &resolved.stores {
-                if store.source.link.is_none() && !seen.insert(store.place.address.clone()) {
-                    self.duplicates.inc();
+        let mut seen = BTreeSet::new();
+        let entries: Vec<Arc<Entry>> = self.entries.lock().iter().map(|(e, _)| Arc::clone(e)).collect();
+        for entry in entries {
+            let source = entry.source();
+            let of_entry = entry.stores();
+            for store in &of_entry {
+                if source.link.is_none() && !seen.insert(store.place.address.clone()) {
+                    if self.known_duplicates.lock().insert(store.place.address.clone()) {
+                        self.duplicates.inc();
+                    }
                     continue;
                 }
-                match store.relation(matchers, mint, maxt, now, self.unlisted_after) {
+                match store.relation(matchers, mint, maxt) {
                     Relation::Irrelevant => {}
                     Relation::Ask => {
-                        let first = store.truth().info.and_then(|i| i.label_sets.into_iter().next());
-                        stores.push((store.source.link.is_some(), first, Arc::clone(store)));
+                        let first = store.truth().info.and_then(|i| i.label_sets.first().cloned());
+                        stores.push((source.link.is_some(), first, Arc::clone(store)));
                     }
                     Relation::Missing(reason) => {
-                        missing.push(Asked::Missing { name: store.name(), reason, strict: store.source.strict });
+                        missing.push(Asked::Missing { name: store.name(), reason, strict: source.strict });
                     }
                 }
             }
-            if resolved.stores.is_empty() && resolved.tried && wants(&entry.source, matchers, &self.label()) {
+            if of_entry.is_empty() && wants(&source, matchers, &label) {
+                let resolved = entry.resolved.lock();
+                if !resolved.tried {
+                    continue;
+                }
                 let reason = resolved.error.as_ref().map_or("it has no addresses", |e| &e.message).to_owned();
-                let name = match &entry.source.link {
-                    Some(l) => format!("{} (link {}, cluster {})", entry.source.address, l.name, l.cluster),
-                    None => entry.source.address.clone(),
+                let name = match &source.link {
+                    Some(l) => format!("{} (link {}, cluster {})", source.address, l.name, l.cluster),
+                    None => source.address.clone(),
                 };
-                missing.push(Asked::Missing { name, reason, strict: entry.source.strict });
+                missing.push(Asked::Missing { name, reason, strict: source.strict });
             }
         }
         stores.sort_by(|a, b| (a.0, &a.1, &a.2.place).cmp(&(b.0, &b.1, &b.2.place)));
         stores.into_iter().map(|s| Asked::Store(s.2)).chain(missing).collect()
+    }
+
+    /// True if nothing is configured at all.
+    pub fn is_empty(&self) -> bool {
+        self.entries.lock().is_empty()
     }
 
     /// Name of the cluster label.
@@ -313,7 +373,7 @@ impl Endpoints {
         let (mut sets, mut min, mut max) = (Vec::new(), i64::MAX, i64::MIN);
         for store in self.stores().iter().filter(|s| s.used()) {
             let Some(info) = store.truth().info else { continue };
-            sets.extend(info.label_sets);
+            sets.extend(info.label_sets.iter().cloned());
             min = min.min(info.min_time);
             max = max.max(info.max_time);
         }
@@ -332,27 +392,17 @@ impl Endpoints {
         let (mut stores, mut links) = (Vec::new(), Vec::new());
         let owners = self.owners();
         for (entry, _) in self.entries.lock().iter() {
-            let resolved = entry.resolved.lock();
-            match &entry.source.link {
+            let (source, of_entry) = (entry.source(), entry.stores());
+            let error = entry.resolved.lock().error.clone();
+            match &source.link {
                 None => {
-                    stores.extend(
-                        resolved
-                            .stores
-                            .iter()
-                            .filter(|(s, _)| s.listed(now, self.unlisted_after))
-                            .map(|(s, _)| shown(s)),
-                    );
-                    if resolved.stores.is_empty()
-                        && let Some(error) = &resolved.error
-                    {
-                        stores.push(state::Store {
-                            address: entry.source.address.clone(),
-                            error: Some(error.clone()),
-                            ..Default::default()
-                        });
+                    let listed = of_entry.iter().filter(|s| s.listed(now, self.unlisted_after));
+                    stores.extend(listed.map(|s| shown(s)));
+                    if of_entry.is_empty() && error.is_some() {
+                        stores.push(state::Store { address: source.address.clone(), error, ..Default::default() });
                     }
                 }
-                Some(_) => links.push(link_state(entry, &resolved, &owners, now)),
+                Some(link) => links.push(link_state(link, &of_entry, error, &owners, now)),
             }
         }
         state::Endpoints { revision, error, stores, links }
@@ -364,12 +414,12 @@ impl Endpoints {
         for store in self.stores() {
             let truth = store.truth();
             let Some(info) = truth.info.filter(|_| truth.healthy) else { continue };
-            let name = match &store.source.link {
+            let name = match &store.source().link {
                 Some(l) => format!("link {}/{}", l.namespace, l.name),
                 None => format!("store {}", store.place.address),
             };
-            for set in info.label_sets {
-                let names = owners.entry(set).or_default();
+            for set in &info.label_sets {
+                let names = owners.entry(set.clone()).or_default();
                 if !names.contains(&name) {
                     names.push(name.clone());
                 }
@@ -411,11 +461,34 @@ fn shown(store: &Store) -> state::Store {
     }
 }
 
-fn link_state(entry: &Entry, resolved: &Resolved, owners: &BTreeMap<Labels, Vec<String>>, now: i64) -> state::Link {
-    let link = entry.source.link.clone().unwrap_or_default();
+/// Of the places behind one name that stands for one store: the one in use while it is healthy, else the next.
+fn one_of(entry: &Entry, mut places: Vec<Place>) -> Vec<Place> {
+    let at = match entry.resolved.lock().stores.first() {
+        None => 0,
+        Some((store, _)) => {
+            let truth = store.truth();
+            let down = truth.last_check_ms.is_some() && !truth.healthy;
+            places.iter().position(|p| *p == store.place).map_or(0, |i| if down { i + 1 } else { i })
+        }
+    };
+    if !places.is_empty() {
+        let at = at % places.len();
+        places.swap(0, at);
+        places.truncate(1);
+    }
+    places
+}
+
+fn link_state(
+    link: &args::links::Link,
+    of_entry: &[Arc<Store>],
+    unresolved: Option<StoreError>,
+    owners: &BTreeMap<Labels, Vec<String>>,
+    now: i64,
+) -> state::Link {
     let me = format!("link {}/{}", link.namespace, link.name);
-    let stores: Vec<(&Arc<Store>, store::Truth)> = resolved.stores.iter().map(|(s, _)| (s, s.truth())).collect();
-    let infos: Vec<&store::Info> = stores.iter().filter_map(|(_, t)| t.info.as_ref()).collect();
+    let stores: Vec<(&Arc<Store>, store::Truth)> = of_entry.iter().map(|s| (s, s.truth())).collect();
+    let infos: Vec<&store::Info> = stores.iter().filter_map(|(_, t)| t.info.as_deref()).collect();
     let mut clusters: Vec<String> = infos.iter().flat_map(|i| &i.clusters).cloned().collect();
     clusters.sort();
     clusters.dedup();
@@ -444,9 +517,9 @@ fn link_state(entry: &Entry, resolved: &Resolved, owners: &BTreeMap<Labels, Vec<
         tls: stores.iter().find_map(|(s, _)| s.connection.tls()),
         consecutive_failures: stores.iter().map(|(_, t)| t.failures).max().unwrap_or(0),
         last_success_ms: stores.iter().filter_map(|(_, t)| t.last_success_ms).max(),
-        error: worst.or_else(|| resolved.error.clone()),
+        error: worst.or(unresolved),
         conflicts,
-        namespace: link.namespace,
-        name: link.name,
+        namespace: link.namespace.clone(),
+        name: link.name.clone(),
     }
 }

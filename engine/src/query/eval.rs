@@ -14,7 +14,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use promql::exec::{EngineOptions, Plan, QueryError, QueryResult, Stop, Times};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 
 /// How a query is to be answered.
 #[derive(Clone, Debug)]
@@ -40,13 +40,14 @@ pub struct Timings {
     pub evaluation: Duration,
 }
 
-/// An answer, and the place that its evaluation held, kept until the answer is written.
+/// An answer.
 pub struct Answer {
-    /// The answer.
+    /// The answer, with PromQL's warnings only.
     pub result: QueryResult,
+    /// What stores did not contribute.
+    pub missing: Vec<String>,
     /// How long it took.
     pub timings: Timings,
-    _permit: OwnedSemaphorePermit,
 }
 
 /// Stops an evaluation when its caller goes away.
@@ -129,16 +130,15 @@ impl Evaluator {
     async fn run_plan(&self, plan: Plan, settings: &Settings) -> Result<Answer, QueryError> {
         let clock = &self.world.clock;
         let begin = clock.elapsed();
-        let permit = Arc::clone(&self.places).acquire_owned().await.map_err(|_| QueryError::Canceled)?;
+        let terms = Terms::new(settings.partial, settings.timeout, &self.world);
+        let _permit = Arc::clone(&self.places).acquire_owned().await.map_err(|_| QueryError::Canceled)?;
         let started = clock.elapsed();
         let _in_flight = InFlight::new(&self.in_flight);
         self.queries.inc();
         let queue = started.saturating_sub(begin);
         self.waited.observe(queue.as_secs_f64());
 
-        let left = settings.timeout.saturating_sub(queue);
-        let terms = Terms { partial: settings.partial, timeout: left };
-        let selected = self.fetch(&plan, terms, &settings.replica_labels).await?;
+        let (selected, missing) = self.fetch(&plan, &terms, &settings.replica_labels).await?;
         let fetched = clock.elapsed();
         let stop = StopOnDrop(Stop::new());
         let token = stop.0.clone();
@@ -153,11 +153,16 @@ impl Evaluator {
             preparation: fetched.saturating_sub(started),
             evaluation: clock.elapsed().saturating_sub(fetched),
         };
-        Ok(Answer { result, timings, _permit: permit })
+        Ok(Answer { result, missing, timings })
     }
 
     /// Fetches all selects, equal ones once.
-    async fn fetch(&self, plan: &Plan, terms: Terms, without: &[String]) -> Result<Vec<Selected>, QueryError> {
+    async fn fetch(
+        &self,
+        plan: &Plan,
+        terms: &Terms,
+        without: &[String],
+    ) -> Result<(Vec<Selected>, Vec<String>), QueryError> {
         let mut distinct: Vec<(Vec<Matcher>, i64, i64)> = Vec::new();
         let mut of_select = Vec::with_capacity(plan.selects().len());
         for s in plan.selects() {
@@ -170,24 +175,38 @@ impl Evaluator {
         }
         let budget = Arc::new(Budget::new(self.max_bytes));
         let fetches = distinct.into_iter().map(|(matchers, mint, maxt)| {
-            let select =
-                Select { mint, maxt, matchers, without: without.to_vec(), skip_chunks: false, limit: None, terms };
+            let select = Select {
+                mint,
+                maxt,
+                matchers,
+                without: without.to_vec(),
+                skip_chunks: false,
+                limit: None,
+                terms: terms.clone(),
+            };
             self.clone().fetch_one(select, Arc::clone(&budget))
         });
-        let mut fetched = Vec::new();
+        let (mut fetched, mut missing) = (Vec::new(), Vec::new());
         let mut running = futures::stream::iter(fetches).buffered(self.selects_at_once);
         while let Some(selected) = running.next().await {
-            fetched.push(selected.map_err(|e| QueryError::Storage(e.0))?);
+            let (selected, warnings) = selected.map_err(|e| QueryError::Storage(e.0))?;
+            fetched.push(selected);
+            for w in warnings {
+                // One store may fail in different words, as in the first and in later selects: each is told.
+                if !missing.contains(&w) {
+                    missing.push(w);
+                }
+            }
         }
-        Ok(of_select.into_iter().filter_map(|i| fetched.get(i).cloned()).collect())
+        Ok((of_select.into_iter().filter_map(|i| fetched.get(i).cloned()).collect(), missing))
     }
 }
 
 impl Evaluator {
-    async fn fetch_one(self, select: Select, budget: Arc<Budget>) -> Result<Selected, fanout::Failed> {
+    async fn fetch_one(self, select: Select, budget: Arc<Budget>) -> Result<(Selected, Vec<String>), fanout::Failed> {
         let mut stream = self.fanout.series(&select)?;
         let series: Vec<Series> = fanout::collect(&mut stream, &budget).await?;
-        Ok(Selected { series: Arc::new(series), warnings: stream.take_warnings() })
+        Ok((Selected(Arc::new(series)), stream.take_warnings()))
     }
 }
 
@@ -208,6 +227,7 @@ fn options(args: &QueryArgs) -> anyhow::Result<EngineOptions> {
     let mut options = EngineOptions {
         lookback_ms: args.lookback_delta.0,
         max_samples: args.max_samples,
+        max_bytes: args.max_bytes,
         default_subquery_step_ms: args.default_evaluation_interval.0,
         ..EngineOptions::default()
     };

@@ -10,6 +10,7 @@ use crate::server::grpc_metrics::{Method, Outcome, code_name};
 use crate::server::metrics::Metrics;
 use model::world::World;
 use model::{Labels, Matcher};
+use parking_lot::Mutex;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use proto::thanos::{
@@ -24,7 +25,7 @@ use tokio::task::JoinSet;
 /// Series that a store is asked to put into one message.
 const BATCH: i64 = 64;
 /// How long a store may stay silent that did not answer its last probe.
-const SUSPECT: Duration = Duration::from_secs(3);
+const SUSPECT: Duration = Duration::from_secs(5);
 /// Most warnings that one answer keeps.
 const MAX_WARNINGS: usize = 100;
 /// Most bytes of series that are held to be sorted again, for a store that can't leave out replica labels itself.
@@ -49,13 +50,22 @@ pub struct Select {
     pub terms: Terms,
 }
 
-/// How a request treats stores that fail.
-#[derive(Clone, Copy, Debug)]
+/// How a request treats stores that fail. Shared by all selects of one query.
+#[derive(Clone, Debug)]
 pub struct Terms {
     /// Answer without them, with a warning; else fail.
     pub partial: bool,
-    /// Time left for the whole request. A store gets three quarters of it.
-    pub timeout: Duration,
+    /// When stores must have answered, on the clock's elapsed time: three quarters into the request.
+    end: Duration,
+    /// Stores that were silent once; further selects do not wait for them again.
+    silent: Arc<Mutex<BTreeSet<String>>>,
+}
+
+impl Terms {
+    /// For a request that begins now and may take `timeout`.
+    pub fn new(partial: bool, timeout: Duration, world: &World) -> Self {
+        Self { partial, end: world.clock.elapsed() + timeout.mul_f64(0.75), silent: Arc::default() }
+    }
 }
 
 /// The request failed because a store did.
@@ -100,45 +110,59 @@ impl Fanout {
     }
 
     /// The stores to ask; those missed become warnings, or the failure.
-    fn targets(&self, matchers: &[Matcher], mint: i64, maxt: i64, partial: bool) -> Result<Targets, Failed> {
+    fn targets(&self, select: &Select) -> Result<Targets, Failed> {
+        let partial = select.terms.partial;
+        if !partial && self.endpoints.is_empty() {
+            return Err(Failed("no store is configured, so nothing can be complete".to_owned()));
+        }
         let (mut stores, mut warnings) = (Vec::new(), Vec::new());
-        for asked in self.endpoints.ask(matchers, mint, maxt) {
-            match asked {
-                Asked::Store(s) => stores.push(s),
-                Asked::Missing { name, reason, strict } => {
-                    let text = format!("no answer from store {name}: {reason}");
-                    if strict || !partial {
-                        return Err(Failed(text));
-                    }
-                    push_warning(&mut warnings, text);
+        for asked in self.endpoints.ask(&select.matchers, select.mint, select.maxt) {
+            let (name, reason, strict) = match asked {
+                Asked::Store(s) if select.terms.silent.lock().contains(&s.place.address) => {
+                    (s.name(), "it was silent in another part of this query".to_owned(), s.source().strict)
                 }
+                Asked::Store(s) => {
+                    stores.push(s);
+                    continue;
+                }
+                Asked::Missing { name, reason, strict } => (name, reason, strict),
+            };
+            let text = format!("no answer from store {name}: {reason}");
+            if strict || !partial {
+                return Err(Failed(text));
             }
+            push_warning(&mut warnings, text);
         }
         Ok(Targets { stores, warnings })
     }
 
-    fn deadlines(&self, terms: &Terms) -> Deadlines {
-        let whole = terms.timeout.mul_f64(0.75);
-        let frame = if self.response_timeout.is_zero() { whole } else { self.response_timeout.min(whole) };
-        Deadlines { frame, end: self.world.clock.elapsed() + whole }
+    fn deadlines(&self, terms: &Terms, store: &Store) -> Deadlines {
+        let left = terms.end.saturating_sub(self.world.clock.elapsed());
+        let truth = store.truth();
+        // A querier waits for stores of its own as long as we do; it needs time to tell of them.
+        let patience = match truth.info.as_ref().is_some_and(|i| i.component == "query") {
+            true => self.response_timeout.saturating_mul(3) / 2,
+            false => self.response_timeout,
+        };
+        let mut frame = if patience.is_zero() { left } else { patience.min(left) };
+        // One that did not answer its last probe gets the benefit of the doubt, but not all of the time.
+        if truth.failures > 0 {
+            frame = frame.min(SUSPECT);
+        }
+        Deadlines { frame, end: terms.end }
     }
 
     /// Opens the merged stream. Dropping it cancels all calls.
     pub fn series(&self, select: &Select) -> Result<SeriesStream, Failed> {
-        let Targets { stores, warnings } =
-            self.targets(&select.matchers, select.mint, select.maxt, select.terms.partial)?;
-        let deadlines = self.deadlines(&select.terms);
+        let Targets { stores, warnings } = self.targets(select)?;
         let mut tasks = JoinSet::new();
         let mut inputs = Vec::with_capacity(stores.len());
         for (source, store) in stores.into_iter().enumerate() {
             // One message waits here, one is being read: what a slow reader of ours holds up per store.
             let (to, from) = mpsc::channel(1);
-            inputs.push(Input { from, series: VecDeque::new(), name: store.name(), strict: store.source.strict });
+            inputs.push(Input { from, series: VecDeque::new(), name: store.name(), strict: store.source().strict });
             let source = u32::try_from(source).unwrap_or(u32::MAX);
-            // One that did not answer its last probe gets the benefit of the doubt, but not all of the time.
-            let suspect = store.truth().failures > 0;
-            let deadlines =
-                if suspect { Deadlines { frame: deadlines.frame.min(SUSPECT), ..deadlines } } else { deadlines };
+            let deadlines = self.deadlines(&select.terms, &store);
             let call = StoreCall {
                 request: request(&store, select),
                 limit: select.limit,
@@ -146,6 +170,7 @@ impl Fanout {
                 source,
                 store,
                 deadlines,
+                silent: Arc::clone(&select.terms.silent),
                 fanout: self.clone(),
             };
             tasks.spawn(call.run(to));
@@ -164,19 +189,23 @@ impl Fanout {
     /// All label names, or all values of one label; sorted. With them what is missing.
     pub async fn labels(&self, asked: &LabelCall, select: &Select) -> Result<(Vec<String>, Vec<String>), Failed> {
         let partial = select.terms.partial;
-        let Targets { stores, mut warnings } = self.targets(&select.matchers, select.mint, select.maxt, partial)?;
-        let timeout = self.deadlines(&select.terms).frame;
+        let Targets { stores, mut warnings } = self.targets(select)?;
         // Dropped with this future: then all calls end.
         let mut calls = JoinSet::new();
         for store in stores {
             let (me, asked, select) = (self.clone(), asked.clone(), select.clone());
             calls.spawn(async move {
                 let mut counted = me.begin("unary", asked.method());
-                let answer = tokio::time::timeout(timeout, client::retrying(|| asked.call(&store, &select))).await;
+                let timeout = me.deadlines(&select.terms, &store).frame;
+                let call = client::retrying(|| asked.call(&store, &select, timeout));
+                let answer = tokio::time::timeout(timeout, call).await;
                 let (code, answer) = match answer {
                     Ok(Ok(found)) => (tonic::Code::Ok, Ok(found)),
                     Ok(Err(status)) => (status.code(), Err(store.explain(&status))),
-                    Err(_) => (tonic::Code::DeadlineExceeded, Err(format!("no answer within {timeout:?}"))),
+                    Err(_) => {
+                        select.terms.silent.lock().insert(store.place.address.clone());
+                        (tonic::Code::DeadlineExceeded, Err(format!("no answer within {timeout:?}")))
+                    }
                 };
                 counted.code = code;
                 (store, answer)
@@ -193,7 +222,7 @@ impl Fanout {
                     (told.collect(), false)
                 }
                 Err(reason) => {
-                    (vec![format!("no answer from store {}: {}", store.name(), bounded(reason))], store.source.strict)
+                    (vec![format!("no answer from store {}: {}", store.name(), bounded(reason))], store.source().strict)
                 }
             };
             for text in said {
@@ -235,7 +264,12 @@ impl LabelCall {
         }
     }
 
-    async fn call(&self, store: &Store, select: &Select) -> Result<(Vec<String>, Vec<String>), tonic::Status> {
+    async fn call(
+        &self,
+        store: &Store,
+        select: &Select,
+        timeout: Duration,
+    ) -> Result<(Vec<String>, Vec<String>), tonic::Status> {
         let matchers = proto::matchers::encode(&store.guarded(&select.matchers));
         let (partial_response_disabled, strategy) = (!select.terms.partial, strategy(select.terms.partial).into());
         let (start, end, limit) = (select.mint, select.maxt, wire_limit(select.limit));
@@ -251,7 +285,7 @@ impl LabelCall {
                     limit,
                     ..Default::default()
                 };
-                let answer = store.client().label_names(store.request(body)).await?.into_inner();
+                let answer = store.client().label_names(store.request(body, timeout)).await?.into_inner();
                 Ok((answer.names, answer.warnings))
             }
             Self::Values(label) => {
@@ -266,7 +300,7 @@ impl LabelCall {
                     limit,
                     ..Default::default()
                 };
-                let answer = store.client().label_values(store.request(body)).await?.into_inner();
+                let answer = store.client().label_values(store.request(body, timeout)).await?.into_inner();
                 Ok((answer.values, answer.warnings))
             }
         }
@@ -338,6 +372,7 @@ struct StoreCall {
     strip: Vec<String>,
     source: u32,
     deadlines: Deadlines,
+    silent: Arc<Mutex<BTreeSet<String>>>,
     fanout: Fanout,
 }
 
@@ -359,7 +394,8 @@ impl StoreCall {
     async fn stream(&self, to: &mpsc::Sender<Message>) -> Result<(), Option<(tonic::Code, String)>> {
         let status = |s: tonic::Status| Some((s.code(), self.store.explain(&s)));
         let call = client::retrying(|| {
-            let (mut client, request) = (self.store.client(), self.store.request(self.request.clone()));
+            let left = self.deadlines.end.saturating_sub(self.fanout.world.clock.elapsed());
+            let (mut client, request) = (self.store.client(), self.store.request(self.request.clone(), left));
             async move { client.series(request).await }
         });
         let mut stream = self.wait(to, call).await?.map_err(status)?.into_inner();
@@ -419,6 +455,7 @@ impl StoreCall {
                 } else {
                     format!("it was silent for {limit:?}")
                 };
+                self.silent.lock().insert(self.store.place.address.clone());
                 Some((tonic::Code::DeadlineExceeded, text))
             }),
         }
@@ -428,6 +465,12 @@ impl StoreCall {
 /// Reads a series off the wire.
 fn decode(series: thanos::Series, source: u32) -> Result<Series, String> {
     let labels = proto::labels::decode(&series.labels).map_err(|e| format!("it sent a bad series: {e}"))?;
+    if let Some(c) = series.chunks.iter().find(|c| c.min_time > c.max_time) {
+        return Err(format!(
+            "it sent a chunk of {labels} that ends ({}) before it begins ({})",
+            c.max_time, c.min_time
+        ));
+    }
     let chunks = series.chunks.into_iter().map(|c| chunk(c, source)).collect();
     Ok(Series { labels, chunks })
 }

@@ -4,6 +4,7 @@
 use super::endpoints::Endpoints;
 use super::fanout::{self, Fanout, LabelCall, Select, Terms};
 use crate::storeapi::{self, Frames, Limits, frames, request};
+use model::world::World;
 use proto::info::info_server::Info;
 use proto::info::{InfoRequest, InfoResponse, StoreInfo, TsdbInfo};
 use proto::thanos::store_server::Store;
@@ -22,12 +23,17 @@ pub struct QueryStore {
     fanout: Fanout,
     limits: Limits,
     timeout: Duration,
+    world: World,
 }
 
 impl QueryStore {
     /// Over a fan-out; `timeout` bounds a request that names no deadline.
-    pub fn new(fanout: Fanout, limits: Limits, timeout: Duration) -> Self {
-        Self { fanout, limits, timeout }
+    pub fn new(fanout: Fanout, limits: Limits, timeout: Duration, world: World) -> Self {
+        Self { fanout, limits, timeout, world }
+    }
+
+    fn terms(&self, disabled: bool, strategy: i32, timeout: Duration) -> Terms {
+        Terms::new(!request::abort(disabled, strategy), timeout, &self.world)
     }
 
     fn endpoints(&self) -> &Arc<Endpoints> {
@@ -75,7 +81,7 @@ impl Store for QueryStore {
             skip_chunks: asked.skip_chunks,
             // A share of the series is cut here, after the shares are told apart.
             limit: if asked.shard.is_some() { None } else { asked.limit },
-            terms: Terms { partial: !asked.abort, timeout },
+            terms: Terms::new(!asked.abort, timeout, &self.world),
         };
         let mut stream = self.fanout.series(&select).map_err(failed)?;
         let (to, from) = mpsc::channel(2);
@@ -131,10 +137,7 @@ impl Store for QueryStore {
             without: r.without_replica_labels,
             skip_chunks: true,
             limit: request::limit(r.limit),
-            terms: Terms {
-                partial: !request::abort(r.partial_response_disabled, r.partial_response_strategy),
-                timeout,
-            },
+            terms: self.terms(r.partial_response_disabled, r.partial_response_strategy, timeout),
         };
         let (names, warnings) = self.fanout.labels(&LabelCall::Names, &select).await.map_err(failed)?;
         Ok(Response::new(LabelNamesResponse { names, warnings, hints: None }))
@@ -153,10 +156,7 @@ impl Store for QueryStore {
             without: r.without_replica_labels,
             skip_chunks: true,
             limit: request::limit(r.limit),
-            terms: Terms {
-                partial: !request::abort(r.partial_response_disabled, r.partial_response_strategy),
-                timeout,
-            },
+            terms: self.terms(r.partial_response_disabled, r.partial_response_strategy, timeout),
         };
         let (values, warnings) = self.fanout.labels(&LabelCall::Values(r.label), &select).await.map_err(failed)?;
         Ok(Response::new(LabelValuesResponse { values, warnings, hints: None }))

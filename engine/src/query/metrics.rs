@@ -25,7 +25,7 @@ impl Collector for Connections {
             let truth = store.truth();
             let Some(info) = truth.info.filter(|_| truth.healthy) else { continue };
             let sets: Vec<String> = info.label_sets.iter().take(16).map(ToString::to_string).collect();
-            *counts.entry((sets.join(","), info.component)).or_default() += 1;
+            *counts.entry((sets.join(","), info.component.clone())).or_default() += 1;
         }
         let mut family = encoder.encode_descriptor(
             "thanos_store_nodes_grpc_connections",

@@ -9,14 +9,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use tsdb::chunk::{self, ChunkError, ChunkIter, Encoding};
 
-/// The series of one select.
+/// The series of one select, sorted by labels, each label set once.
 #[derive(Clone, Debug, Default)]
-pub struct Selected {
-    /// Sorted by labels, each label set once.
-    pub series: Arc<Vec<Series>>,
-    /// What is missing.
-    pub warnings: Vec<String>,
-}
+pub struct Selected(pub Arc<Vec<Series>>);
 
 /// The series of all selects of a plan, by id.
 pub struct Prefetched(pub Vec<Selected>);
@@ -52,19 +47,15 @@ struct Set<'a> {
 
 impl SeriesSet for Set<'_> {
     fn next_series(&mut self) -> Result<Option<Labels>, QueryError> {
-        let labels = self.selected.series.get(self.next).map(|s| s.labels.clone());
+        let labels = self.selected.0.get(self.next).map(|s| s.labels.clone());
         self.next += 1;
         Ok(labels)
     }
 
     fn read_samples(&mut self, out: &mut Samples) -> Result<(), QueryError> {
-        let Some(series) = self.next.checked_sub(1).and_then(|i| self.selected.series.get(i)) else { return Ok(()) };
+        let Some(series) = self.next.checked_sub(1).and_then(|i| self.selected.0.get(i)) else { return Ok(()) };
         read(series, self.mint, self.maxt, self.counter, out)
             .map_err(|e| QueryError::Storage(format!("series {}: {e}", series.labels)))
-    }
-
-    fn warnings(&mut self) -> Vec<String> {
-        self.selected.warnings.clone()
     }
 }
 
@@ -80,7 +71,7 @@ pub fn read(series: &Series, mint: i64, maxt: i64, counter: bool, out: &mut Samp
     }
     let replicas =
         replicas.into_iter().map(|chunks| Chunks { chunks: chunks.into(), mint, maxt, interval: None }).collect();
-    let mut dedup = Dedup::new(replicas, counter);
+    let mut dedup = Dedup::new(replicas, counter, maxt);
     while let Some(sample) = dedup.next_sample()? {
         match sample.v {
             Value::Float(v) => out.push(sample.t, v),
@@ -232,7 +223,7 @@ mod tests {
         ];
         let t = times(chunks, 0, 10_000);
         assert!(t.windows(2).all(|w| w[1] - w[0] <= 22), "{t:?}");
-        assert_eq!((t[0], t[t.len() - 1]), (0, 735));
+        assert_eq!((t[0], t[t.len() - 1]), (0, 742));
         // A short range of the same data: home's samples, not both replicas'.
         let chunks = vec![encoded(0, &every15(0, 100)), encoded(1, &every15(7, 100))];
         assert_eq!(times(chunks, 300, 340), [300, 315, 330]);
@@ -243,8 +234,7 @@ mod tests {
         let mut c = encoded(0, &every15(0, 10));
         c.raw.as_mut().unwrap().data.truncate(9);
         let labels = Labels::from_pairs([("a", "b")]);
-        let set =
-            Prefetched(vec![Selected { series: Arc::new(vec![Series { labels, chunks: vec![c] }]), warnings: vec![] }]);
+        let set = Prefetched(vec![Selected(Arc::new(vec![Series { labels, chunks: vec![c] }]))]);
         let request = SelectRequest { id: 0, matchers: vec![], mint: 0, maxt: 1000, hints: Default::default() };
         let mut set = set.select(&request).unwrap();
         assert!(set.next_series().unwrap().is_some());

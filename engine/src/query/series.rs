@@ -99,7 +99,7 @@ impl Chunk {
     /// Average distance of the samples, milliseconds; 0 if there are fewer than two.
     fn interval(&self) -> i64 {
         let n = self.samples();
-        if n < 2 { 0 } else { (self.max_time - self.min_time) / (n - 1) }
+        if n < 2 { 0 } else { self.max_time.saturating_sub(self.min_time) / (n - 1) }
     }
 }
 
@@ -135,7 +135,10 @@ pub fn split_replicas(chunks: Vec<Chunk>) -> Vec<Vec<Chunk>> {
             .skip(first_of_source)
             .filter_map(|(i, r)| r.last().map(|l| (i, l)))
             .filter(|(_, l)| l.max_time < c.min_time)
-            .min_by_key(|(_, l)| (c.min_time - l.max_time - l.interval().max(c.interval())).abs())
+            .min_by_key(|(_, l)| {
+                let distance = c.min_time.saturating_sub(l.max_time);
+                distance.saturating_sub(l.interval().max(c.interval())).unsigned_abs()
+            })
             .map(|(i, _)| i);
         match best.and_then(|i| replicas.get_mut(i)) {
             Some(r) => r.push(c),
@@ -189,6 +192,10 @@ pub(crate) mod tests {
         let r = split_replicas(vec![a, b, a2, b2]);
         let times: Vec<Vec<i64>> = r.iter().map(|r| r.iter().map(|c| c.min_time).collect()).collect();
         assert_eq!(times, [[0, 120], [7, 127]]);
+        // Times that nobody can mean do not overflow.
+        let wild = |min_time, max_time| Chunk { min_time, max_time, ..chunk(0, 0, 1, 2, 1) };
+        let r = split_replicas(vec![wild(i64::MIN, i64::MAX - 1), wild(i64::MAX, i64::MAX), wild(i64::MIN, i64::MIN)]);
+        assert_eq!(r.iter().map(Vec::len).sum::<usize>(), 3);
         // Other sources are other replicas, even without overlap.
         assert_eq!(split_replicas(vec![chunk(0, 0, 15, 2, 1), chunk(1, 100, 15, 2, 2)]).len(), 2);
     }

@@ -52,7 +52,7 @@ pub struct Info {
 #[derive(Clone, Debug, Default)]
 pub struct Truth {
     /// The last good answer.
-    pub info: Option<Info>,
+    pub info: Option<Arc<Info>>,
     /// The last probe was good.
     pub healthy: bool,
     /// It is to be asked; see [`Store::observe`].
@@ -79,8 +79,8 @@ pub struct Truth {
 pub struct Store {
     /// Where it is.
     pub place: Place,
-    /// The entry that it belongs to.
-    pub source: Source,
+    /// The entry that it belongs to; what decides about its use may change.
+    source: Mutex<Arc<Source>>,
     /// Name of the cluster label.
     pub cluster_label: String,
     channel: Channel,
@@ -103,7 +103,7 @@ pub enum Relation {
 
 impl Store {
     /// A store that has not been asked yet.
-    pub fn new(place: Place, source: Source, cluster_label: String) -> Result<Self, String> {
+    pub fn new(place: Place, source: Arc<Source>, cluster_label: String) -> Result<Self, String> {
         let client = &source.client;
         if !matches!(client.compression.as_str(), "" | "none") {
             return Err(format!("{}: compression {:?} is not supported, use none", source.address, client.compression));
@@ -118,13 +118,23 @@ impl Store {
         let (channel, connection) = client::channel(target).map_err(|e| e.to_string())?;
         Ok(Self {
             place,
-            source,
+            source: Mutex::new(source),
             cluster_label,
             channel,
             connection,
             truth: Mutex::new(Truth::default()),
             token: Mutex::new(None),
         })
+    }
+
+    /// The entry that it belongs to.
+    pub fn source(&self) -> Arc<Source> {
+        Arc::clone(&self.source.lock())
+    }
+
+    /// Takes over a changed entry of the same store.
+    pub fn adopt(&self, source: Arc<Source>) {
+        *self.source.lock() = source;
     }
 
     /// What is known now.
@@ -134,7 +144,7 @@ impl Store {
 
     /// What warnings call it.
     pub fn name(&self) -> String {
-        match &self.source.link {
+        match &self.source().link {
             Some(l) => format!("{} (link {}, cluster {})", self.place.address, l.name, l.cluster),
             None => self.place.address.clone(),
         }
@@ -145,9 +155,10 @@ impl Store {
         StoreClient::new(self.channel.clone()).max_decoding_message_size(RECEIVE_MAX)
     }
 
-    /// A request with what this store wants to see beside its body.
-    pub fn request<T>(&self, body: T) -> tonic::Request<T> {
+    /// A request with what this store wants to see beside its body, and the time that we wait for it.
+    pub fn request<T>(&self, body: T, timeout: Duration) -> tonic::Request<T> {
         let mut request = tonic::Request::new(body);
+        request.set_timeout(timeout);
         if let Some(token) = self.token.lock().as_deref()
             && let Ok(value) = format!("Bearer {token}").parse()
         {
@@ -163,7 +174,7 @@ impl Store {
 
     /// The matcher that every call to a link carries, so that it answers with its own cluster only.
     pub fn guard(&self) -> Option<Matcher> {
-        self.source.link.as_ref().map(|l| Matcher::equal(self.cluster_label.as_str(), l.cluster.as_str()))
+        self.source().link.as_ref().map(|l| Matcher::equal(self.cluster_label.as_str(), l.cluster.as_str()))
     }
 
     /// The matchers of a request to this store.
@@ -180,26 +191,20 @@ impl Store {
     }
 
     fn on_purpose_out(&self) -> Option<()> {
-        let link = self.source.link.as_ref()?;
+        let source = self.source();
+        let link = source.link.as_ref()?;
         (link.mode != LinkMode::Active || link.rejected.is_some()).then_some(())
     }
 
     fn wrong_cluster(&self, truth: &Truth) -> Option<String> {
-        let link = self.source.link.as_ref()?;
+        let source = self.source();
+        let link = source.link.as_ref()?;
         let info = truth.info.as_ref()?;
         wrong_cluster(&link.cluster, &info.clusters, &self.cluster_label)
     }
 
-    /// Whether a request concerns this store. `unlisted_after` ends how long a discovered address that does not answer
-    /// is missed.
-    pub fn relation(
-        &self,
-        matchers: &[Matcher],
-        mint: i64,
-        maxt: i64,
-        now_ms: i64,
-        unlisted_after: Duration,
-    ) -> Relation {
+    /// Whether a request concerns this store.
+    pub fn relation(&self, matchers: &[Matcher], mint: i64, maxt: i64) -> Relation {
         if self.on_purpose_out().is_some() {
             return Relation::Irrelevant;
         }
@@ -223,9 +228,6 @@ impl Store {
         if truth.up {
             return Relation::Ask;
         }
-        if self.forgotten(&truth, now_ms, unlisted_after) {
-            return Relation::Irrelevant;
-        }
         let reason = match (&truth.error, &truth.info) {
             (Some(e), _) => e.message.clone(),
             (None, _) => "it has not answered yet".to_owned(),
@@ -233,16 +235,13 @@ impl Store {
         Relation::Missing(reason)
     }
 
-    /// True of a discovered address that has not answered for so long that it is no longer missed.
-    fn forgotten(&self, truth: &Truth, now_ms: i64, after: Duration) -> bool {
-        let discovered = self.source.link.is_none() && self.source.address.contains('+');
-        let limit = i64::try_from(after.as_millis()).unwrap_or(i64::MAX);
-        discovered && truth.down_since_ms.is_some_and(|t| now_ms.saturating_sub(t) > limit)
-    }
-
-    /// True if it is to be shown.
+    /// True if it is to be shown: not a discovered address that has been silent for `unlisted_after`. It is missed
+    /// in answers all the same, as long as it is discovered.
     pub fn listed(&self, now_ms: i64, unlisted_after: Duration) -> bool {
-        !self.forgotten(&self.truth.lock(), now_ms, unlisted_after)
+        let source = self.source();
+        let discovered = source.link.is_none() && source.address.contains('+');
+        let limit = i64::try_from(unlisted_after.as_millis()).unwrap_or(i64::MAX);
+        !discovered || self.truth.lock().down_since_ms.is_none_or(|t| now_ms.saturating_sub(t) <= limit)
     }
 
     /// Asks for Info once and takes note.
@@ -251,7 +250,7 @@ impl Store {
         let started = world.clock.elapsed();
         let call = client::retrying(async || {
             let mut client = InfoClient::new(self.channel.clone()).max_decoding_message_size(RECEIVE_MAX);
-            client.info(self.request(InfoRequest {})).await
+            client.info(self.request(InfoRequest {}, timeout)).await
         });
         let outcome = match tokio::time::timeout(timeout, call).await {
             Ok(Ok(response)) => self.read_info(response.into_inner()).map_err(|m| (ErrorClass::Protocol, m)),
@@ -274,7 +273,7 @@ impl Store {
         t.last_check_ms = Some(now);
         match outcome {
             Ok(info) => {
-                t.info = Some(info);
+                t.info = Some(Arc::new(info));
                 t.healthy = true;
                 (t.successes, t.failures) = (t.successes.saturating_add(1), 0);
                 t.up = t.up || t.successes >= thresholds.success_threshold;
@@ -322,7 +321,7 @@ impl Store {
             label_sets.iter().filter_map(|s| s.get(&self.cluster_label)).map(str::to_owned).collect();
         clusters.sort();
         clusters.dedup();
-        if let Some(link) = &self.source.link {
+        if let Some(link) = &self.source().link {
             label_sets.retain(|s| s.get(&self.cluster_label) == Some(&link.cluster));
         }
         Ok(Info {
@@ -341,7 +340,7 @@ impl Store {
         let now = world.clock.now_ms();
         let look = async {
             for range in [LAG_NEAR, LAG_RANGE] {
-                let newest = self.newest_since(now - range, now).await?;
+                let newest = self.newest_since(now - range, now, timeout).await?;
                 if newest.is_some() {
                     return Ok(newest);
                 }
@@ -353,7 +352,7 @@ impl Store {
         }
     }
 
-    async fn newest_since(&self, since: i64, now: i64) -> Result<Option<i64>, tonic::Status> {
+    async fn newest_since(&self, since: i64, now: i64, timeout: Duration) -> Result<Option<i64>, tonic::Status> {
         let matchers = self.guarded(&[Matcher::equal(model::labels::METRIC_NAME, "up")]);
         let body = SeriesRequest {
             min_time: since,
@@ -364,7 +363,7 @@ impl Store {
             response_batch_size: 1,
             ..Default::default()
         };
-        let mut stream = self.client().series(self.request(body)).await?.into_inner();
+        let mut stream = self.client().series(self.request(body, timeout)).await?.into_inner();
         let (mut newest, mut seen) = (None, 0);
         while let Some(frame) = stream.message().await? {
             let series = match frame.result {
@@ -382,7 +381,8 @@ impl Store {
     }
 
     async fn read_token(&self) {
-        let Some(link) = &self.source.link else { return };
+        let source = self.source();
+        let Some(link) = &source.link else { return };
         if link.bearer_token_file.is_empty() {
             return;
         }
@@ -398,18 +398,18 @@ impl Store {
 
 /// Keeps asking until its task is dropped. `done` is called after the first probe.
 pub async fn watch(store: Arc<Store>, world: World, own: Probe, done: impl FnOnce() + Send) {
-    let thresholds = store.source.link.as_ref().map_or(own, |l| l.probe);
     let millis = |ms: i64| Duration::from_millis(u64::try_from(ms).unwrap_or(0).max(100));
-    let (interval, timeout) = (millis(thresholds.interval_ms), millis(thresholds.timeout_ms));
     let mut done = Some(done);
     let mut looked: Option<Duration> = None;
     loop {
+        let thresholds = store.source().link.as_ref().map_or(own, |l| l.probe);
+        let (interval, timeout) = (millis(thresholds.interval_ms), millis(thresholds.timeout_ms));
         store.probe(&world, timeout, &thresholds).await;
         if let Some(done) = done.take() {
             done();
         }
         let now = world.clock.elapsed();
-        if store.source.link.is_some() && store.used() && looked.is_none_or(|l| now.saturating_sub(l) >= LAG_EVERY) {
+        if store.source().link.is_some() && store.used() && looked.is_none_or(|l| now.saturating_sub(l) >= LAG_EVERY) {
             looked = Some(now);
             store.look_for_newest(&world, timeout).await;
         }

@@ -25,6 +25,26 @@ pub struct Source {
     pub link: Option<links::Link>,
 }
 
+impl Source {
+    /// True if both are reached over the same connection; only what decides about their use may differ.
+    pub fn same_connection(&self, other: &Self) -> bool {
+        let token = |s: &Self| s.link.as_ref().map(|l| l.bearer_token_file.clone());
+        self.address == other.address
+            && self.client == other.client
+            && self.same_store(other)
+            && token(self) == token(other)
+    }
+
+    /// True if both are meant to be the same store, however it is reached.
+    pub fn same_store(&self, other: &Self) -> bool {
+        match (&self.link, &other.link) {
+            (None, None) => self.address == other.address,
+            (Some(a), Some(b)) => (&a.namespace, &a.name, &a.cluster) == (&b.namespace, &b.name, &b.cluster),
+            _ => false,
+        }
+    }
+}
+
 /// All entries, and what the state document says about the files.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Wanted {

@@ -28,7 +28,8 @@ fn wanted(api: &Api, p: &Params) -> Result<Wanted, ApiError> {
     if maxt < mint {
         return Err(super::params::invalid("end", "end timestamp must not be before start time"));
     }
-    let terms = Terms { partial: api.partial(p)?, timeout: p.timeout(api.args.timeout.duration())? };
+    super::query::refuse_unbuilt(p)?;
+    let terms = Terms::new(api.partial(p)?, p.timeout(api.args.timeout.duration())?, &api.world);
     Ok(Wanted {
         selectors: p.selectors()?,
         select: Select { mint, maxt, matchers: Vec::new(), without: Vec::new(), skip_chunks: true, limit, terms },

@@ -67,6 +67,7 @@ fn settings(api: &Api, p: &Params) -> Result<Settings, ApiError> {
     {
         return Err(ApiError::bad_data("negative 'max_source_resolution' is not accepted. Try a positive integer"));
     }
+    refuse_unbuilt(p)?;
     if let Some(engine) = p.get("engine").filter(|e| !matches!(*e, "prometheus" | "thanos")) {
         return Err(ApiError::bad_data(format!("'{engine}' bad engine")));
     }
@@ -87,7 +88,10 @@ async fn run(
 ) -> Result<Response, ApiError> {
     let query = p.get("query").unwrap_or_default().to_owned();
     let mut answer = api.evaluator.run(&query, times, &settings).await?;
-    let (mut warnings, infos) = answer.result.annotations.strings(&query, ANNOTATIONS);
+    let (promql, infos) = answer.result.annotations.strings(&query, ANNOTATIONS);
+    // What is missing comes first and is never cut away.
+    let mut warnings = std::mem::take(&mut answer.missing);
+    warnings.extend(promql);
     if let Some(limit) = limit
         && truncate(&mut answer.result.value, limit)
     {
@@ -174,4 +178,21 @@ pub(super) async fn parse(State(api): State<Arc<Api>>, request: Request) -> Resu
 fn parsed(api: &Api, p: &Params) -> Result<promql::parse::Expr, ApiError> {
     let text = p.get("query").unwrap_or_default();
     promql::parse::parse_expr(text, &api.evaluator.options().parser).map_err(|e| invalid("query", &e.to_string()))
+}
+
+/// Parameters of Thanos that would change the answer and are not built: an error is better than a wrong answer.
+pub(super) fn refuse_unbuilt(p: &Params) -> Result<(), ApiError> {
+    let not_built = |name: &str| ApiError::bad_data(format!("'{name}' is not supported by this version: leave it out"));
+    if p.get("storeMatch[]").is_some() {
+        return Err(not_built("storeMatch[]"));
+    }
+    if let Some(text) = p.get("shard_info") {
+        let shards = serde_json::from_str::<serde_json::Value>(text).ok().and_then(|v| {
+            v.get("total_shards").or_else(|| v.get("totalShards")).map_or(Some(0), serde_json::Value::as_i64)
+        });
+        if shards.is_none_or(|n| n > 1) {
+            return Err(not_built("shard_info"));
+        }
+    }
+    Ok(())
 }
