@@ -22,7 +22,7 @@ use crate::api::{
     duration_millis,
 };
 use crate::desired::configuration::Configuration;
-use crate::desired::{configuration, images::Images, names};
+use crate::desired::{configuration, images::Images, meta, names};
 use crate::observe::Observed;
 
 pub use certificates::ServerCertificates;
@@ -147,7 +147,7 @@ pub fn validate(cluster: &MonitoringCluster, observed: &Observed) -> Result<Vali
         namespace: cluster.namespace().unwrap_or_default(),
         uid: cluster.uid().unwrap_or_default(),
         spec: spec.clone(),
-        images: Images::new(spec, &observed.defaults.engine_image, &engine_version, &prometheus_version),
+        images: Images::new(spec, &observed.defaults, &engine_version, &prometheus_version),
         engine_version,
         prometheus_version,
         volume,
@@ -241,12 +241,28 @@ fn check_names(name: &str, spec: &MonitoringClusterSpec, problems: &mut Vec<Prob
             ));
         }
     }
+    let expanded = spec.external_labels.iter().find(|(_, value)| value.contains('$'));
+    if let Some((label, value)) = expanded {
+        // $(X) stops the reloader, and Prometheus itself replaces $X and ${X}.
+        problems.push(Problem::invalid(
+            "spec.externalLabels",
+            format!(
+                "the value {value:?} of {label:?} holds a '$', which Prometheus would replace: write the value itself"
+            ),
+        ));
+    }
     for label in spec.external_labels.keys() {
         let mut chars = label.chars();
         let first = chars.next().is_some_and(|c| c.is_ascii_alphabetic() || c == '_');
         if !first || !chars.all(|c| c.is_ascii_alphanumeric() || c == '_') {
             problems.push(Problem::invalid("spec.externalLabels", format!("{label:?} is no label name")));
         }
+    }
+    for label in spec.common_metadata.labels.keys().filter(|label| meta::is_protected(label)) {
+        problems.push(Problem::warning(
+            "spec.commonMetadata.labels",
+            format!("The label {label:?} is set by the operator, because selectors rely on it. Remove it there."),
+        ));
     }
     if let Some(service) = &spec.store_api.service_name {
         let taken = [

@@ -4,18 +4,10 @@ use serde_json::{Map, Value};
 
 use crate::api::{MonitoringClusterSpec, PodTemplatePatch};
 
+use crate::desired::{configuration, meta, prometheus, query};
+
 use super::problem::{ConditionType, Problem, Reason};
 
-/// Labels that selectors and discovery rely on.
-const LABELS: &[&str] = &[
-    "app.kubernetes.io/name",
-    "app.kubernetes.io/instance",
-    "app.kubernetes.io/component",
-    "app.kubernetes.io/part-of",
-    "app.kubernetes.io/managed-by",
-    "panoptes.dev/shard",
-    "thanos-store-api",
-];
 /// Fields of our own containers that have a field of their own, or that others rely on.
 const CONTAINER_FIELDS: &[(&str, &str)] = &[
     ("args", "use extraArgs"),
@@ -26,16 +18,34 @@ const CONTAINER_FIELDS: &[(&str, &str)] = &[
 /// Fields of a pod template's metadata and spec that are fixed.
 const POD_FIELDS: &[&str] = &["serviceAccountName", "serviceAccount", "restartPolicy", "hostname", "subdomain"];
 
+/// What of a part is ours, so that no patch may take it away or put another thing in its place.
+struct Own {
+    containers: &'static [&'static str],
+    volumes: &'static [&'static str],
+    mounts: &'static [&'static str],
+}
+
+const PROMETHEUS: Own = Own {
+    containers: &["prometheus", "sidecar", "init-config"],
+    volumes: &["config", "config-shared", "rules", prometheus::DATA_VOLUME],
+    mounts: &[prometheus::CONFIG_DIR, configuration::SHARED_DIR, configuration::RULES_DIR, prometheus::DATA_DIR],
+};
+const QUERIER: Own = Own {
+    containers: &["query"],
+    volumes: &["endpoints", query::TLS_VOLUME, query::CLIENT_CA_VOLUME],
+    mounts: &[query::ENDPOINTS_DIR, query::TLS_DIR, query::CLIENT_CA_DIR],
+};
+const KUBE_STATE_METRICS: Own = Own { containers: &["kube-state-metrics"], volumes: &[], mounts: &[] };
+const NODE_EXPORTER: Own = Own { containers: &["node-exporter"], volumes: &["root"], mounts: &["/host/root"] };
+/// The variable that makes replicas differ: with one value for all, two would look like one.
+const POD_NAME: &str = "POD_NAME";
+
 pub(super) fn check(spec: &MonitoringClusterSpec, problems: &mut Vec<Problem>) {
-    let parts: [(&str, Option<&PodTemplatePatch>, &[&str]); 4] = [
-        (
-            "spec.prometheus.podTemplate",
-            spec.prometheus.pod_template.as_ref(),
-            &["prometheus", "sidecar", "init-config"],
-        ),
-        ("spec.querier.podTemplate", spec.querier.pod_template.as_ref(), &["query"]),
-        ("spec.kubeStateMetrics.podTemplate", spec.kube_state_metrics.pod_template.as_ref(), &["kube-state-metrics"]),
-        ("spec.nodeExporter.podTemplate", spec.node_exporter.pod_template.as_ref(), &["node-exporter"]),
+    let parts = [
+        ("spec.prometheus.podTemplate", spec.prometheus.pod_template.as_ref(), PROMETHEUS),
+        ("spec.querier.podTemplate", spec.querier.pod_template.as_ref(), QUERIER),
+        ("spec.kubeStateMetrics.podTemplate", spec.kube_state_metrics.pod_template.as_ref(), KUBE_STATE_METRICS),
+        ("spec.nodeExporter.podTemplate", spec.node_exporter.pod_template.as_ref(), NODE_EXPORTER),
     ];
     for (field, patch, own) in parts {
         let Some(PodTemplatePatch(patch)) = patch else { continue };
@@ -47,11 +57,11 @@ pub(super) fn check(spec: &MonitoringClusterSpec, problems: &mut Vec<Problem>) {
                 message,
             ));
         };
-        one(patch, own, &mut reject);
+        one(patch, &own, &mut reject);
     }
 }
 
-fn one(patch: &Map<String, Value>, own: &[&str], reject: &mut dyn FnMut(&str, String)) {
+fn one(patch: &Map<String, Value>, own: &Own, reject: &mut dyn FnMut(&str, String)) {
     for key in patch.keys().filter(|key| !matches!(key.as_str(), "metadata" | "spec")) {
         reject("", format!("{key:?} is no field of a pod template: it takes metadata and spec"));
     }
@@ -69,8 +79,13 @@ fn one(patch: &Map<String, Value>, own: &[&str], reject: &mut dyn FnMut(&str, St
     for key in metadata.keys().filter(|key| !matches!(key.as_str(), "labels" | "annotations")) {
         reject(".metadata", format!("{key:?} can't be set: only labels and annotations can"));
     }
+    for list in ["labels", "annotations"] {
+        if metadata.get(list).is_some_and(|value| !value.is_object()) {
+            reject(&format!(".metadata.{list}"), "it is no object; ours can't be removed".to_owned());
+        }
+    }
     for label in object(metadata.get("labels")).unwrap_or_else(|| empty.clone()).keys() {
-        if LABELS.contains(&label.as_str()) {
+        if meta::is_protected(label) {
             reject(".metadata.labels", format!("{label:?} is protected: selectors rely on it"));
         }
     }
@@ -92,15 +107,45 @@ fn one(patch: &Map<String, Value>, own: &[&str], reject: &mut dyn FnMut(&str, St
                 );
                 continue;
             };
-            if list == "volumes" || !own.contains(&name) {
+            if list == "volumes" {
+                if own.volumes.contains(&name) {
+                    reject(&format!(".spec.volumes[{name}]"), "it is a volume of ours: take another name".to_owned());
+                }
                 continue;
             }
+            if !own.containers.contains(&name) {
+                continue;
+            }
+            container(list, name, item, own, reject);
             for (key, instead) in CONTAINER_FIELDS.iter().filter(|(key, _)| item.get(*key).is_some()) {
                 reject(
                     &format!(".spec.{list}[{name}]"),
                     format!("{key:?} of a container of ours is protected: {instead}"),
                 );
             }
+        }
+    }
+}
+
+/// What a container of ours needs: its variable and its mounts.
+fn container(list: &str, name: &str, item: &Value, own: &Own, reject: &mut dyn FnMut(&str, String)) {
+    for field in ["env", "volumeMounts"] {
+        if item.get(field).is_some_and(|value| !value.is_array()) {
+            reject(&format!(".spec.{list}[{name}].{field}"), "it is no list; ours can't be removed".to_owned());
+        }
+    }
+    let items = |field: &str| item.get(field).and_then(Value::as_array).into_iter().flatten();
+    let text = |value: &Value, field: &str| value.get(field).and_then(Value::as_str).unwrap_or_default().to_owned();
+    if items("env").any(|variable| text(variable, "name") == POD_NAME) {
+        reject(&format!(".spec.{list}[{name}].env"), format!("{POD_NAME:?} is protected: it makes replicas differ"));
+    }
+    for mount in items("volumeMounts") {
+        let path = text(mount, "mountPath");
+        if own.mounts.contains(&path.trim_end_matches('/')) {
+            reject(
+                &format!(".spec.{list}[{name}].volumeMounts"),
+                format!("{path:?} is a mount of ours: take another path"),
+            );
         }
     }
 }

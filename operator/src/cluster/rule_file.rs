@@ -27,7 +27,7 @@ struct Group {
     #[serde(default)]
     query_offset: Option<String>,
     #[serde(default)]
-    limit: Option<u64>,
+    limit: Option<i64>,
     #[serde(default)]
     labels: Option<BTreeMap<String, String>>,
     #[serde(default)]

@@ -29,9 +29,9 @@ const PLAIN: usize = 200_000;
 const MAX_TEXT: u64 = 64 << 20;
 
 /// The directory where Prometheus's container finds the expanded configuration.
-pub(super) const SHARED_DIR: &str = "/etc/prometheus/shared";
+pub(crate) const SHARED_DIR: &str = "/etc/prometheus/shared";
 /// The rule files of Prometheus.
-pub(super) const RULES_DIR: &str = "/etc/prometheus/rules";
+pub(crate) const RULES_DIR: &str = "/etc/prometheus/rules";
 
 /// What Prometheus should load, and what it is known to load. Texts are before `$(POD_NAME)` is replaced.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

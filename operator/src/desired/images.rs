@@ -1,6 +1,7 @@
 //! Which images run.
 
 use crate::api::MonitoringClusterSpec;
+use crate::observe::Defaults;
 
 /// The Prometheus that this operator is tested with.
 pub(crate) const PROMETHEUS_VERSION: &str = "3.14.0";
@@ -24,10 +25,11 @@ pub struct Images {
 }
 
 impl Images {
-    /// `engine` is the installation's image of our own parts; its tag gives way to the pinned version.
+    /// An object that is pinned to another version than the installation's has the installation's image of our own parts
+    /// with that version as its tag; else the image stays as it is, whatever its tag.
     pub(crate) fn new(
         spec: &MonitoringClusterSpec,
-        engine: &str,
+        defaults: &Defaults,
         engine_version: &str,
         prometheus_version: &str,
     ) -> Self {
@@ -36,7 +38,11 @@ impl Images {
             Some(registry) => format!("{}/{}", registry.trim_end_matches('/'), without_registry(image)),
         };
         let choose = |own: &Option<String>, default: &str| own.clone().unwrap_or_else(|| mirror(default));
-        let engine = with_version(engine, engine_version);
+        let engine = if engine_version == defaults.operator_version {
+            defaults.engine_image.clone()
+        } else {
+            with_version(&defaults.engine_image, engine_version)
+        };
         Self {
             prometheus: choose(&spec.prometheus.image, &format!("{PROMETHEUS}:v{prometheus_version}")),
             sidecar: choose(&spec.sidecar.image, &engine),

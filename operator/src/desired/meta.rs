@@ -41,10 +41,19 @@ pub(super) fn selector(cluster: &ValidCluster, part: Part) -> Value {
     labels
 }
 
+/// Labels that selectors and discovery rely on. Nobody else may set them: with the store-API label on its own pods a
+/// querier would ask itself.
+pub(crate) fn is_protected(label: &str) -> bool {
+    const OWN: &[&str] = &["name", "instance", "component", "part-of", "managed-by"];
+    label == STORE_API.0
+        || label.strip_prefix(GROUP).is_some_and(|rest| rest.starts_with('/'))
+        || label.strip_prefix("app.kubernetes.io/").is_some_and(|rest| OWN.contains(&rest))
+}
+
 /// Labels of a child: those of the selector, who made it, and the user's.
 pub(super) fn labels(cluster: &ValidCluster, part: Part) -> Map<String, Value> {
-    let mut all: Map<String, Value> =
-        cluster.spec.common_metadata.labels.iter().map(|(k, v)| (k.clone(), Value::from(v.as_str()))).collect();
+    let users = cluster.spec.common_metadata.labels.iter().filter(|(label, _)| !is_protected(label));
+    let mut all: Map<String, Value> = users.map(|(k, v)| (k.clone(), Value::from(v.as_str()))).collect();
     if let Value::Object(own) = selector(cluster, part) {
         all.extend(own);
     }

@@ -14,8 +14,8 @@ use super::{Object, meta, names, pod};
 pub(crate) const DATA_VOLUME: &str = "data";
 /// ClusterRole of the installation: find targets, and ask kubelets for metrics.
 const ROLE: &str = "panoptes-prometheus";
-const CONFIG_DIR: &str = "/etc/prometheus/config";
-const DATA_DIR: &str = "/prometheus";
+pub(crate) const CONFIG_DIR: &str = "/etc/prometheus/config";
+pub(crate) const DATA_DIR: &str = "/prometheus";
 /// How long a server may replay its log at start.
 const STARTUP_MILLIS: i64 = 60 * 60_000;
 /// Seconds between two start-up probes.

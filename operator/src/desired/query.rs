@@ -9,9 +9,13 @@ use crate::cluster::ValidCluster;
 use super::profile::{self, Sized};
 use super::{Object, meta, names, pod, prometheus};
 
-const ENDPOINTS_DIR: &str = "/etc/panoptes/endpoints";
-const TLS_DIR: &str = "/etc/panoptes/grpc-tls";
-const CLIENT_CA_DIR: &str = "/etc/panoptes/grpc-client-ca";
+pub(crate) const ENDPOINTS_DIR: &str = "/etc/panoptes/endpoints";
+pub(crate) const TLS_DIR: &str = "/etc/panoptes/grpc-tls";
+pub(crate) const CLIENT_CA_DIR: &str = "/etc/panoptes/grpc-client-ca";
+/// The volume with the exposed port's certificate.
+pub(crate) const TLS_VOLUME: &str = "grpc-tls";
+/// The volume that says whose client certificates are accepted.
+pub(crate) const CLIENT_CA_VOLUME: &str = "grpc-client-ca";
 
 /// Wanted pods.
 pub(super) fn replicas(cluster: &ValidCluster) -> i32 {
@@ -83,15 +87,15 @@ fn deployment(cluster: &ValidCluster, name: &str) -> Object {
     if let Some(certificates) = cluster.expose.as_ref().and_then(|expose| expose.certificates.as_ref()) {
         flags.server.grpc_tls_cert = format!("{TLS_DIR}/tls.crt");
         flags.server.grpc_tls_key = format!("{TLS_DIR}/tls.key");
-        volumes.push(json!({"name": "grpc-tls", "secret": {"secretName": certificates.server, "defaultMode": 0o440}}));
-        mounts.push(json!({"name": "grpc-tls", "mountPath": TLS_DIR, "readOnly": true}));
+        volumes.push(json!({"name": TLS_VOLUME, "secret": {"secretName": certificates.server, "defaultMode": 0o440}}));
+        mounts.push(json!({"name": TLS_VOLUME, "mountPath": TLS_DIR, "readOnly": true}));
         if let Some(ca) = &certificates.client_ca {
             flags.server.grpc_tls_client_ca = format!("{CLIENT_CA_DIR}/ca.crt");
             let items = json!([{"key": "ca.crt", "path": "ca.crt"}]);
             volumes.push(json!({
-                "name": "grpc-client-ca", "secret": {"secretName": ca, "items": items, "defaultMode": 0o440},
+                "name": CLIENT_CA_VOLUME, "secret": {"secretName": ca, "items": items, "defaultMode": 0o440},
             }));
-            mounts.push(json!({"name": "grpc-client-ca", "mountPath": CLIENT_CA_DIR, "readOnly": true}));
+            mounts.push(json!({"name": CLIENT_CA_VOLUME, "mountPath": CLIENT_CA_DIR, "readOnly": true}));
         }
     }
     let container = json!({

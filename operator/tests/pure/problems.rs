@@ -120,6 +120,8 @@ fn what_stops_everything() {
         (json!({"prometheusVersion": "2.55.0"}), "spec.prometheusVersion", "too old"),
         (json!({"externalLabels": {"cluster": "x"}}), "spec.externalLabels", "set by the operator"),
         (json!({"externalLabels": {"a-b": "x"}}), "spec.externalLabels", "no label name"),
+        (json!({"externalLabels": {"region": "$(REGION)"}}), "spec.externalLabels", "'$'"),
+        (json!({"externalLabels": {"region": "a$X"}}), "spec.externalLabels", "'$'"),
         (json!({"storeAPI": {"serviceName": "ops-query"}}), "spec.storeAPI.serviceName", "another Service"),
         (json!({"prometheus": {"maximumStartup": "30s"}}), "spec.prometheus.maximumStartup", "at least 1m"),
         (
@@ -171,6 +173,26 @@ fn pod_templates() {
         (json!({"spec": {"containers": [{"$patch": "delete", "name": "x"}]}}), "", "$patch"),
         (json!({"template": {}}), "", "\"template\""),
         (json!({"spec": 3}), ".spec", "no object"),
+        (json!({"metadata": {"labels": null}}), ".metadata.labels", "no object"),
+        (json!({"metadata": {"annotations": null}}), ".metadata.annotations", "no object"),
+        (json!({"metadata": {"labels": {"panoptes.dev/shard": "1"}}}), ".metadata.labels", "protected"),
+        (
+            json!({"spec": {"volumes": [{"name": "grpc-tls", "secret": null, "emptyDir": {}}]}}),
+            ".spec.volumes[grpc-tls]",
+            "volume of ours",
+        ),
+        (
+            json!({"spec": {"containers": [{"name": "query", "volumeMounts": null}]}}),
+            ".spec.containers[query].volumeMounts",
+            "no list",
+        ),
+        (
+            json!({"spec": {"containers": [
+                {"name": "query", "volumeMounts": [{"name": "x", "mountPath": "/etc/panoptes/endpoints/"}]},
+            ]}}),
+            ".spec.containers[query].volumeMounts",
+            "mount of ours",
+        ),
     ] {
         let observed = world(&wish(json!({"querier": {"podTemplate": patch}})));
         let problems = validate(&observed.cluster, &observed).expect_err(&patch.to_string());
@@ -178,6 +200,13 @@ fn pod_templates() {
         assert_eq!(found.reason, Reason::PodTemplateRejected);
         assert_eq!(found.field, format!("spec.querier.podTemplate{at}"), "{patch}: {problems:#?}");
         assert!(found.message.contains(part), "{patch}: {found}");
+    }
+    for (container, at) in [("sidecar", "containers"), ("init-config", "initContainers")] {
+        let variable = json!([{"name": "POD_NAME", "value": "x", "valueFrom": null}]);
+        let patch = json!({"spec": {at: [{"name": container, "env": variable}]}});
+        let problems = said(&world(&wish(json!({"prometheus": {"podTemplate": patch}}))));
+        let found = problems.iter().find(|problem| problem.condition == Stalled).expect("stalled");
+        assert_eq!(found.field, format!("spec.prometheus.podTemplate.spec.{at}[{container}].env"));
     }
     let good = json!({"metadata": {"labels": {"team": "x"}}, "spec": {"tolerations": [{"operator": "Exists"}],
         "containers": [{"name": "query", "env": [{"name": "A", "value": "b"}]}, {"name": "mine", "image": "x", "args": ["y"]}]}});
@@ -224,6 +253,7 @@ fn rule_files_are_left_out_one_by_one() {
         ),
         ("label.yaml", file("{alert: a, expr: up, labels: {__name__: x}}"), "__name__"),
         ("twice.yaml", "groups: [{name: g}, {name: g}]".to_owned(), "there twice"),
+        ("limit.yaml", "groups: [{name: g, limit: 10000000000000000000}]".to_owned(), "no rule file"),
     ];
     let mut observed = world(&wish(json!({})));
     let mut data: Vec<(&str, &str)> = bad.iter().map(|(key, text, _)| (*key, text.as_str())).collect();
@@ -274,6 +304,9 @@ fn risky_settings_are_told() {
         json!({"expose": {"storeAPI": {"type": "NodePort", "tls": {"secretRef": {"name": "store-api-tls"}}}}}),
     ));
     assert!(said_under(&anybody, Warning).1.contains("without client certificates"));
+
+    let common = world(&wish(json!({"commonMetadata": {"labels": {"thanos-store-api": "true", "team": "x"}}})));
+    assert!(said_under(&common, Warning).1.contains("\"thanos-store-api\""));
 
     let mut restricted = world(&wish(json!({})));
     restricted.namespace_labels.insert("pod-security.kubernetes.io/enforce".to_owned(), "restricted".to_owned());

@@ -170,8 +170,21 @@ fn a_newer_operator_rolls_no_pods() -> anyhow::Result<()> {
 }
 
 #[test]
+fn the_installations_image_keeps_its_tag() -> anyhow::Result<()> {
+    let mut observed = world(&wish(json!({})));
+    observed.defaults.engine_image = "registry.example/panoptes:v1".to_owned();
+    let image = |observed: &Observed| valid_in(observed).images.querier;
+    assert_eq!(image(&observed), "registry.example/panoptes:v1");
+    observed.cluster.spec.version = Some("0.0.9".to_owned());
+    assert_eq!(image(&observed), "registry.example/panoptes:0.0.9");
+    Ok(())
+}
+
+#[test]
 fn selectors_and_claims_name_only_what_never_changes() -> anyhow::Result<()> {
-    let common = json!({"commonMetadata": {"labels": {"owner": "a", "app.kubernetes.io/name": "mine"}}});
+    let common = json!({"commonMetadata": {"labels": {
+        "owner": "a", "app.kubernetes.io/name": "mine", "thanos-store-api": "true", "panoptes.dev/rules": "true",
+    }}});
     let plain = objects(&valid_in(&world(&wish(json!({})))));
     let labelled = objects(&valid_in(&world(&wish(common))));
     for object in &plain {
@@ -180,6 +193,14 @@ fn selectors_and_claims_name_only_what_never_changes() -> anyhow::Result<()> {
             assert_eq!(object.0.pointer(field), other.0.pointer(field), "{} {}", object.kind(), object.name());
         }
         assert_eq!(other.0["metadata"]["labels"]["owner"], "a");
+        assert!(
+            other.0["metadata"]["labels"].get("panoptes.dev/rules").is_none(),
+            "our ConfigMaps are no rule sources"
+        );
+        let template = |object: &operator::desired::Object| {
+            object.0.pointer("/spec/template/metadata/labels/thanos-store-api").cloned()
+        };
+        assert_eq!(template(object), template(other), "a querier that has it would ask itself");
     }
     Ok(())
 }
