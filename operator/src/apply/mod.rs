@@ -234,33 +234,60 @@ impl Applier {
     }
 }
 
-/// Deletes what belongs to the whole Kubernetes cluster and whose MonitoringCluster is gone; `alive` are the uids that
-/// exist. Kubernetes collects the namespaced children itself.
+/// Something of ours that belongs to the whole Kubernetes cluster.
+#[derive(Clone, Debug)]
+pub struct Far {
+    kind: &'static Kind,
+    name: String,
+    uid: String,
+    namespace: String,
+    owner: String,
+}
+
+/// What of ours belongs to the whole Kubernetes cluster.
 ///
 /// # Errors
-/// Where they can't be listed.
-pub async fn sweep(
-    client: &Client,
-    fence: &Fence,
-    alive: &BTreeSet<String>,
-    namespaces: &[String],
-) -> Result<Vec<String>, Fault> {
-    let mut deleted = Vec::new();
+/// Where it can't be listed.
+pub async fn far(client: &Client) -> Result<Vec<Far>, Fault> {
+    let mut found = Vec::new();
     for kind in KINDS.iter().filter(|kind| !kind.namespaced) {
         let api: Api<PartialObjectMeta<DynamicObject>> = Api::all_with(client.clone(), &kind.resource());
         let params = ListParams::default().labels(MANAGED_BY);
         for object in call("list", &kind.rbac(), "", api.list(&params)).await?.items {
             let label = |name: &str| object.labels().get(name).cloned().unwrap_or_default();
-            let (namespace, uid) = (label("panoptes.dev/namespace"), label("panoptes.dev/uid"));
-            let in_scope = namespaces.is_empty() || namespaces.contains(&namespace);
-            if uid.is_empty() || alive.contains(&uid) || !in_scope || !fence.holds() {
-                continue;
-            }
-            let name = object.name_any();
-            let api: Api<DynamicObject> = Api::all_with(client.clone(), &kind.resource());
-            remove(&api, kind, &name, &name, &object.uid().unwrap_or_default(), false).await?;
-            deleted.push(format!("{}/{name}", kind.kind));
+            found.push(Far {
+                kind,
+                name: object.name_any(),
+                uid: object.uid().unwrap_or_default(),
+                namespace: label("panoptes.dev/namespace"),
+                owner: label("panoptes.dev/uid"),
+            });
         }
+    }
+    Ok(found)
+}
+
+/// Deletes of it what belongs to no MonitoringCluster any more; `alive` are the uids that exist, asked for after
+/// [`far`], so that a binding is never older than the list of the living. Kubernetes collects the rest itself.
+///
+/// # Errors
+/// Where one can't be deleted.
+pub async fn sweep(
+    client: &Client,
+    fence: &Fence,
+    found: Vec<Far>,
+    alive: &BTreeSet<String>,
+    namespaces: &[String],
+) -> Result<Vec<String>, Fault> {
+    let mut deleted = Vec::new();
+    for far in found {
+        let in_scope = namespaces.is_empty() || namespaces.contains(&far.namespace);
+        if far.owner.is_empty() || alive.contains(&far.owner) || !in_scope || !fence.holds() {
+            continue;
+        }
+        let api: Api<DynamicObject> = Api::all_with(client.clone(), &far.kind.resource());
+        remove(&api, far.kind, &far.name, &far.name, &far.uid, false).await?;
+        deleted.push(format!("{}/{}", far.kind.kind, far.name));
     }
     Ok(deleted)
 }

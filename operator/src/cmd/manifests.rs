@@ -74,7 +74,7 @@ fn operator_rules() -> Vec<Value> {
         // Owner references with blockOwnerDeletion need it where that admission plugin is on.
         rule(GROUP, &["monitoringclusters/finalizers"], &["update"]),
         rule("", &["namespaces"], &["get"]),
-        rule(RBAC, &["clusterrolebindings"], &["get", "list", "watch", "create", "patch", "delete"]),
+        rule(RBAC, &["clusterrolebindings"], &["get", "list", "create", "patch", "delete"]),
         json!({
             "apiGroups": [RBAC], "resources": ["clusterroles"], "verbs": ["bind"],
             "resourceNames": [PROMETHEUS_ROLE, KUBE_STATE_METRICS_ROLE],

@@ -99,6 +99,9 @@ impl Context {
     /// Publishes events; one that can't be written is only logged.
     async fn publish(&self, about: &ObjectReference, happenings: Vec<Happening>) {
         for happening in happenings {
+            if !self.fence.holds() {
+                return;
+            }
             let event = Event {
                 type_: happening.kind,
                 reason: happening.reason.to_owned(),
@@ -185,6 +188,10 @@ pub async fn run(context: Arc<Context>) {
 
 /// Deletes what belongs to the whole Kubernetes cluster and to no MonitoringCluster any more.
 async fn sweep_now(context: &Context) -> Result<Vec<String>, crate::observe::Fault> {
+    let found = apply::far(&context.client).await?;
+    if found.is_empty() {
+        return Ok(Vec::new());
+    }
     let mut alive = BTreeSet::new();
     let scopes: Vec<Api<PartialObjectMeta<MonitoringCluster>>> = match context.namespaces.as_slice() {
         [] => vec![Api::all(context.client.clone())],
@@ -195,5 +202,5 @@ async fn sweep_now(context: &Context) -> Result<Vec<String>, crate::observe::Fau
         let found = call("list", &resource, "", api.list(&ListParams::default())).await?;
         alive.extend(found.items.iter().filter_map(ResourceExt::uid));
     }
-    apply::sweep(&context.client, &context.fence, &alive, &context.namespaces).await
+    apply::sweep(&context.client, &context.fence, found, &alive, &context.namespaces).await
 }

@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::sync::Arc;
 
+use args::files::LINKS;
+use args::links::Links;
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Secret;
 use kube::api::{ListParams, Patch, PatchParams};
 use kube::{Api, Resource, ResourceExt};
 use kube_runtime::events::EventType;
@@ -102,6 +105,8 @@ async fn try_namespace(context: &Context, namespace: &str, memory: &mut Memory) 
         let named = references(&cluster, &mine);
         interest.names.extend(named.secrets.into_iter().chain(named.config_maps));
         interest.selectors.push(cluster.spec.rules.config_map_selector.clone());
+        // Before the first look: what is made right after it must wake us.
+        memory.interest.lock().add(&interest);
         let states = memory.poll.states(memory.poll.targets.keys());
         let seen = Box::pin(gather(client, cluster, mine, states, context.defaults.clone())).await;
         interest.names.extend(seen.observed.config_maps.keys().cloned());
@@ -170,8 +175,9 @@ async fn one(
 
     let now = now(context);
     let mut remotes = BTreeMap::new();
+    let told = if valid.is_err() && !observed.remotes.is_empty() { told(context, &owner).await } else { None };
     for remote in &observed.remotes {
-        let next = remote_status(&seen, valid.as_ref(), remote, now);
+        let next = remote_status(&seen, valid.as_ref(), told.as_ref(), remote, now);
         remotes.insert(remote.name_any(), next.clone());
         tell_remote(context, remote, next, memory).await?;
     }
@@ -212,6 +218,7 @@ fn give_up_if_unsure(context: &Context, seen: &Gathered) -> Result<(), Fault> {
 fn remote_status(
     seen: &Gathered,
     valid: Result<&ValidCluster, &Vec<Problem>>,
+    told: Option<&Links>,
     remote: &RemoteStore,
     now: Timestamp,
 ) -> RemoteStoreStatus {
@@ -239,12 +246,29 @@ fn remote_status(
         valid: valid.and_then(|valid| valid.links.iter().find(|link| link.remote.name_any() == name)),
         problems: valid.and_then(|valid| valid.link_problems.get(&name)).unwrap_or(&none),
         winner: observed.conflicts.get(&name),
-        revision: &valid.map(desired::links_revision).unwrap_or_default(),
+        told: told.and_then(|told| told.links.iter().find(|link| link.name == name)),
+        revision: &valid
+            .map(desired::links_revision)
+            .or_else(|| told.map(|told| told.revision.clone()))
+            .unwrap_or_default(),
         queriers: usize::try_from(queriers).unwrap_or(0),
         states: &states,
         now,
     };
     status::remote_store(&link)
+}
+
+/// The links as they are in use: while a wish can't be carried out, nothing is taken from the queriers.
+async fn told(context: &Context, owner: &Owner) -> Option<Links> {
+    let api: Api<Secret> = Api::namespaced(context.client.clone(), &owner.namespace);
+    for name in desired::names::endpoint_slots(&owner.name) {
+        let path = format!("{}/{name}", owner.namespace);
+        let Ok(Some(secret)) = call("get", "secrets", &path, api.get_opt(&name)).await else { continue };
+        if let Some(bytes) = secret.data.as_ref().and_then(|data| data.get(LINKS)) {
+            return serde_saphyr::from_slice(&bytes.0).ok();
+        }
+    }
+    None
 }
 
 async fn tell_remote(

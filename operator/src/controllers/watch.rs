@@ -33,6 +33,15 @@ pub(super) struct Interest {
     pub(super) selectors: Vec<LabelSelector>,
 }
 
+impl Interest {
+    /// Adds another one's.
+    pub(super) fn add(&mut self, other: &Self) {
+        self.names.extend(other.names.iter().cloned());
+        self.selectors
+            .extend(other.selectors.iter().filter(|s| !self.selectors.contains(s)).cloned().collect::<Vec<_>>());
+    }
+}
+
 /// Watches one of our own kinds and wakes its namespace when the wish changes; our own status writes don't count.
 pub(super) async fn primary<K>(context: Arc<Context>, scope: Option<String>, wake: mpsc::UnboundedSender<String>)
 where

@@ -455,23 +455,26 @@ fn from_faults(facts: &Facts<'_>) -> Option<(Reason, String)> {
     let namespace = facts.observed.cluster.namespace().unwrap_or_default();
     Some(match worst.kind {
         FaultKind::Forbidden => {
-            let mut rights: Vec<String> = faults
-                .iter()
-                .filter(|fault| fault.kind == FaultKind::Forbidden)
-                .map(|fault| format!("{} {}", fault.verb, fault.resource))
-                .collect();
+            let forbidden = || faults.iter().filter(|fault| fault.kind == FaultKind::Forbidden);
+            let mut rights: Vec<String> =
+                forbidden().map(|fault| format!("{} {}", fault.verb, fault.resource)).collect();
             rights.sort();
             rights.dedup();
             let rest = rights.len().saturating_sub(4);
             let listed = rights[..rights.len() - rest].join(", ");
             let rest = if rest > 0 { format!(" and {rest} more") } else { String::new() };
-            (
-                Reason::ForbiddenByRBAC,
-                format!(
-                    "The operator may not {listed}{rest} in namespace {namespace}. Grant it: panoptes operator rbac -n {namespace} \
-                     | kubectl apply -f -"
-                ),
-            )
+            // What belongs to the whole Kubernetes cluster comes with the installation, the rest with a binding.
+            let whole = forbidden().any(|fault| installed(&fault.resource));
+            let bound = forbidden().any(|fault| !installed(&fault.resource));
+            let place = if bound { format!(" in namespace {namespace}") } else { String::new() };
+            let install = "panoptes operator manifests --image IMAGE | kubectl apply --server-side -f -";
+            let bind = format!("panoptes operator rbac -n {namespace} | kubectl apply -f -");
+            let command = match (bound, whole) {
+                (true, true) => format!("{bind}; {install}"),
+                (true, false) => bind,
+                _ => install.to_owned(),
+            };
+            (Reason::ForbiddenByRBAC, format!("The operator may not {listed}{rest}{place}. Grant it: {command}"))
         }
         FaultKind::Quota => (Reason::QuotaExceeded, format!("{worst}{more}. Raise the quota.")),
         FaultKind::Admission => (Reason::AdmissionRefused, format!("{worst}{more}")),
@@ -479,6 +482,11 @@ fn from_faults(facts: &Facts<'_>) -> Option<(Reason, String)> {
         FaultKind::Immutable => (Reason::ImmutableChangeRefused, format!("{worst}{more}")),
         _ => (Reason::InvalidSpec, format!("The API server refuses an object: {worst}{more}")),
     })
+}
+
+/// Whether the right to this comes with the installation, not with the binding of a namespace.
+fn installed(resource: &str) -> bool {
+    matches!(resource, "namespaces" | "clusterrolebindings.rbac.authorization.k8s.io")
 }
 
 fn reconciling(

@@ -51,7 +51,8 @@ pub fn cluster_events(before: Option<&MonitoringClusterStatus>, after: &Monitori
     for component in &after.components {
         let Some(restart) = &component.last_restart else { continue };
         let known = before.components.iter().find(|c| c.name == component.name).and_then(|c| c.last_restart.as_ref());
-        if known != Some(restart) {
+        // A deleted pod's restart may uncover an older one of another pod: that is no news.
+        if known.is_none_or(|known| known.time < restart.time) {
             events.push(happening(EventType::Warning, "PodRestarted", restart.reason.clone()));
         }
     }

@@ -36,6 +36,8 @@ pub struct Link<'a> {
     pub cluster_label: &'a str,
     /// What the queriers are told; absent where it can't be dialled.
     pub valid: Option<&'a ValidLink>,
+    /// What the queriers are told at this time, where the wish can't be carried out.
+    pub told: Option<&'a args::links::Link>,
     /// What is wrong with the wish.
     pub problems: &'a [Problem],
     /// Who has the cluster name first.
@@ -123,7 +125,11 @@ pub fn remote_store(link: &Link<'_>) -> RemoteStoreStatus {
 
     let good = views.iter().filter(|(_, view, current)| *current && view.endpoints.iter().any(|e| e.healthy)).count();
     let spec = &link.remote.spec;
-    let address = link.valid.map(|valid| valid.address.clone()).or_else(|| spec.address.clone());
+    let address = link
+        .valid
+        .map(|valid| valid.address.clone())
+        .or_else(|| link.told.map(|told| told.address.clone()))
+        .or_else(|| spec.address.clone());
     let sets: BTreeSet<&Vec<(String, String)>> =
         seen.iter().flat_map(|view| view.endpoints.iter().flat_map(|e| e.label_sets.iter())).collect();
     let mut conflicts: Vec<Conflict> = seen.iter().flat_map(|view| view.conflicts.iter().map(conflict)).collect();
@@ -286,8 +292,9 @@ fn reachable(seen: &[&state::Link], conditions: &mut Conditions) {
 }
 
 fn tls(link: &Link<'_>, seen: &[&state::Link], conditions: &mut Conditions) {
-    let Some(valid) = link.valid else { return };
-    if valid.tls.is_none() {
+    let told = || link.told.map(|told| told.client.tls_config.is_some());
+    let Some(encrypted) = link.valid.map(|valid| valid.tls.is_some()).or_else(told) else { return };
+    if !encrypted {
         return conditions.unknown(C::TLSValid, Reason::Plaintext, "The link is plaintext. Set spec.tls.");
     }
     if let Some(error) = failure(seen) {
@@ -388,14 +395,16 @@ fn fresh(link: &Link<'_>, seen: &[&state::Link], conditions: &mut Conditions) {
     let warn = duration_millis(&link.remote.spec.probe.warn_lag).unwrap_or(180_000);
     let healthy = seen.iter().any(|view| view.endpoints.iter().any(|endpoint| endpoint.healthy));
     match lags.iter().min().copied() {
+        // Without the number, which always moves: status.dataLag has it.
         Some(least) if least < AHEAD_MS => {
-            conditions.no(C::Fresh, Reason::ClockSkew, format!("Its data is {} ahead of our clock.", lag(-least)));
+            conditions.no(C::Fresh, Reason::ClockSkew, "Its data is more than a minute ahead of our clock.");
         }
         Some(least) if least > warn => {
+            let limit = &link.remote.spec.probe.warn_lag;
             conditions.no(
                 C::Fresh,
                 Reason::Lagging,
-                format!("Its newest data is {} old; up to {} is normal.", lag(least), link.remote.spec.probe.warn_lag),
+                format!("Its newest data is older than {limit} (spec.probe.warnLag)."),
             );
         }
         Some(_) => conditions.yes(C::Fresh, Reason::UpToDate, "Its data is up to date."),

@@ -20,7 +20,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::runtime::Handle;
 
 const PEERS: [&str; 3] = ["etcd", "kube-apiserver", "kube-controller-manager"];
-const OPERATOR: &str = "system:serviceaccount:panoptes-system:panoptes-operator";
+/// The operator's account.
+pub(crate) const OPERATOR: &str = "system:serviceaccount:panoptes-system:panoptes-operator";
 
 /// Where a part answers, and what.
 type Part = (SocketAddr, Arc<Mutex<String>>);
@@ -64,11 +65,16 @@ async fn client(config: Kubeconfig) -> Client {
 impl Bench {
     /// Starts; `None` where peers are missing and that was asked for.
     pub(crate) async fn start(namespace: &str) -> Option<Self> {
-        Self::with(namespace, true).await
+        Self::with(namespace, true, OPERATOR, Duration::from_secs(20)).await
     }
 
-    /// The same; without `bound` the operator lacks the rights of a namespace.
-    pub(crate) async fn with(namespace: &str, bound: bool) -> Option<Self> {
+    /// The same; the operator lacks the rights of a namespace.
+    pub(crate) async fn unbound(namespace: &str) -> Option<Self> {
+        Self::with(namespace, false, OPERATOR, Duration::from_secs(20)).await
+    }
+
+    /// The same; the operator is this user, and looks again after that long without being woken.
+    pub(crate) async fn with(namespace: &str, bound: bool, user: &str, resync: Duration) -> Option<Self> {
         if testkit::peers::skip(&PEERS) {
             return None;
         }
@@ -77,7 +83,7 @@ impl Bench {
             // All tests write the same file.
             static WRITING: Mutex<()> = Mutex::new(());
             let _writing = WRITING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            let operator = server.kubeconfig_for(OPERATOR, &["system:serviceaccounts"]).unwrap();
+            let operator = server.kubeconfig_for(user, &["system:serviceaccounts"]).unwrap();
             (Kubeconfig::read_from(server.kubeconfig()).unwrap(), Kubeconfig::read_from(operator).unwrap())
         };
         let (admin, operator) = (client(admin).await, client(operator).await);
@@ -93,7 +99,7 @@ impl Bench {
         context.pace = Pace {
             debounce: Duration::from_millis(50),
             poll: Duration::from_millis(200),
-            resync: Duration::from_secs(20),
+            resync,
             forbidden: Duration::from_secs(1),
             sweep: Duration::from_secs(3600),
         };

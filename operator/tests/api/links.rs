@@ -1,5 +1,7 @@
 //! RemoteStores: status from what queriers say, and two with one cluster.
 
+use std::time::Duration;
+
 use args::state::{ErrorClass, Link, Store, StoreError, Tls};
 use serde_json::{Value, json};
 
@@ -129,7 +131,7 @@ async fn two_with_one_cluster() {
     bench.cluster(json!({}));
     bench.remote("prod", json!({}));
     bench.condition(PROD, "LabelsUnique", "True", "Unique").await;
-    tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
+    tokio::time::sleep(Duration::from_millis(1100)).await;
     bench.remote("again", json!({"clusterName": "prod", "address": "10.77.9.9:30901"}));
     let message = bench.condition(("rstore", "again"), "LabelsUnique", "False", "DuplicateOf").await;
     assert!(message.contains("RemoteStore prod"), "{message}");
@@ -178,4 +180,50 @@ async fn certificates() {
     bench.condition(PROD, "TLSValid", "False", "ExpiringSoon").await;
     bench.condition(PROD, "Ready", "True", "Ready").await;
     assert_eq!(bench.get("rstore", "prod").unwrap()["status"]["tls"]["protocol"], json!("TLS 1.3"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lagging_link_is_told_once() {
+    let Some(bench) = Bench::with("lagging", true, crate::bench::OPERATOR, Duration::from_secs(1)).await else {
+        return;
+    };
+    bench.cluster(json!({}));
+    bench.remote("prod", json!({}));
+    let revision = bench.until("the links", || Some(bench.links()?.revision)).await;
+    let late = |lag: i64| {
+        let mut link = bench.good("prod");
+        link.data_lag_ms = Some(lag);
+        link.last_success_ms = link.last_success_ms.map(|ms| ms + lag);
+        vec![link]
+    };
+    bench.all_ready(late(300_000)).await;
+    let revision = bench.links().map_or(revision, |links| links.revision);
+    bench.condition(PROD, "Fresh", "False", "Lagging").await;
+    bench.condition(("moncl", "ops"), "Ready", "True", "Ready").await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let versions = || {
+        ["moncl/ops", "rstore/prod"].map(|path| {
+            let (kind, name) = path.split_once('/').unwrap();
+            bench.get(kind, name).unwrap()["metadata"]["resourceVersion"].clone()
+        })
+    };
+    let before = versions();
+    // Several resyncs, while the numbers move all the time.
+    for step in 0..12 {
+        bench.says("ops-query-0", querier(&revision, late(300_000 + step * 20_000))).await;
+        tokio::time::sleep(Duration::from_millis(400)).await;
+    }
+    assert_eq!(versions(), before);
+
+    // A wish that can't be carried out takes nothing from the links.
+    bench.says("ops-query-0", querier(&revision, vec![bench.good("prod")])).await;
+    bench.condition(PROD, "Ready", "True", "Ready").await;
+    bench.cluster(json!({"scrape": {"interval": "10s", "timeout": "15s"}}));
+    bench.condition(("moncl", "ops"), "Stalled", "True", "InvalidSpec").await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let object = bench.get("rstore", "prod").unwrap();
+    for about in ["Ready", "Synced", "Reachable"] {
+        assert_eq!(condition(&object, about).unwrap()["status"], json!("True"), "{about}");
+    }
+    assert!(condition(&object, "TLSValid").is_some());
 }
