@@ -151,6 +151,8 @@ impl Sandbox {
 
 impl Drop for Sandbox {
     fn drop(&mut self) {
+        // The objects first: with the namespace goes the binding that lets the operator look at them.
+        let _ = self.stack.kubectl(&["delete", "moncl,rstore", "--all", "--timeout=30s"]);
         let _ = self.stack.cluster.kubectl(&[
             "delete",
             "namespace",
