@@ -414,6 +414,7 @@ async fn the_api_takes_forms_and_says_what_is_wrong() {
         ("query_range?query=m&end=1&step=1", 400, "invalid time value for 'start'"),
         ("query?query=m%7B", 400, "parse error"),
         ("query?query=m&dedup=perhaps", 400, "'dedup' parameter"),
+        ("query?query=m&timeout=-1", 400, "a timeout can't be negative"),
         ("query?query=m&timeout=x", 400, "cannot parse \\\"x\\\" to a valid duration"),
         ("query?query=m&storeMatch[]=%7Ba%3D%22b%22%7D", 400, "'storeMatch[]' is not supported"),
         ("query?query=m&shard_info=%7B%22total_shards%22:2%7D", 400, "'shard_info' is not supported"),

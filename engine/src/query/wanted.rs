@@ -66,6 +66,24 @@ pub struct Loader {
     dir: Option<PathBuf>,
     good: BTreeMap<&'static str, Vec<Source>>,
     links: Option<Links>,
+    parsed_endpoints: Parsed<Endpoints>,
+    parsed_links: Parsed<Links>,
+}
+
+/// Documents as they were last parsed: files are read every few seconds and rarely change.
+struct Parsed<T>(BTreeMap<PathBuf, (String, T)>);
+
+impl<T: serde::de::DeserializeOwned + Clone> Parsed<T> {
+    fn get(&mut self, path: &Path, text: String) -> Result<T, String> {
+        if let Some((known, value)) = self.0.get(path)
+            && *known == text
+        {
+            return Ok(value.clone());
+        }
+        let value: T = serde_saphyr::from_str(&text).map_err(|e| format!("{}: {e}", path.display()))?;
+        self.0.insert(path.to_owned(), (text, value.clone()));
+        Ok(value)
+    }
 }
 
 impl Loader {
@@ -103,6 +121,8 @@ impl Loader {
             dir: path(&args.endpoints_dir),
             good: BTreeMap::new(),
             links: None,
+            parsed_endpoints: Parsed(BTreeMap::new()),
+            parsed_links: Parsed(BTreeMap::new()),
         })
     }
 
@@ -149,9 +169,9 @@ impl Loader {
         }
     }
 
-    fn endpoints(&self, path: &Path) -> Result<Vec<Source>, String> {
+    fn endpoints(&mut self, path: &Path) -> Result<Vec<Source>, String> {
         let Some(text) = read(path)? else { return Err(format!("{} does not exist", path.display())) };
-        let found: Endpoints = parse(path, &text)?;
+        let found = self.parsed_endpoints.get(path, text)?;
         let dir = path.parent().unwrap_or(Path::new("."));
         let default = match found.default_client_config {
             Some(mut c) => {
@@ -178,7 +198,7 @@ impl Loader {
     }
 
     /// `links.yaml`, once all files that it needs are there; a link that lacks files of its own stays as it was.
-    fn read_links(&self, dir: &Path, waiting: &mut Vec<String>) -> Result<Option<Links>, String> {
+    fn read_links(&mut self, dir: &Path, waiting: &mut Vec<String>) -> Result<Option<Links>, String> {
         let path = dir.join(args::files::LINKS);
         let Some(text) = read(&path)? else {
             // Before the first one there are no links. Later an empty list ends them; a file that is gone is a mistake.
@@ -187,7 +207,7 @@ impl Loader {
                 Some(_) => Err(format!("{} has disappeared, the links stay as they were", path.display())),
             };
         };
-        let mut new: Links = parse(&path, &text)?;
+        let mut new = self.parsed_links.get(&path, text)?;
         if new.format != links::FORMAT {
             return Err(format!(
                 "{} has format {}, this version reads {}: the links stay as they were",
@@ -232,10 +252,6 @@ fn read(path: &Path) -> Result<Option<String>, String> {
         Ok(_) => Ok(Some(text)),
         Err(e) => Err(format!("can't read {}: {e}", path.display())),
     }
-}
-
-fn parse<T: serde::de::DeserializeOwned>(path: &Path, text: &str) -> Result<T, String> {
-    serde_saphyr::from_str(text).map_err(|e| format!("{}: {e}", path.display()))
 }
 
 fn absolute(client: &mut ClientConfig, dir: &Path) {

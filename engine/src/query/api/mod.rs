@@ -23,6 +23,8 @@ use std::sync::Arc;
 use tower_http::compression::CompressionLayer;
 use tower_http::cors::{Any, CorsLayer};
 
+/// Largest form, bytes; Go's limit.
+const MAX_FORM: usize = 10 << 20;
 /// Size of the pieces in which an answer is sent, bytes.
 const PIECE: usize = 64 << 10;
 
@@ -57,6 +59,7 @@ impl Api {
             .route("/status/runtimeinfo", get(status::runtime).layer(both("status_runtime")))
             .route("/status/flags", get(status::flags).layer(both("status_flags")))
             .fallback(unknown)
+            .layer(axum::extract::DefaultBodyLimit::max(MAX_FORM))
             .with_state(api);
         let mut router = Router::new().nest(&format!("{prefix}/api/v1"), v1).layer(CompressionLayer::new());
         if !disable_cors {

@@ -25,7 +25,9 @@ impl Params {
         let bad = |e: &dyn std::fmt::Display| ApiError::bad_data(format!("error parsing form values: {e}"));
         let url = Query::<Vec<(String, String)>>::try_from_uri(request.uri()).map_err(|e| bad(&e))?.0;
         let mut all = Vec::new();
-        if request.method() == Method::POST && request.headers().contains_key(http::header::CONTENT_TYPE) {
+        let form = |h: &http::HeaderValue| h.as_bytes().starts_with(b"application/x-www-form-urlencoded");
+        // As in Go, a body of another type is not looked at.
+        if request.method() == Method::POST && request.headers().get(http::header::CONTENT_TYPE).is_some_and(form) {
             all = Form::<Vec<(String, String)>>::from_request(request, &()).await.map_err(|e| bad(&e))?.0;
         }
         all.extend(url);
@@ -92,8 +94,13 @@ impl Params {
 
     /// The shorter of a requested and an allowed time.
     pub fn timeout(&self, allowed: Duration) -> Result<Duration, ApiError> {
-        let asked = self.duration("timeout")?.and_then(|ms| u64::try_from(ms).ok()).map(Duration::from_millis);
-        Ok(asked.map_or(allowed, |a| a.min(allowed)))
+        match self.duration("timeout")? {
+            None => Ok(allowed),
+            Some(ms) => match u64::try_from(ms) {
+                Ok(ms) => Ok(Duration::from_millis(ms).min(allowed)),
+                Err(_) => Err(invalid("timeout", "a timeout can't be negative")),
+            },
+        }
     }
 }
 
