@@ -1,6 +1,6 @@
 //! Runs queries: selects are fetched together, then evaluated on a CPU thread, within limits of number, time and bytes.
 
-use super::fanout::{self, Budget, Fanout, Select, Terms};
+use super::fanout::{self, Fanout, Select, Terms};
 use super::samples::{Prefetched, Selected};
 use super::series::Series;
 use crate::server::metrics::Metrics;
@@ -130,7 +130,7 @@ impl Evaluator {
     async fn run_plan(&self, plan: Plan, settings: &Settings) -> Result<Answer, QueryError> {
         let clock = &self.world.clock;
         let begin = clock.elapsed();
-        let terms = Terms::new(settings.partial, settings.timeout, &self.world);
+        let terms = Terms::new(settings.partial, settings.timeout, self.max_bytes, &self.world);
         let _permit = Arc::clone(&self.places).acquire_owned().await.map_err(|_| QueryError::Canceled)?;
         let started = clock.elapsed();
         let _in_flight = InFlight::new(&self.in_flight);
@@ -173,7 +173,6 @@ impl Evaluator {
             });
             of_select.push(at);
         }
-        let budget = Arc::new(Budget::new(self.max_bytes));
         let fetches = distinct.into_iter().map(|(matchers, mint, maxt)| {
             let select = Select {
                 mint,
@@ -184,7 +183,7 @@ impl Evaluator {
                 limit: None,
                 terms: terms.clone(),
             };
-            self.clone().fetch_one(select, Arc::clone(&budget))
+            self.clone().fetch_one(select)
         });
         let (mut fetched, mut missing) = (Vec::new(), Vec::new());
         let mut running = futures::stream::iter(fetches).buffered(self.selects_at_once);
@@ -203,9 +202,9 @@ impl Evaluator {
 }
 
 impl Evaluator {
-    async fn fetch_one(self, select: Select, budget: Arc<Budget>) -> Result<(Selected, Vec<String>), fanout::Failed> {
+    async fn fetch_one(self, select: Select) -> Result<(Selected, Vec<String>), fanout::Failed> {
         let mut stream = self.fanout.series(&select)?;
-        let series: Vec<Series> = fanout::collect(&mut stream, &budget).await?;
+        let series: Vec<Series> = fanout::collect(&mut stream, &select.terms.budget).await?;
         Ok((Selected(Arc::new(series)), stream.take_warnings()))
     }
 }

@@ -59,12 +59,15 @@ pub struct Terms {
     end: Duration,
     /// Stores that were silent once; further selects do not wait for them again.
     silent: Arc<Mutex<BTreeSet<String>>>,
+    /// What the request may hold in memory.
+    pub budget: Arc<Budget>,
 }
 
 impl Terms {
-    /// For a request that begins now and may take `timeout`.
-    pub fn new(partial: bool, timeout: Duration, world: &World) -> Self {
-        Self { partial, end: world.clock.elapsed() + timeout.mul_f64(0.75), silent: Arc::default() }
+    /// For a request that begins now, may take `timeout`, and may hold `max_bytes` (0: no limit).
+    pub fn new(partial: bool, timeout: Duration, max_bytes: u64, world: &World) -> Self {
+        let end = world.clock.elapsed() + timeout.mul_f64(0.75);
+        Self { partial, end, silent: Arc::default(), budget: Arc::new(Budget::new(max_bytes)) }
     }
 }
 
@@ -166,6 +169,7 @@ impl Fanout {
             let call = StoreCall {
                 request: request(&store, select),
                 limit: select.limit,
+                budget: Arc::clone(&select.terms.budget),
                 strip: strip(&store, select),
                 source,
                 store,
@@ -216,7 +220,12 @@ impl Fanout {
             let (store, answer) = ended.map_err(|e| Failed(format!("a label call ended abnormally: {e}")))?;
             let (said, strict) = match answer {
                 Ok((found, said)) => {
-                    all.extend(found);
+                    for text in found {
+                        let bytes = text.len() + size_of::<String>();
+                        if all.insert(text) {
+                            select.terms.budget.take(bytes)?;
+                        }
+                    }
                     let news = said.into_iter().filter(|w| !own_limit(w, select.limit));
                     let told = news.take(MAX_WARNINGS).map(|w| format!("store {}: {}", store.name(), bounded(w)));
                     (told.collect(), false)
@@ -369,6 +378,7 @@ struct StoreCall {
     store: Arc<Store>,
     request: SeriesRequest,
     limit: Option<usize>,
+    budget: Arc<Budget>,
     strip: Vec<String>,
     source: u32,
     deadlines: Deadlines,
@@ -400,7 +410,8 @@ impl StoreCall {
         });
         let mut stream = self.wait(to, call).await?.map_err(status)?.into_inner();
         let mut unsorted: Vec<Series> = Vec::new();
-        let mut held = 0;
+        // Given back when the series are on their way: whoever collects them takes it again.
+        let mut held = Taken { budget: &self.budget, bytes: 0 };
         while let Some(frame) = self.wait(to, stream.message()).await?.map_err(status)? {
             let found = match frame.result {
                 Some(series_response::Result::Series(s)) => vec![s],
@@ -423,10 +434,10 @@ impl StoreCall {
             }
             for mut s in batch {
                 s.labels = s.labels.without(&self.strip);
-                held += s.cost();
+                held.more(s.cost()).map_err(|e| Some((tonic::Code::ResourceExhausted, e.0)))?;
                 unsorted.push(s);
             }
-            if held > MAX_RESORT {
+            if held.bytes > MAX_RESORT {
                 let text = format!("it can't leave out replica labels, and sent more than {MAX_RESORT} bytes to sort");
                 return Err(Some((tonic::Code::ResourceExhausted, text)));
             }
@@ -625,6 +636,11 @@ impl Budget {
         Self { left: std::sync::atomic::AtomicI64::new(i64::try_from(whole).unwrap_or(i64::MAX)), whole }
     }
 
+    fn give(&self, bytes: usize) {
+        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+        self.left.fetch_add(bytes, std::sync::atomic::Ordering::Relaxed);
+    }
+
     /// Takes some.
     pub fn take(&self, bytes: usize) -> Result<(), Failed> {
         let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
@@ -638,6 +654,25 @@ impl Budget {
     }
 }
 
+/// A part of a budget that is given back.
+struct Taken<'a> {
+    budget: &'a Budget,
+    bytes: usize,
+}
+
+impl Taken<'_> {
+    fn more(&mut self, bytes: usize) -> Result<(), Failed> {
+        self.bytes += bytes;
+        self.budget.take(bytes)
+    }
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        self.budget.give(self.bytes);
+    }
+}
+
 /// The label sets of a stream.
 pub async fn collect_labels(stream: &mut SeriesStream, budget: &Budget) -> Result<Vec<Labels>, Failed> {
     let mut all = Vec::new();
@@ -646,4 +681,23 @@ pub async fn collect_labels(stream: &mut SeriesStream, budget: &Budget) -> Resul
         all.push(s.labels);
     }
     Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_held_for_a_while_is_given_back() {
+        let budget = Budget::new(100);
+        {
+            let mut held = Taken { budget: &budget, bytes: 0 };
+            held.more(60).unwrap();
+            assert!(budget.take(50).unwrap_err().0.contains("more than 100 bytes"));
+            budget.give(50);
+            assert!(held.more(60).is_err());
+        }
+        budget.take(100).unwrap();
+        Budget::new(0).take(usize::MAX / 2).unwrap();
+    }
 }

@@ -17,6 +17,9 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
+/// Most bytes that one call may hold here: of stores whose series have to be sorted again, and of label answers.
+const MAX_BYTES: u64 = 1 << 30;
+
 /// The services.
 #[derive(Clone)]
 pub struct QueryStore {
@@ -33,7 +36,7 @@ impl QueryStore {
     }
 
     fn terms(&self, disabled: bool, strategy: i32, timeout: Duration) -> Terms {
-        Terms::new(!request::abort(disabled, strategy), timeout, &self.world)
+        Terms::new(!request::abort(disabled, strategy), timeout, MAX_BYTES, &self.world)
     }
 
     fn endpoints(&self) -> &Arc<Endpoints> {
@@ -81,7 +84,7 @@ impl Store for QueryStore {
             skip_chunks: asked.skip_chunks,
             // A share of the series is cut here, after the shares are told apart.
             limit: if asked.shard.is_some() { None } else { asked.limit },
-            terms: Terms::new(!asked.abort, timeout, &self.world),
+            terms: Terms::new(!asked.abort, timeout, MAX_BYTES, &self.world),
         };
         let mut stream = self.fanout.series(&select).map_err(failed)?;
         let (to, from) = mpsc::channel(2);

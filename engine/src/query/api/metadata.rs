@@ -3,15 +3,22 @@
 use super::error::ApiError;
 use super::params::{MAX_TIME, MIN_TIME, Params};
 use super::{Api, json, success};
-use crate::query::fanout::{self, Budget, LabelCall, Select, Terms};
+use crate::query::fanout::{self, Failed, LabelCall, Select, Terms};
 use crate::storeapi::TRUNCATED;
 use axum::extract::{Path, Request, State};
 use axum::response::Response;
+use futures::{StreamExt as _, TryStreamExt as _, stream};
 use model::Matcher;
+use promql::exec::QueryError;
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
+
+/// Selectors of one request that are looked up at the same time.
+const AT_ONCE: usize = 4;
 
 struct Wanted {
+    timeout: Duration,
     selectors: Vec<Vec<Matcher>>,
     select: Select,
 }
@@ -29,11 +36,22 @@ fn wanted(api: &Api, p: &Params) -> Result<Wanted, ApiError> {
         return Err(super::params::invalid("end", "end timestamp must not be before start time"));
     }
     super::query::refuse_unbuilt(p)?;
-    let terms = Terms::new(api.partial(p)?, p.timeout(api.args.timeout.duration())?, &api.world);
+    let timeout = p.timeout(api.args.timeout.duration())?;
+    let terms = Terms::new(api.partial(p)?, timeout, api.args.max_bytes, &api.world);
     Ok(Wanted {
+        timeout,
         selectors: p.selectors()?,
         select: Select { mint, maxt, matchers: Vec::new(), without: Vec::new(), skip_chunks: true, limit, terms },
     })
+}
+
+/// Waits for a place among the metadata calls, and works; together no longer than the request may take.
+async fn gated<T>(api: &Api, timeout: Duration, work: impl Future<Output = Result<T, Failed>>) -> Result<T, ApiError> {
+    let all = async {
+        let _place = api.metadata_places.acquire().await.map_err(|_| QueryError::Canceled)?;
+        Ok(work.await?)
+    };
+    tokio::time::timeout(timeout, all).await.unwrap_or_else(|_| Err(QueryError::Timeout.into()))
 }
 
 pub(super) async fn series(State(api): State<Arc<Api>>, request: Request) -> Result<Response, ApiError> {
@@ -41,26 +59,30 @@ pub(super) async fn series(State(api): State<Arc<Api>>, request: Request) -> Res
     if p.all("match[]").is_empty() {
         return Err(ApiError::bad_data("no match[] parameter provided"));
     }
-    let Wanted { selectors, mut select } = wanted(&api, &p)?;
+    let Wanted { timeout, selectors, mut select } = wanted(&api, &p)?;
     select.without = api.replica_labels(&p)?;
     let limit = select.limit;
     // One more than asked for shows that there is more.
     select.limit = limit.map(|l| l.saturating_add(1));
-    let budget = Budget::new(api.args.max_bytes);
-    let (mut found, mut warnings) = (BTreeSet::new(), Vec::new());
     let one = selectors.len() == 1;
-    let mut sorted = Vec::new();
-    for matchers in selectors {
-        let mut stream = api.evaluator.fanout().series(&Select { matchers, ..select.clone() })?;
-        let sets = fanout::collect_labels(&mut stream, &budget).await?;
-        if one {
-            sorted = sets;
-        } else {
-            found.extend(sets);
+    let fetches = selectors.into_iter().map(|matchers| {
+        let (fanout, select) = (api.evaluator.fanout(), Select { matchers, ..select.clone() });
+        async move {
+            let mut stream = fanout.series(&select)?;
+            let sets = fanout::collect_labels(&mut stream, &select.terms.budget).await?;
+            Ok::<_, Failed>((sets, stream.take_warnings()))
         }
-        warnings.extend(stream.take_warnings());
+    });
+    let fetched: Vec<_> = gated(&api, timeout, stream::iter(fetches).buffered(AT_ONCE).try_collect()).await?;
+    let (mut sorted, mut warnings) = (Vec::new(), Vec::new());
+    for (sets, said) in fetched {
+        sorted.extend(sets);
+        warnings.extend(said);
     }
-    sorted.extend(found);
+    if !one {
+        sorted.sort();
+        sorted.dedup();
+    }
     if let Some(limit) = limit
         && sorted.len() > limit
     {
@@ -97,15 +119,19 @@ pub(super) async fn values(
 }
 
 async fn label_answer(api: &Api, wanted: Wanted, call: LabelCall) -> Result<Response, ApiError> {
-    let Wanted { mut selectors, mut select } = wanted;
+    let Wanted { timeout, mut selectors, mut select } = wanted;
     let limit = select.limit;
     select.limit = limit.map(|l| l.saturating_add(1));
     if selectors.is_empty() {
         selectors.push(Vec::new());
     }
+    let fetches = selectors.into_iter().map(|matchers| {
+        let (fanout, call, select) = (api.evaluator.fanout(), &call, Select { matchers, ..select.clone() });
+        async move { fanout.labels(call, &select).await }
+    });
+    let fetched: Vec<_> = gated(api, timeout, stream::iter(fetches).buffered(AT_ONCE).try_collect()).await?;
     let (mut found, mut warnings) = (BTreeSet::new(), Vec::new());
-    for matchers in selectors {
-        let (some, said) = api.evaluator.fanout().labels(&call, &Select { matchers, ..select.clone() }).await?;
+    for (some, said) in fetched {
         found.extend(some);
         warnings.extend(said);
     }

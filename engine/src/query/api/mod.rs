@@ -20,6 +20,7 @@ use http::{HeaderValue, StatusCode, header};
 use model::world::World;
 use params::Params;
 use std::sync::Arc;
+use tokio::sync::Semaphore;
 use tower_http::compression::CompressionLayer;
 use tower_http::cors::{Any, CorsLayer};
 
@@ -35,6 +36,8 @@ pub struct Api {
     world: World,
     args: Arc<QueryArgs>,
     started_ms: i64,
+    /// Metadata calls have places of their own: a dashboard's variables do not wait for its slow panels.
+    metadata_places: Arc<Semaphore>,
 }
 
 impl Api {
@@ -44,7 +47,9 @@ impl Api {
         let watch = watch::Watch::register(metrics, Arc::clone(&world.clock));
         let disable_cors = args.disable_cors.0;
         let prefix = prefix(&args.route_prefix);
-        let api = Arc::new(Self { evaluator, world, args, started_ms });
+        let places = usize::try_from(args.max_concurrent).unwrap_or(usize::MAX).clamp(1, Semaphore::MAX_PERMITS);
+        let metadata_places = Arc::new(Semaphore::new(places));
+        let api = Arc::new(Self { evaluator, world, args, started_ms, metadata_places });
         let both = |name: &'static str| watch.layer(name);
         let v1 = Router::new()
             .route("/query", get(query::instant).post(query::instant).layer(both("query")))
