@@ -6,10 +6,11 @@ use base64::engine::general_purpose::STANDARD;
 use crate::api::ExposeTls;
 use crate::observe::Observed;
 
+use super::kept;
 use super::problem::{ConditionType, Problem, Reason};
 use super::secrets::{self, Absent};
 
-/// Secrets with the certificates of an exposed port; both were checked.
+/// Secrets with the certificates of an exposed port; both are good, or were when queriers started to mount them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerCertificates {
     /// Secret with `tls.crt` and `tls.key`.
@@ -21,12 +22,11 @@ pub struct ServerCertificates {
 /// Checks the Secrets of an exposed port.
 pub(super) fn server(tls: &ExposeTls, observed: &Observed, problems: &mut Vec<Problem>) -> Option<ServerCertificates> {
     const FIELD: &str = "spec.expose.storeAPI.tls";
-    let before = problems.len();
+    let mut wrong = Vec::new();
     let mut need = |name: &str, key: &str, label: &str| {
         if let Err(absent) = pem(observed, name, key, label) {
-            let mut problem = absent.problem(ConditionType::CertificatesValid, FIELD);
-            problem.message.push_str(" Until then the StoreAPI is not exposed.");
-            problems.push(problem);
+            let problem = absent.problem(ConditionType::CertificatesValid, FIELD);
+            wrong.push(problem);
         }
     };
     need(&tls.secret_ref.name, "tls.crt", "CERTIFICATE");
@@ -34,10 +34,23 @@ pub(super) fn server(tls: &ExposeTls, observed: &Observed, problems: &mut Vec<Pr
     if let Some(ca) = &tls.client_ca_secret_ref {
         need(&ca.name, "ca.crt", "CERTIFICATE");
     }
-    (problems.len() == before).then(|| ServerCertificates {
-        server: tls.secret_ref.name.clone(),
-        client_ca: tls.client_ca_secret_ref.as_ref().map(|ca| ca.name.clone()),
-    })
+    if wrong.is_empty() {
+        return Some(ServerCertificates {
+            server: tls.secret_ref.name.clone(),
+            client_ca: tls.client_ca_secret_ref.as_ref().map(|ca| ca.name.clone()),
+        });
+    }
+    // A Secret that is replaced by delete and create must not cost the port its address, nor its TLS.
+    let kept = kept::server_certificates(tls, observed);
+    let meanwhile = match &kept {
+        Some(_) => " Until then running queriers keep the certificates that they have.",
+        None => " Until then the StoreAPI is not exposed.",
+    };
+    problems.extend(wrong.into_iter().map(|mut problem| {
+        problem.message.push_str(meanwhile);
+        problem
+    }));
+    kept
 }
 
 /// The bytes of a key that holds PEM blocks, the label of the first one ending in `label`.

@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 
 use kube::ResourceExt as _;
 
-use crate::api::{
-    MonitoringCluster, OnConflict, RemoteMode, RemoteStore, RemoteTls, ServicePort, TlsMode, duration_millis,
-};
+use crate::api::{MonitoringCluster, OnConflict, RemoteMode, RemoteStore, ServicePort, TlsMode, duration_millis};
 use crate::observe::{Observed, Winner};
 
 use super::certificates::pem;
+use super::kept;
 use super::problem::{ConditionType, Problem, Reason};
+use super::secrets::Absent;
 
 /// A RemoteStore that can be dialled.
 #[derive(Clone, Debug, PartialEq)]
@@ -70,10 +70,12 @@ fn one(
     let before = problems.len();
     let spec = &remote.spec;
     let (address, wants_tls) = address(remote, problems)?;
-    let tls = tls(spec.tls.as_ref(), wants_tls, &address, observed, problems);
+    let mut held = Vec::new();
+    let tls = tls(remote, wants_tls, &address, observed, problems, &mut held);
     let (interval, timeout) = probe(remote, problems);
     let unusable =
         problems[before..].iter().any(|p| matches!(p.condition, ConditionType::Accepted | ConditionType::Stalled));
+    problems.append(&mut held);
     if unusable {
         return None;
     }
@@ -183,14 +185,17 @@ fn is_host(host: &str) -> bool {
     !host.is_empty() && host.len() <= 253 && host.chars().all(good) && !host.starts_with(['-', '.'])
 }
 
+/// Certificates that are missing for a moment, but that queriers have from before, are told in `held`: they don't stop the
+/// link.
 fn tls(
-    spec: Option<&RemoteTls>,
+    remote: &RemoteStore,
     wants_tls: bool,
     address: &str,
     observed: &Observed,
     problems: &mut Vec<Problem>,
+    held: &mut Vec<Problem>,
 ) -> Option<ValidLinkTls> {
-    let Some(spec) = spec else {
+    let Some(spec) = &remote.spec.tls else {
         return wants_tls.then(|| ValidLinkTls { server_name: host(address), ..ValidLinkTls::default() });
     };
     let mode = spec.mode.unwrap_or(if spec.client_secret_ref.is_some() { TlsMode::Mutual } else { TlsMode::Tls });
@@ -200,20 +205,41 @@ fn tls(
         }
         return None;
     }
-    let mut need = |name: &str, key: &str, label: &str, field: &str| {
-        pem(observed, name, key, label)
-            .map(<[u8]>::to_vec)
-            .map_err(|absent| {
+    let need = |name: &str, key: &str, label: &str| pem(observed, name, key, label).map(<[u8]>::to_vec);
+    let before = || kept::link_tls(remote, observed);
+    let mut told = |field: &str, absent: Vec<Absent>, kept: bool| {
+        for absent in absent {
+            let problem = Problem::new(ConditionType::Accepted, absent.reason, field, absent.message);
+            if kept {
+                let message = format!("{} Until then queriers keep the certificates that they have.", problem.message);
+                held.push(Problem { message, ..problem });
+            } else {
                 // A link without its certificates isn't used; the rest of the cluster is not concerned.
-                problems.push(Problem::new(ConditionType::Accepted, absent.reason, field, absent.message));
-            })
-            .ok()
+                problems.push(problem);
+            }
+        }
     };
-    let ca = spec.ca_secret_ref.as_ref().and_then(|ca| need(&ca.name, "ca.crt", "CERTIFICATE", "spec.tls.caSecretRef"));
+    let ca = spec.ca_secret_ref.as_ref().and_then(|ca| {
+        need(&ca.name, "ca.crt", "CERTIFICATE").map_or_else(
+            |absent| {
+                let kept = before().and_then(|tls| tls.ca);
+                told("spec.tls.caSecretRef", vec![absent], kept.is_some());
+                kept
+            },
+            Some,
+        )
+    });
     let client = spec.client_secret_ref.as_ref().and_then(|client| {
-        let cert = need(&client.name, "tls.crt", "CERTIFICATE", "spec.tls.clientSecretRef");
-        let key = need(&client.name, "tls.key", "PRIVATE KEY", "spec.tls.clientSecretRef");
-        Some((cert?, key?))
+        let pair = (need(&client.name, "tls.crt", "CERTIFICATE"), need(&client.name, "tls.key", "PRIVATE KEY"));
+        match pair {
+            (Ok(cert), Ok(key)) => Some((cert, key)),
+            (cert, key) => {
+                let kept = before().and_then(|tls| tls.client);
+                let absent = [cert.err(), key.err()].into_iter().flatten().collect();
+                told("spec.tls.clientSecretRef", absent, kept.is_some());
+                kept
+            }
+        }
     });
     if mode == TlsMode::Mutual && spec.client_secret_ref.is_none() {
         problems.push(Problem::new(

@@ -4,6 +4,7 @@
 
 mod arguments;
 mod certificates;
+mod kept;
 mod link;
 mod object_storage;
 mod pod_template;
@@ -54,9 +55,11 @@ pub struct ValidCluster {
     pub retention_bytes: u64,
     /// The bucket, if there is one and its Secret is good.
     pub object_storage: Option<ValidObjectStorage>,
-    /// Raw scrape configurations that parsed.
+    /// The bucket's files as they were rendered before, while the Secret of a bucket is not good.
+    pub object_storage_before: Option<ValidObjectStorage>,
+    /// Raw scrape configurations that parsed, or that ran before.
     pub additional_jobs: Vec<AdditionalJob>,
-    /// Rule files that parsed, by file name; without the built-in ones.
+    /// Rule files that parsed, or that ran before, by file name; without the built-in ones.
     pub rule_files: BTreeMap<String, String>,
     /// The configuration of Prometheus: last good and next.
     pub configuration: Configuration,
@@ -70,7 +73,7 @@ pub struct ValidCluster {
     pub link_problems: BTreeMap<String, Vec<Problem>>,
     /// What was left out or is risky.
     pub problems: Vec<Problem>,
-    /// Objects that were left out of the configuration.
+    /// Objects whose newest content is not in the configuration.
     pub rejected: Vec<RejectedObject>,
 }
 
@@ -134,7 +137,12 @@ pub fn validate(cluster: &MonitoringCluster, observed: &Observed) -> Result<Vali
     let retention_bytes = retention_bytes(spec, &volume, &mut problems);
 
     let object_storage = object_storage::check(spec.object_storage.as_ref(), observed, &mut problems);
-    let additional_jobs = scrape::check(spec, observed, &mut rejected);
+    let object_storage_before = match (&spec.object_storage, &object_storage) {
+        (Some(_), None) => kept::bucket_files(observed).map(|files| ValidObjectStorage { files }),
+        _ => None,
+    };
+    let stored = configuration::decode(&name, &observed.secrets);
+    let additional_jobs = scrape::check(spec, observed, &stored, &mut rejected);
     let rule_files = rule_file::check(observed, &mut rejected);
     let expose = expose(spec.expose.store_api.as_ref(), observed, &mut problems);
     let node_exporter = node_exporter(spec, observed, &mut problems);
@@ -153,6 +161,7 @@ pub fn validate(cluster: &MonitoringCluster, observed: &Observed) -> Result<Vali
         volume,
         retention_bytes,
         object_storage,
+        object_storage_before,
         additional_jobs,
         rule_files,
         configuration: Configuration::default(),
@@ -164,7 +173,6 @@ pub fn validate(cluster: &MonitoringCluster, observed: &Observed) -> Result<Vali
         rejected,
         name,
     };
-    let stored = configuration::decode(&valid.name, &observed.secrets);
     let wanted = configuration::render(&valid);
     let safe = configuration::render_safe(&valid);
     match Configuration::choose(wanted, safe, stored, &observed.loaded) {
@@ -444,9 +452,6 @@ fn rejected_problem(rejected: &[RejectedObject]) -> Problem {
         ConditionType::ConfigurationApplied,
         Reason::RejectedObjects,
         "spec",
-        format!(
-            "{} {} was left out: {}.{more} Correct it; the rest is in effect.",
-            first.kind, first.name, first.reason
-        ),
+        format!("{} {} is refused: {}.{more} Correct it; the rest is in effect.", first.kind, first.name, first.reason),
     )
 }

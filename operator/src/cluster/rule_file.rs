@@ -2,12 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use kube::ResourceExt as _;
 use promql::parse::Options;
 use serde::Deserialize;
 
 use crate::api::{RejectedObject, duration_millis};
 use crate::observe::{Found, Observed};
 
+use crate::desired::meta::MANAGED_BY;
+
+use super::kept;
 use super::object_storage::at;
 
 #[derive(Deserialize)]
@@ -55,24 +59,37 @@ struct Rule {
 /// The rule files of all selected ConfigMaps, by the name of the file that Prometheus reads.
 pub(super) fn check(observed: &Observed, rejected: &mut Vec<RejectedObject>) -> BTreeMap<String, String> {
     let options = features(&observed.cluster.spec.prometheus.extra_args);
+    let before = kept::rule_files(observed);
     let mut files = BTreeMap::new();
     for name in &observed.rule_config_maps {
         let Some(map) = observed.config_maps.get(name).and_then(Found::present) else { continue };
+        if map.labels().get(MANAGED_BY.0).is_some_and(|by| by == MANAGED_BY.1) {
+            continue; // ours, with a label of the user's: it would feed itself
+        }
         for (key, text) in map.data.iter().flatten() {
             let Some(stem) = key.strip_suffix(".yaml").or_else(|| key.strip_suffix(".yml")) else { continue };
             match parse(text, &options) {
                 Ok(()) => {
                     files.insert(file_name(name, stem), text.clone());
                 }
-                Err(reason) => rejected.push(RejectedObject {
-                    kind: "ConfigMap".to_owned(),
-                    name: format!("{name}/{key}"),
-                    reason: reason.chars().take(1000).collect(),
-                }),
+                Err(reason) => {
+                    let file = file_name(name, stem);
+                    // one that ran, but that Prometheus would refuse at its next start, can't be kept
+                    let kept = before.get(file.as_str()).filter(|text| parse(text, &options).is_ok());
+                    rejected.push(refused("ConfigMap", format!("{name}/{key}"), &reason, kept.is_some()));
+                    files.extend(kept.map(|text| (file, (*text).to_owned())));
+                }
             }
         }
     }
     files
+}
+
+/// Says what is refused and why, and what is in effect instead.
+pub(super) fn refused(kind: &str, name: String, reason: &str, kept: bool) -> RejectedObject {
+    let reason: String = reason.trim_end_matches('.').chars().take(900).collect();
+    let instead = if kept { "its previous content stays in effect" } else { "it is left out" };
+    RejectedObject { kind: kind.to_owned(), name, reason: format!("{reason}; {instead}") }
 }
 
 /// Which experimental parts of the language this Prometheus reads.

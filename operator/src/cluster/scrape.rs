@@ -5,24 +5,29 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use crate::api::{MonitoringClusterSpec, RejectedObject};
+use crate::desired::configuration::{self, Stored};
 use crate::observe::Observed;
 
 use super::object_storage::at;
+use super::rule_file::refused;
 use super::secrets;
 
 /// One scrape job of a raw configuration.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AdditionalJob {
+    /// Where it comes from: `ConfigMap/name/key` or `Secret/name/key`.
+    pub source: String,
     /// `job_name`; unique.
     pub name: String,
     /// The whole entry.
     pub body: Value,
 }
 
-/// All jobs that can be used, in the order of the spec.
+/// All jobs that can be used, in the order of the spec. Of a source that can't be used, those that ran before.
 pub(super) fn check(
     spec: &MonitoringClusterSpec,
     observed: &Observed,
+    stored: &Stored,
     rejected: &mut Vec<RejectedObject>,
 ) -> Vec<AdditionalJob> {
     let mut taken: BTreeSet<String> =
@@ -34,24 +39,36 @@ pub(super) fn check(
             (None, Some(key)) => ("ConfigMap", key, secrets::config_map(observed, key)),
             _ => continue, // refused by the API server
         };
-        let parsed = found.map_err(|absent| absent.message).and_then(|bytes| parse(bytes, &taken));
-        match parsed {
-            Ok(found) => {
-                taken.extend(found.iter().map(|job| job.name.clone()));
-                jobs.extend(found);
-            }
-            Err(reason) => rejected.push(RejectedObject {
-                kind: kind.to_owned(),
-                name: format!("{}/{}", key.name, key.key),
-                reason: reason.trim_end_matches('.').to_owned(),
-            }),
-        }
+        let name = format!("{}/{}", key.name, key.key);
+        let source = format!("{kind}/{name}");
+        let parsed = found.map_err(|absent| absent.message).and_then(|bytes| parse(bytes, &source, &taken));
+        let found = parsed.unwrap_or_else(|reason| {
+            let mut kept = before(&source, observed, stored).unwrap_or_default();
+            kept.retain(|job| !taken.contains(&job.name));
+            rejected.push(refused(kind, name, &reason, !kept.is_empty()));
+            kept
+        });
+        taken.extend(found.iter().map(|job| job.name.clone()));
+        jobs.extend(found);
     }
     jobs
 }
 
+/// The jobs of a source that the stored configuration has; of the last good one where Prometheus refused the newest.
+fn before(source: &str, observed: &Observed, stored: &Stored) -> Option<Vec<AdditionalJob>> {
+    let next = stored.next.as_ref()?;
+    let refused = observed.refused.contains_key(&crate::desired::hash(next.as_bytes()));
+    let text = if refused { stored.last_good.as_ref()? } else { next };
+    let bodies = configuration::jobs_of(text, source)?;
+    let job = |body: Value| {
+        let name = body.get("job_name").and_then(Value::as_str)?.to_owned();
+        Some(AdditionalJob { source: source.to_owned(), name, body })
+    };
+    Some(bodies.into_iter().filter_map(job).collect())
+}
+
 /// One list of jobs. It is taken whole or not at all, so that half a change is never in effect.
-fn parse(bytes: &[u8], taken: &BTreeSet<String>) -> Result<Vec<AdditionalJob>, String> {
+fn parse(bytes: &[u8], source: &str, taken: &BTreeSet<String>) -> Result<Vec<AdditionalJob>, String> {
     let text = std::str::from_utf8(bytes).map_err(|_| "it is not text")?;
     if let Some(variable) = variables(text).find(|name| *name != "POD_NAME") {
         return Err(format!("it holds $({variable}), but only $(POD_NAME) is known there"));
@@ -70,7 +87,7 @@ fn parse(bytes: &[u8], taken: &BTreeSet<String>) -> Result<Vec<AdditionalJob>, S
         if let Some(unknown) = fields.keys().find(|key| !known(key)) {
             return Err(format!("job {name:?} has the unknown field {unknown:?}"));
         }
-        jobs.push(AdditionalJob { name: name.to_owned(), body: body.clone() });
+        jobs.push(AdditionalJob { source: source.to_owned(), name: name.to_owned(), body: body.clone() });
     }
     Ok(jobs)
 }
@@ -141,7 +158,7 @@ mod tests {
     use super::*;
 
     fn parse_text(text: &str) -> Result<usize, String> {
-        parse(text.as_bytes(), &BTreeSet::from(["prometheus".to_owned()])).map(|jobs| jobs.len())
+        parse(text.as_bytes(), "ConfigMap/jobs/a", &BTreeSet::from(["prometheus".to_owned()])).map(|jobs| jobs.len())
     }
 
     #[test]
@@ -167,6 +184,6 @@ mod tests {
             let error = parse_text(text).expect_err(text);
             assert!(error.contains(said), "{text}: {error}");
         }
-        assert!(parse(b"\xff", &BTreeSet::new()).is_err());
+        assert!(parse(b"\xff", "ConfigMap/jobs/a", &BTreeSet::new()).is_err());
     }
 }

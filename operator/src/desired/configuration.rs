@@ -95,9 +95,34 @@ impl Configuration {
     }
 }
 
+/// Begins a line at the top of the text: how many of the last jobs come from which source. So the text alone says what
+/// ran before a source broke.
+const FROM: &str = "# additional ";
+
 /// The text that the spec asks for.
 pub(crate) fn render(cluster: &ValidCluster) -> String {
-    with_jobs(cluster, scrape_jobs::render(cluster))
+    let mut text: String = cluster
+        .additional_jobs
+        .chunk_by(|a, b| a.source == b.source)
+        .map(|jobs| format!("{FROM}{}: {}\n", jobs[0].source, jobs.len()))
+        .collect();
+    text.push_str(&with_jobs(cluster, scrape_jobs::render(cluster)));
+    text
+}
+
+/// The jobs that [`render`] wrote for a source.
+pub(crate) fn jobs_of(text: &str, source: &str) -> Option<Vec<Value>> {
+    let sources: Vec<(&str, usize)> = text
+        .lines()
+        .map_while(|line| line.strip_prefix(FROM)?.rsplit_once(": "))
+        .filter_map(|(source, jobs)| Some((source, jobs.parse().ok()?)))
+        .collect();
+    let at = sources.iter().position(|(name, _)| *name == source)?;
+    let after: usize = sources[at..].iter().map(|(_, jobs)| jobs).sum();
+    let config: Value = serde_saphyr::from_str(text).ok()?;
+    let jobs = config.get("scrape_configs")?.as_array()?;
+    let first = jobs.len().checked_sub(after)?;
+    Some(jobs.get(first..first + sources[at].1)?.to_vec())
 }
 
 /// The same without the additional jobs, if there are any: every word of it is ours.

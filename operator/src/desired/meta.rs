@@ -7,8 +7,8 @@ use crate::cluster::ValidCluster;
 
 use super::images::{KUBE_STATE_METRICS_VERSION, NODE_EXPORTER_VERSION};
 
-/// The manager's name in labels.
-const MANAGED_BY: &str = "panoptes-operator";
+/// The label that says who made an object.
+pub(crate) const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "panoptes-operator");
 /// The label that puts a pod behind the headless store-API Service, as in the tutorial.
 pub(super) const STORE_API: (&str, &str) = ("thanos-store-api", "true");
 
@@ -58,7 +58,7 @@ pub(super) fn labels(cluster: &ValidCluster, part: Part) -> Map<String, Value> {
         all.extend(own);
     }
     all.insert("app.kubernetes.io/part-of".to_owned(), json!("panoptes"));
-    all.insert("app.kubernetes.io/managed-by".to_owned(), json!(MANAGED_BY));
+    all.insert(MANAGED_BY.0.to_owned(), json!(MANAGED_BY.1));
     all
 }
 

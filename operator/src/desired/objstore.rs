@@ -9,7 +9,7 @@ use crate::cluster::ValidCluster;
 use super::{Object, meta, names};
 
 pub(super) fn objects(cluster: &ValidCluster) -> Option<Object> {
-    let storage = cluster.object_storage.as_ref()?;
+    let storage = cluster.object_storage.as_ref().or(cluster.object_storage_before.as_ref())?;
     let data: Map<String, Value> =
         storage.files.iter().map(|(key, bytes)| (key.clone(), Value::from(STANDARD.encode(bytes)))).collect();
     Some(secret(cluster, meta::WHOLE, &names::objstore(&cluster.name), data))

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use kube::ResourceExt as _;
 
 use crate::api::{MonitoringCluster, RemoteStore};
+use crate::desired::names;
 
 /// Names of objects in the wish's namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -15,7 +16,7 @@ pub struct References {
     pub config_maps: BTreeSet<String>,
 }
 
-/// What a MonitoringCluster and its RemoteStores name, and the generated Secrets that hold the last good configuration.
+/// What a MonitoringCluster and its RemoteStores name, and the generated objects that hold what ran before.
 #[must_use]
 pub fn references(cluster: &MonitoringCluster, remotes: &[RemoteStore]) -> References {
     let mut found = References::default();
@@ -36,6 +37,15 @@ pub fn references(cluster: &MonitoringCluster, remotes: &[RemoteStore]) -> Refer
         found.secrets.extend(tls.ca_secret_ref.as_ref().map(|ca| ca.name.clone()));
         found.secrets.extend(tls.client_secret_ref.as_ref().map(|client| client.name.clone()));
     }
-    found.secrets.extend(crate::desired::names::configuration_slots(&cluster.name_any()));
+    // Our own, for what ran before.
+    let name = cluster.name_any();
+    found.secrets.extend(names::configuration_slots(&name));
+    found.config_maps.extend(names::rule_slots(&name));
+    if spec.object_storage.is_some() {
+        found.secrets.insert(names::objstore(&name));
+    }
+    if remotes.iter().any(|remote| remote.spec.tls.is_some()) {
+        found.secrets.extend(names::endpoint_slots(&name));
+    }
     found
 }

@@ -359,12 +359,15 @@ fn identity(link: &Link<'_>, seen: &[&state::Link], conditions: &mut Conditions)
     }
 }
 
+/// Whether a link that is not the only one of its cluster is shut out. With this cluster's own name it always is: nothing
+/// could be told apart.
+fn rejects(link: &Link<'_>) -> bool {
+    link.remote.spec.on_conflict == OnConflict::Reject || link.winner == Some(&Winner::Local)
+}
+
 fn unique(link: &Link<'_>, seen: &[&state::Link], conditions: &mut Conditions) {
     let cluster = &link.remote.spec.cluster_name;
-    let consequence = match link.remote.spec.on_conflict {
-        OnConflict::Reject => "This one is not queried.",
-        OnConflict::Warn => "Both are queried.",
-    };
+    let consequence = if rejects(link) { "This one is not queried." } else { "Both are queried." };
     match link.winner {
         Some(Winner::Local) => {
             let message =
@@ -421,7 +424,7 @@ fn ready(link: &Link<'_>, conditions: &mut Conditions) {
     }
     let no = |about| conditions.when(about, ConditionStatus::False);
     let unsure = |about| conditions.when(about, ConditionStatus::Unknown);
-    let rejects = link.remote.spec.on_conflict == OnConflict::Reject;
+    let rejects = rejects(link);
     let worst = no(C::Accepted)
         .or_else(|| no(C::LabelsUnique).filter(|_| rejects))
         .or_else(|| no(C::Resolved))
@@ -472,7 +475,7 @@ fn was_ready_just_now(link: &Link<'_>) -> bool {
 
 fn phase(link: &Link<'_>, conditions: &Conditions) -> &'static str {
     let is = |about, status| conditions.get(about).is_some_and(|(now, _, _)| now == status);
-    let rejects = link.remote.spec.on_conflict == OnConflict::Reject;
+    let rejects = rejects(link);
     if is(C::Drained, ConditionStatus::True) {
         "Drained"
     } else if is(C::Accepted, ConditionStatus::False) {

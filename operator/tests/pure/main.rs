@@ -7,6 +7,7 @@ mod admission;
 mod crds;
 mod documented;
 mod golden;
+mod kept;
 mod problems;
 mod promtool;
 mod security;

@@ -1,11 +1,14 @@
 //! Everything that can be wrong with a wish: what is said, and that the rest goes on.
 
+use std::collections::BTreeMap;
+
 use operator::cluster::ConditionType::{
     Accepted, CertificatesValid, ConfigurationApplied, LabelsUnique, ObjectStorageReady, Stalled, Warning,
 };
 use operator::cluster::{Reason, validate};
 use operator::desired::objects;
 use operator::observe::{Found, Winner};
+use operator::status::{Link, remote_store};
 use serde_json::{Value, json};
 
 use super::support::{
@@ -387,4 +390,28 @@ fn two_links_to_one_cluster() {
     let local = observed("Warn", Winner::Local);
     assert_eq!(local.link_problems["b"][0].reason, Reason::OverlapsLocal);
     assert!(local.links[0].rejected.is_some());
+    // and the status says what the queriers are told
+    for (on_conflict, winner, phase, said) in [
+        ("Warn", Winner::Local, "Conflict", "not queried"),
+        ("Reject", Winner::Older("a".to_owned()), "Conflict", "not queried"),
+        ("Warn", Winner::Older("a".to_owned()), "Connecting", "Both are queried"),
+    ] {
+        let valid = observed(on_conflict, winner.clone());
+        let status = remote_store(&Link {
+            remote: &valid.links[0].remote,
+            cluster: "ops",
+            cluster_label: "cluster",
+            valid: Some(&valid.links[0]),
+            problems: &valid.link_problems["b"],
+            winner: Some(&winner),
+            revision: "r",
+            queriers: 2,
+            states: &BTreeMap::new(),
+            told: None,
+            now: jiff::Timestamp::UNIX_EPOCH,
+        });
+        assert_eq!(status.phase.as_deref(), Some(phase), "{on_conflict} {winner:?}");
+        let unique = status.conditions.iter().find(|condition| condition.type_ == LabelsUnique.as_str());
+        assert!(unique.is_some_and(|unique| unique.message.contains(said)), "{unique:?}");
+    }
 }

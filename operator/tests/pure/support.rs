@@ -118,11 +118,19 @@ pub(crate) fn world(cluster: &MonitoringCluster) -> Observed {
     }
 }
 
-/// The world in which it was carried out: its Secrets exist.
+/// The world in which it was carried out: its objects exist.
 pub(crate) fn carried_out(observed: &mut Observed, objects: &[Object]) -> anyhow::Result<()> {
     for object in objects.iter().filter(|object| object.kind() == "Secret") {
         let secret: Secret = serde_json::from_value(object.0.clone())?;
         observed.secrets.insert(secret.name_any(), Found::Present(secret));
+    }
+    for object in objects.iter().filter(|object| object.kind() == "ConfigMap") {
+        let map: ConfigMap = serde_json::from_value(object.0.clone())?;
+        observed.config_maps.insert(map.name_any(), Found::Present(map));
+    }
+    for object in objects.iter().filter(|object| object.kind() == "Deployment") {
+        let deployment = serde_json::from_value(object.0.clone())?;
+        observed.live.deployments.insert(object.name().to_owned(), deployment);
     }
     for object in objects.iter().filter(|object| object.kind() == "StatefulSet") {
         let set = serde_json::from_value(object.0.clone())?;
