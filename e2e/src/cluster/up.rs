@@ -153,6 +153,8 @@ fn finish(cluster: &Cluster, mut state: State, archives: &[Archive], kept: bool)
             new_images.push(archive.reference.clone());
         }
     }
+    // A story that was killed may have closed the node.
+    cluster.kubectl(&["uncordon", &cluster.node_name()])?;
     volumes::ensure(cluster)?;
     cluster.recycle_volumes()?;
     state.complete = true;

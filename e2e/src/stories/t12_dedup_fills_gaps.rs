@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use testkit::http;
 use testkit::metrics_source::MetricsSource;
 
-use super::world::{CHANGE, READY, Restore, World, eventually, host, now};
+use super::world::{CHANGE, READY, Undo, World, eventually, host, now};
 use super::{Story, Thing};
 use crate::cluster::OPS;
 use crate::fleet::Stack;
@@ -29,7 +29,7 @@ fn run(_: &World) -> anyhow::Result<()> {
     let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "story", "namespace": "monitoring"},
                      "data": {"jobs.yaml": jobs}});
     OPS.apply(&map.to_string())?;
-    let restore = Restore(&["ops.yaml"]);
+    let undo = Undo(ops.clone(), json!({"scrape": {"additional": null}}));
     ops.patch(&json!({"scrape": {"additional": [{"configMapRef": {"name": "story", "key": "jobs.yaml"}}]}}))?;
     for replica in [0, 1] {
         eventually("both replicas to scrape the story's counter", CHANGE, || {
@@ -81,8 +81,7 @@ fn run(_: &World) -> anyhow::Result<()> {
         anyhow::ensure!(rate > 0.0 && rate < PER_SECOND * 1.01, "a rate of {rate} at {time}");
     }
 
-    drop(restore);
-    ops.patch(&json!({"scrape": {"additional": null}}))?;
+    drop(undo);
     ops.kubectl(&["delete", "configmap", "story"])?;
     ops.wait_ready(&ops.object(), READY)
 }

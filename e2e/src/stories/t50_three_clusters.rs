@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::world::{CHANGE, LINKS, Restore, World, eventually, remote_store};
+use super::world::{CHANGE, LINKS, Link, Restore, Undo, World, eventually};
 use super::{Story, Thing};
 use crate::cluster::{OPS, PROD};
 use crate::fleet::Stack;
@@ -19,14 +19,15 @@ pub(super) const STORY: Story = Story {
 
 fn run(_: &World) -> anyhow::Result<()> {
     let (ops, prod) = (Stack::of(OPS), Stack::of(PROD));
-    let _links = Restore(LINKS);
+    let links = Restore(LINKS);
     let before = ops.up_by_cluster("")?;
     anyhow::ensure!(before.keys().eq(["ops", "prod", "staging"]), "at first: {before:?}");
 
     // prod looks back at ops.
     ops.patch(&json!({"expose": {"storeAPI": {"type": "NodePort", "nodePort": 30950, "allowPlaintext": true}}}))?;
-    let back = remote_store("ops", &json!({"clusterName": "ops", "address": format!("{}:30950", OPS.node_ip())}));
-    PROD.apply(&back.to_string())?;
+    let undo = Undo(ops.clone(), json!({"expose": null}));
+    let back = json!({"clusterName": "ops", "address": format!("{}:30950", OPS.node_ip())});
+    let back = Link::apply_in(PROD, "ops", &back)?;
     prod.wait_condition("rstore/ops", "Ready", CHANGE)?;
     eventually("prod to see itself and ops, nothing else", CHANGE, || {
         let seen = prod.up_by_cluster("")?;
@@ -54,9 +55,7 @@ fn run(_: &World) -> anyhow::Result<()> {
         anyhow::ensure!(seen.keys().eq(["ops", "staging"]), "ops sees {seen:?}");
         Ok(())
     })?;
-    prod.kubectl(&["delete", "rstore", "ops"])?;
-    ops.patch(&json!({"expose": null}))?;
-    drop(_links);
+    drop((back, undo, links));
     ops.wait_condition("rstore/prod", "Ready", CHANGE)?;
     ops.wait_ready(&ops.object(), CHANGE)
 }

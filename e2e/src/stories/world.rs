@@ -54,6 +54,7 @@ impl World {
                 Stack::of(*c).wait_condition(&format!("moncl/{}", c.name), "Ready", READY)
             })?;
             apply_links()?;
+            drop_stray_links()?;
             for link in ["rstore/prod", "rstore/staging"] {
                 Stack::of(OPS).wait_condition(link, "Ready", CHANGE)?;
             }
@@ -98,6 +99,18 @@ impl World {
         cluster.apply(&self.product.operator(&["rbac", "--namespace", name])?)?;
         Ok(sandbox)
     }
+}
+
+/// Takes away what a run that was killed has left.
+fn drop_stray_links() -> anyhow::Result<()> {
+    for cluster in FLEET {
+        let stack = Stack::of(cluster);
+        let names = stack.kubectl(&["get", "rstore", "-o", "jsonpath={.items[*].metadata.name}"])?;
+        for name in names.split_whitespace().filter(|n| cluster != OPS || !matches!(*n, "prod" | "staging")) {
+            stack.kubectl(&["delete", "rstore", name, "--ignore-not-found"])?;
+        }
+    }
+    Ok(())
 }
 
 /// The Secret that the tutorial has people make, of the same shape, for a bucket that isn't there.
@@ -163,20 +176,33 @@ impl Drop for Sandbox {
     }
 }
 
-/// A RemoteStore in ops that goes with the story.
+/// A RemoteStore of the fleet that goes with the story.
 #[derive(Debug)]
 pub struct Link {
+    cluster: Cluster,
     name: String,
 }
 
 impl Link {
-    /// Applies it; `spec` is the whole spec.
+    /// Applies it in ops; `spec` is the whole spec.
     ///
     /// # Errors
     /// When the API server refuses.
     pub fn apply(name: &str, spec: &Value) -> anyhow::Result<Self> {
-        OPS.apply(&remote_store(name, spec).to_string())?;
-        Ok(Self { name: name.to_owned() })
+        Self::apply_in(OPS, name, spec)
+    }
+
+    /// Applies it in another cluster of the fleet.
+    ///
+    /// # Errors
+    /// When the API server refuses.
+    pub fn apply_in(cluster: Cluster, name: &str, spec: &Value) -> anyhow::Result<Self> {
+        let object = json!({
+            "apiVersion": "panoptes.dev/v1alpha1", "kind": "RemoteStore",
+            "metadata": {"name": name, "namespace": "monitoring"}, "spec": spec,
+        });
+        cluster.apply(&object.to_string())?;
+        Ok(Self { cluster, name: name.to_owned() })
     }
 
     /// As `kubectl` takes it.
@@ -187,16 +213,8 @@ impl Link {
 
 impl Drop for Link {
     fn drop(&mut self) {
-        let _ = Stack::of(OPS).kubectl(&["delete", "--ignore-not-found", &self.object()]);
+        let _ = Stack::of(self.cluster).kubectl(&["delete", "--ignore-not-found", &self.object()]);
     }
-}
-
-/// A RemoteStore of the fleet.
-pub fn remote_store(name: &str, spec: &Value) -> Value {
-    json!({
-        "apiVersion": "panoptes.dev/v1alpha1", "kind": "RemoteStore",
-        "metadata": {"name": name, "namespace": "monitoring"}, "spec": spec,
-    })
 }
 
 /// The `tls` of a link to one of the fleet's clusters.
@@ -216,6 +234,16 @@ impl Drop for Restore {
         for text in self.0.iter().filter_map(|file| example(file).ok()) {
             let _ = OPS.apply(&text);
         }
+    }
+}
+
+/// A change of a stack's spec is taken back at the end, come what may.
+#[derive(Debug)]
+pub struct Undo(pub Stack, pub Value);
+
+impl Drop for Undo {
+    fn drop(&mut self) {
+        let _ = self.0.patch(&self.1);
     }
 }
 
