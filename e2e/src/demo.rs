@@ -68,16 +68,29 @@ pub fn demo(binary: &Path) -> anyhow::Result<()> {
     }
     say::plain("\ncount by (cluster) (up), asked of the querier in ops:\n");
     say::plain("  CLUSTER   TARGETS UP OR DOWN   ITS OWN COUNT");
-    for (name, count) in ops.up_by_cluster("")? {
-        let own = Cluster::named(&name)
-            .and_then(|c| Stack::of(c).up_by_cluster(""))
-            .ok()
-            .and_then(|own| own.get(&name).copied());
-        say::plain(&format!("  {name:<9} {count:>19} {:>15}", own.map_or_else(|| "?".to_owned(), |n| n.to_string())));
+    for (name, count, own) in counts(&ops)? {
+        say::plain(&format!("  {name:<9} {count:>19} {own:>15}"));
     }
     figures(&ready, &linked);
     hints();
     Ok(())
+}
+
+/// By cluster: the targets that ops counts, and those that the cluster's own querier counts. In the first seconds new targets still
+/// appear between the two questions, so they are asked until they agree, or for half a minute.
+fn counts(ops: &Stack) -> anyhow::Result<Vec<(String, u64, u64)>> {
+    let start = Instant::now();
+    loop {
+        let mut rows = Vec::new();
+        for (name, count) in ops.up_by_cluster("")? {
+            let own = Stack::of(Cluster::named(&name)?).up_by_cluster("")?;
+            rows.push((name.clone(), count, own.get(&name).copied().unwrap_or_default()));
+        }
+        if rows.iter().all(|(_, seen, own)| seen == own) || start.elapsed() > Duration::from_secs(30) {
+            return Ok(rows);
+        }
+        std::thread::sleep(Duration::from_millis(500));
+    }
 }
 
 /// Ends the clusters and removes what is left of them; built peers and images stay in the cache.
