@@ -42,6 +42,12 @@ enum Command {
     },
     /// End the demo and remove what it left
     DemoDown,
+    /// The goals of docs/goals.md at their full size
+    Goals {
+        /// The release binary `panoptes`
+        #[arg(long)]
+        binary: PathBuf,
+    },
     /// Ours beside the peer, on the same data, in one run
     Bench {
         /// The release binary `panoptes`
@@ -122,6 +128,11 @@ fn run(command: Command) -> anyhow::Result<()> {
         }
         Command::Demo { binary } => demo::demo(&binary),
         Command::DemoDown => demo::demo_down(),
+        Command::Goals { binary } => {
+            anyhow::ensure!(binary.is_file(), "{} is missing: make release", binary.display());
+            say::plain("no goal is measured yet: docs/goals.md says which come first");
+            Ok(())
+        }
         Command::Bench { binary } => bench::run(&binary),
         Command::Image { binary, name, output } => {
             let archive = image::Image::of_panoptes(&name, &binary).write()?;

@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use crate::{run, say};
 
 /// A program or file that proves that a package is there, and the package.
-const NEEDED: [(&str, &str); 9] = [
+const NEEDED: [(&str, &str); 10] = [
     ("etcd", "etcd-server"),
     ("containerd", "containerd"),
     ("runc", "runc"),
@@ -16,10 +16,11 @@ const NEEDED: [(&str, &str); 9] = [
     ("ip", "iproute2"),
     ("conntrack", "conntrack"),
     ("socat", "socat"),
+    ("kill", "procps"),
     ("/etc/ssl/certs/ca-certificates.crt", "ca-certificates"),
 ];
 
-/// Installs what is missing with `apt-get`.
+/// Installs with `apt-get` what is missing of all that clusters need.
 ///
 /// # Errors
 /// When something is missing and this isn't root on a Debian-like machine; the message says what to install by hand.
@@ -28,7 +29,20 @@ pub fn ensure() -> anyhow::Result<()> {
         testkit::peers::in_path("kubectl").is_some(),
         "kubectl is not in PATH: install it (1.31 or newer; https://kubernetes.io/docs/tasks/tools/) and try again"
     );
-    let missing: Vec<&str> = NEEDED.iter().filter(|(proof, _)| !present(proof)).map(|(_, package)| *package).collect();
+    install(&NEEDED)
+}
+
+/// Installs the package of one program, if it is missing.
+///
+/// # Errors
+/// As [`ensure`].
+pub fn ensure_one(program: &str) -> anyhow::Result<()> {
+    let one: Vec<_> = NEEDED.iter().filter(|(proof, _)| *proof == program).copied().collect();
+    install(&one)
+}
+
+fn install(needed: &[(&str, &str)]) -> anyhow::Result<()> {
+    let missing: Vec<&str> = needed.iter().filter(|(proof, _)| !present(proof)).map(|(_, package)| *package).collect();
     if missing.is_empty() {
         return Ok(());
     }
@@ -43,10 +57,10 @@ pub fn ensure() -> anyhow::Result<()> {
             .with_context(|| format!("could not install {list}: install them by hand and try again"))
     };
     apt(&["update", "-q"])?;
-    let mut install = vec!["install", "-q", "-y", "--no-install-recommends"];
-    install.extend(&missing);
-    apt(&install)?;
-    let still: Vec<&str> = NEEDED.iter().filter(|(proof, _)| !present(proof)).map(|(_, package)| *package).collect();
+    let mut packages = vec!["install", "-q", "-y", "--no-install-recommends"];
+    packages.extend(&missing);
+    apt(&packages)?;
+    let still: Vec<&str> = needed.iter().filter(|(proof, _)| !present(proof)).map(|(_, package)| *package).collect();
     anyhow::ensure!(still.is_empty(), "apt-get ran, but these are still missing: {}", still.join(" "));
     Ok(())
 }

@@ -117,7 +117,7 @@ pub fn ensure(names: &[&str]) -> anyhow::Result<()> {
     for name in names {
         let mut known = packages::provides(name);
         if known {
-            packages::ensure()?;
+            packages::ensure_one(name)?;
         }
         for peer in &PEERS {
             for binary in peer.binaries.iter().filter(|b| peer.name == *name || b.name == *name) {

@@ -34,6 +34,13 @@ pub fn down(cluster: &Cluster) -> anyhow::Result<()> {
             let _ = run::output("umount", &["-l", &mount]);
         }
     }
+    // Removing a folder under which something of the host is still mounted would empty that.
+    let left = mounts(cluster);
+    anyhow::ensure!(
+        left.is_empty(),
+        "{} is still mounted: unmount it by hand and try again",
+        left.iter().map(|m| m.display().to_string()).collect::<Vec<_>>().join(", ")
+    );
     net::remove(cluster);
     for group in control_groups(cluster) {
         remove_groups(&group);

@@ -1,10 +1,12 @@
 //! A scrape configuration that Prometheus refuses is told; then the pod is deleted and comes back on the last good one.
 
+use anyhow::Context as _;
 use serde_json::json;
 
 use super::world::{CHANGE, READY, World, eventually, no_restarts};
 use super::{Story, Thing};
 use crate::cluster::LAB;
+use crate::fleet::Stack;
 
 pub(super) const STORY: Story = Story { name: "bad_scrape_config", changes: &[], needs: &[Thing::Lab], run };
 
@@ -14,19 +16,18 @@ fn run(world: &World) -> anyhow::Result<()> {
     let object = stack.object();
     sandbox.apply(json!({}))?;
     stack.wait_ready(&object, READY)?;
-    let bad = json!([{"job_name": "bad", "static_configs": [{"targets": ["a:1"]}], "metrics_pat": "/m"}]).to_string();
+    let good = loaded(stack)?;
+    let bad =
+        json!([{"job_name": "bad", "static_configs": [{"targets": ["a:1"]}], "scrape_interval": "often"}]).to_string();
     let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "jobs", "namespace": "badconfig"},
                      "data": {"jobs.yaml": bad}});
     LAB.apply(&map.to_string())?;
     stack.patch(&json!({"scrape": {
         "jobs": ["self"], "additional": [{"configMapRef": {"name": "jobs", "key": "jobs.yaml"}}]}}))?;
-    let reasons = ["ReloadFailed", "RejectedObjects"];
+    // Only Prometheus itself can refuse this one: our own check knows the names of fields, not their values.
+    let reasons = ["ReloadFailed"];
     let told = stack.wait_reason(&object, "ConfigurationApplied", "False", &reasons, CHANGE)?;
-    anyhow::ensure!(
-        told.message.contains("metrics_pat") || told.message.contains("jobs"),
-        "it doesn't say what: {}",
-        told.message
-    );
+    anyhow::ensure!(told.message.contains("often"), "it doesn't say what: {}", told.message);
 
     let before = stack.pods("prometheus")?;
     let name = format!("{}-prometheus-0", stack.name);
@@ -37,11 +38,22 @@ fn run(world: &World) -> anyhow::Result<()> {
         Ok(pods)
     })?;
     no_restarts(&back)?;
-    let config = stack.get_prometheus(0, "/api/v1/status/config")?;
-    anyhow::ensure!(!config.to_string().contains("metrics_pat: "), "the refused configuration is in use");
-    let still = stack.wait_reason(&object, "ConfigurationApplied", "False", &reasons, CHANGE)?;
-    anyhow::ensure!(!still.message.is_empty(), "the condition lost its message");
+    anyhow::ensure!(
+        loaded(stack)? == good,
+        "after its restart Prometheus has another configuration than the last good one"
+    );
+    eventually("the refusal to be told again", CHANGE, || {
+        let still = stack.wait_reason(&object, "ConfigurationApplied", "False", &reasons, CHANGE)?;
+        anyhow::ensure!(still.message.contains("often"), "the condition says {}", still.message);
+        Ok(())
+    })?;
 
     stack.patch(&json!({"scrape": {"additional": null}}))?;
     stack.wait_ready(&object, CHANGE)
+}
+
+/// The configuration that Prometheus has loaded.
+fn loaded(stack: &Stack) -> anyhow::Result<String> {
+    let answer = stack.get_prometheus(0, "/api/v1/status/config")?;
+    Ok(answer["data"]["yaml"].as_str().context("no configuration")?.to_owned())
 }

@@ -14,12 +14,12 @@ mod t11_dedup_steady;
 mod t12_dedup_fills_gaps;
 mod t18_one_file;
 mod t21_part_secret;
-mod t22_apply_and_delete;
+mod t22_part_apply_and_delete;
 mod t23_part_workloads;
 mod t25_pods;
-mod t26_store_api_names;
-mod t27_store_api_addresses;
-mod t31_cluster_label;
+mod t26_part_store_api_names;
+mod t27_part_store_api_addresses;
+mod t31_part_cluster_label;
 mod t32_name_and_intervals;
 mod t33_second_cluster;
 mod t34_own_name;
@@ -87,7 +87,7 @@ const ALL: &[Story] = &[
     t18_one_file::STORY,
     t01_fleet_from_one_cluster::STORY,
     t10_part_live_range::STORY,
-    t31_cluster_label::STORY,
+    t31_part_cluster_label::STORY,
     t38_part_stores_api::STORY,
     bad_scrape_config::STORY,
     t21_part_secret::STORY,
@@ -98,17 +98,17 @@ const ALL: &[Story] = &[
     t11_dedup_steady::STORY,
     t23_part_workloads::STORY,
     t25_pods::STORY,
-    t26_store_api_names::STORY,
+    t26_part_store_api_names::STORY,
     t32_name_and_intervals::STORY,
     t41_hot_reload::STORY,
-    t27_store_api_addresses::STORY,
+    t27_part_store_api_addresses::STORY,
     t36_remote_by_address::STORY,
     t37_remote_by_name::STORY,
     bad_two_remotes::STORY,
     t34_own_name::STORY,
     bad_remotes::STORY,
     t50_three_clusters::STORY,
-    t22_apply_and_delete::STORY,
+    t22_part_apply_and_delete::STORY,
     bad_operator_gone::STORY,
 ];
 
@@ -132,25 +132,35 @@ pub fn run(binary: &Path, words: &[String], keep: bool) -> anyhow::Result<()> {
     let mut clusters: Vec<Cluster> = used.iter().flat_map(|t| t.clusters()).copied().collect();
     clusters.sort();
     clusters.dedup();
-    let world = World::create(binary, &clusters)?;
-    say::step(&format!("running {} stories", stories.len()));
-    let is_last = |s: &Story| LAST.iter().any(|l| l.name == s.name);
-    let (last, first): (Vec<Story>, Vec<Story>) = stories.into_iter().partition(is_last);
-    let mut failed = run_all(&world, &first, 6);
-    failed.extend(run_all(&world, &last, 1));
-    let total = first.len() + last.len();
+    let total = stories.len();
+    let failed = on_clusters(binary, stories, &clusters);
+    // Whatever happened: no process, mount or namespace is left behind.
     if !keep {
         for cluster in &clusters {
-            cluster::down(cluster)?;
+            if let Err(error) = cluster::down(cluster) {
+                say::step(&format!("{} could not be ended: {error:#}", cluster.name));
+            }
         }
         cluster::remove_folders();
     }
+    let failed = failed?;
     for name in &failed {
         say::plain(&format!("failed: {name}"));
     }
     say::plain(&format!("{} passed, {} failed", total - failed.len(), failed.len()));
     anyhow::ensure!(failed.is_empty(), "{} of {total} stories failed", failed.len());
     Ok(())
+}
+
+/// Starts the clusters and runs the stories; gives the names of those that failed.
+fn on_clusters(binary: &Path, stories: Vec<Story>, clusters: &[Cluster]) -> anyhow::Result<Vec<&'static str>> {
+    let world = World::create(binary, clusters)?;
+    say::step(&format!("running {} stories", stories.len()));
+    let is_last = |s: &Story| LAST.iter().any(|l| l.name == s.name);
+    let (last, first): (Vec<Story>, Vec<Story>) = stories.into_iter().partition(is_last);
+    let mut failed = run_all(&world, &first, 6);
+    failed.extend(run_all(&world, &last, 1));
+    Ok(failed)
 }
 
 #[derive(Default)]

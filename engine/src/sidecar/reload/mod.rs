@@ -167,6 +167,8 @@ enum Failure {
     Refused(String),
     /// Something that may pass.
     Passing(String),
+    /// Prometheus does not serve (it starts, or is gone): nothing was tried. The state document says so of Prometheus itself.
+    NotServing(String),
 }
 
 impl Reloader {
@@ -218,15 +220,28 @@ impl Reloader {
                             Err(failure) => {
                                 let before =
                                     failed.take().filter(|(tried, ..)| *tried == wanted).map_or(0, |(.., n)| n);
-                                let (text, tries, refused) = match failure {
-                                    Failure::Refused(text) => (text, before + 1, true),
-                                    Failure::Passing(text) => (text, 0, false),
+                                let (tries, refused) = match failure {
+                                    Failure::Refused(text) => {
+                                        self.fail(&text);
+                                        (before + 1, true)
+                                    }
+                                    Failure::Passing(text) => {
+                                        self.fail(&text);
+                                        (0, false)
+                                    }
+                                    Failure::NotServing(text) => {
+                                        tracing::info!(error = text, "waiting for Prometheus to serve");
+                                        (0, false)
+                                    }
                                 };
-                                self.fail(&text);
                                 if refused {
                                     // Also where this sidecar has loaded nothing itself: Prometheus may have been
                                     // restarted meanwhile, and must not find the refused text.
                                     loaded = self.put_back(&wanted).await;
+                                } else {
+                                    // It may have ended over the new text, and must not find it at its next start:
+                                    // asked again, this puts the last good one there. The failure itself is told already.
+                                    let _ = self.serves().await;
                                 }
                                 failed = Some((wanted, self.clock.elapsed(), tries));
                             }
@@ -260,6 +275,7 @@ impl Reloader {
 
     /// Writes and loads; on success the progress says so.
     async fn attempt(&self, input: Option<&Input>, wanted: &Wanted) -> Result<(), Failure> {
+        self.serves().await?;
         if let (Some(input), Some(output)) = (input, &self.paths.output) {
             self.metrics.applies.inc();
             self.write(input, output).await.inspect_err(|_| {
@@ -270,6 +286,33 @@ impl Reloader {
         tracing::info!(config = wanted.config, rules = wanted.rules, "Prometheus has loaded configuration and rules");
         self.loaded(&wanted.config, Some(&wanted.rules), None);
         Ok(())
+    }
+
+    /// Prometheus reads the shared file whenever it starts. While it does not serve, only what it is known to take may
+    /// lie there: else a refused version, tried at the wrong moment, would keep it from ever starting.
+    async fn serves(&self) -> Result<(), Failure> {
+        if self.paths.last_good.as_deref().is_none_or(|path| !path.exists()) {
+            return Ok(());
+        }
+        match self.prometheus.ready(RELOAD).await {
+            Ok(()) => Ok(()),
+            Err(e) => {
+                self.place_last_good().await;
+                Err(Failure::NotServing(e.to_string()))
+            }
+        }
+    }
+
+    /// Writes the last good version for Prometheus, if there is one; gives what was written.
+    async fn place_last_good(&self) -> Option<Input> {
+        let (last_good, output) = (self.paths.last_good.clone()?, self.paths.output.clone()?);
+        match tokio::task::spawn_blocking(move || render(&last_good, &output)).await.ok()? {
+            Ok(input) => Some(input),
+            Err(error) => {
+                tracing::warn!(error = format!("{error:#}"), "there is no last good configuration to put back");
+                None
+            }
+        }
     }
 
     async fn write(&self, input: &Input, output: &Path) -> Result<(), Failure> {
@@ -313,17 +356,7 @@ impl Reloader {
 
     /// Puts the last good version back in place of a refused one; gives what is in effect then, if it can be told.
     async fn put_back(&self, refused: &Wanted) -> Option<Wanted> {
-        let (Some(last_good), Some(output)) = (self.paths.last_good.clone(), self.paths.output.clone()) else {
-            return None;
-        };
-        let rendered = tokio::task::spawn_blocking(move || render(&last_good, &output)).await.ok()?;
-        let input = match rendered {
-            Ok(input) => input,
-            Err(error) => {
-                tracing::warn!(error = format!("{error:#}"), "there is no last good configuration to put back");
-                return None;
-            }
-        };
+        let input = self.place_last_good().await?;
         if input.hash == refused.config {
             // The configuration is the good one: what is refused are the rules, and those can't be put back from here.
             return None;
@@ -336,7 +369,7 @@ impl Reloader {
                 self.loaded(&input.hash, Some(&refused.rules), error);
                 Some(Wanted { config: input.hash, rules: refused.rules.clone() })
             }
-            Err(Failure::Refused(e) | Failure::Passing(e)) => {
+            Err(Failure::Refused(e) | Failure::Passing(e) | Failure::NotServing(e)) => {
                 tracing::error!(error = e, "the last good configuration is in place, but Prometheus does not load it");
                 None
             }

@@ -6,7 +6,7 @@ use crate::cluster::OPS;
 use crate::fleet::Stack;
 
 pub(super) const STORY: Story =
-    Story { name: "t31_cluster_label", changes: &[], needs: &[Thing::OpsPods, Thing::OpsLinks], run };
+    Story { name: "t31_part_cluster_label", changes: &[], needs: &[Thing::OpsPods, Thing::OpsLinks], run };
 
 fn run(_: &World) -> anyhow::Result<()> {
     let ops = Stack::of(OPS);

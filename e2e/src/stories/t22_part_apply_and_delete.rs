@@ -12,7 +12,7 @@ use crate::cluster::LAB;
 use crate::fleet::{Stack, example};
 
 pub(super) const STORY: Story =
-    Story { name: "t22_apply_and_delete", changes: &[Thing::Tutorial, Thing::Lab], needs: &[], run };
+    Story { name: "t22_part_apply_and_delete", changes: &[Thing::Tutorial, Thing::Lab], needs: &[], run };
 
 const KINDS: &str =
     "statefulsets,deployments,daemonsets,services,configmaps,secrets,serviceaccounts,poddisruptionbudgets";

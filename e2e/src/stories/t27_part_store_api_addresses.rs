@@ -6,13 +6,13 @@ use std::time::Duration;
 use anyhow::Context as _;
 use serde_json::{Value, json};
 
-use super::t26_store_api_names::{ask, service};
+use super::t26_part_store_api_names::{ask, service};
 use super::world::{READY, World, eventually};
 use super::{Story, Thing};
 use crate::fleet::Stack;
 
 pub(super) const STORY: Story =
-    Story { name: "t27_store_api_addresses", changes: &[Thing::Tutorial], needs: &[Thing::Lab], run };
+    Story { name: "t27_part_store_api_addresses", changes: &[Thing::Tutorial], needs: &[Thing::Lab], run };
 
 const MINUTE: Duration = Duration::from_secs(60);
 

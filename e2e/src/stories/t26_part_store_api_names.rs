@@ -1,6 +1,7 @@
 //! T26: from a pod of the namespace, the store-API Service's name has one address per Prometheus pod, and an SRV record per address with
 //! the gRPC port.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -13,7 +14,7 @@ use crate::fleet::Stack;
 use crate::image;
 
 pub(super) const STORY: Story =
-    Story { name: "t26_store_api_names", changes: &[], needs: &[Thing::Lab, Thing::Tutorial], run };
+    Story { name: "t26_part_store_api_names", changes: &[], needs: &[Thing::Lab, Thing::Tutorial], run };
 
 fn run(world: &World) -> anyhow::Result<()> {
     let stack = world.tutorial()?;
@@ -38,7 +39,9 @@ pub(super) fn service(stack: &Stack) -> anyhow::Result<String> {
 
 /// The sorted answers to a DNS question that a pod asks.
 pub(super) fn ask(stack: &Stack, kind: &str, name: &str) -> anyhow::Result<Vec<String>> {
-    let pod = format!("probe-{kind}-{}", std::process::id());
+    // A name of its own for each call: an earlier probe may still be ending, and must not be read again.
+    static CALLS: AtomicUsize = AtomicUsize::new(0);
+    let pod = format!("probe-{kind}-{}-{}", std::process::id(), CALLS.fetch_add(1, Ordering::Relaxed));
     let spec = json!({
         "apiVersion": "v1", "kind": "Pod", "metadata": {"name": pod, "namespace": stack.namespace},
         "spec": {"restartPolicy": "Never", "automountServiceAccountToken": false, "containers": [{
