@@ -81,6 +81,8 @@ pub(super) fn kubelet(cluster: &Cluster) -> anyhow::Result<NodeProcess> {
         "imageGCHighThresholdPercent": 100, "imageGCLowThresholdPercent": 99,
         "evictionHard": {"memory.available": "100Mi"},
         "tlsCertFile": pki("node.crt"), "tlsPrivateKeyFile": pki("node.key"),
+        // Each kubelet removes the logs of pods that it doesn't know: several on one machine need a folder each.
+        "podLogsDir": cluster.data_dir().join("pod-logs").display().to_string(),
         "readOnlyPort": 0, "maxPods": 110, "syncFrequency": "10s",
         "configMapAndSecretChangeDetectionStrategy": "Watch",
         "serializeImagePulls": false,
