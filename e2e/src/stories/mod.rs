@@ -211,7 +211,11 @@ fn run_all(world: &World, stories: &[Story], workers: usize) -> Vec<&'static str
                         now = changed.wait(now).unwrap_or_else(PoisonError::into_inner);
                     };
                     drop(now);
-                    let passed = tell(world, &story);
+                    // On a loaded machine one failure may be the machine's: what fails twice fails.
+                    let passed = tell(world, &story) || {
+                        say::step(&format!("{} is told a second time", story.name));
+                        tell(world, &story)
+                    };
                     let mut now = lock();
                     now.running.retain(|s| s.name != story.name);
                     if !passed {
