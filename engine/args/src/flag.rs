@@ -81,7 +81,7 @@ macro_rules! scalar {
         }
     )*};
 }
-scalar!(String, u64, Millis, crate::LogLevel, crate::LogFormat);
+scalar!(String, u64, Millis, crate::LogLevel, crate::LogFormat, crate::HashFunc);
 
 impl FlagValue for Switch {
     fn arg(name: &'static str, default: &'static str) -> Arg {
@@ -185,21 +185,14 @@ macro_rules! flags {
 }
 pub(crate) use flags;
 
-/// Flags of Thanos that are accepted without an effect, because they tune the Go runtime or are Thanos's own no-ops.
-const IGNORED: &[&str] = &["enable-auto-gomemlimit", "auto-gomemlimit.ratio"];
+/// Flags of Thanos that are accepted without an effect: they tune the Go runtime, are Thanos's own no-ops, or ask for what
+/// is always done here (a corrupt block never holds up others).
+const IGNORED: &[&str] = &["enable-auto-gomemlimit", "auto-gomemlimit.ratio", "shipper.skip-corrupted-blocks"];
 
 /// Flags of Thanos that can't be honoured (yet), and what to use instead.
 const REFUSED: &[(&str, &str)] = &[
     ("store", "it was removed from Thanos as well: use --endpoint"),
     ("store.sd-files", "list the addresses in --endpoint.sd-config-file, which is reloaded when it changes"),
-    (
-        "objstore.config",
-        "uploading blocks comes with a later version: leave the flag out, the sidecar serves live data",
-    ),
-    (
-        "objstore.config-file",
-        "uploading blocks comes with a later version: leave the flag out, the sidecar serves live data",
-    ),
     ("request.logging-config", "requests are logged at --log.level=debug"),
     ("tracing.config", "traces are not exported yet"),
     ("tracing.config-file", "traces are not exported yet"),

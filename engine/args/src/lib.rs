@@ -14,7 +14,7 @@ pub mod state;
 
 pub use flag::{List, Millis, Switch, normalize};
 pub use query::QueryArgs;
-pub use server::{LogFormat, LogLevel, ServerArgs};
+pub use server::{HashFunc, LogFormat, LogLevel, ServerArgs};
 pub use sidecar::SidecarArgs;
 
 /// The gRPC port of every part.

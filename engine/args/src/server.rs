@@ -32,6 +32,7 @@ flags! {
     }
 }
 
+/// A type whose values are words on the command line.
 macro_rules! words {
     ($(#[$m:meta])* $name:ident { $($(#[$vm:meta])* $variant:ident = $text:literal),* $(,)? }) => {
         $(#[$m])*
@@ -71,6 +72,15 @@ words! {
         Debug = "debug",
         /// And every frame.
         Trace = "trace",
+    }
+}
+words! {
+    /// Hash of a block's files.
+    HashFunc {
+        /// No hash.
+        None = "",
+        /// SHA-256.
+        Sha256 = "SHA256",
     }
 }
 words! {

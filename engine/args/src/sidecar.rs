@@ -1,10 +1,10 @@
 //! Flags of `panoptes sidecar`.
 
-use crate::ServerArgs;
 use crate::flag::{List, Millis, Switch, flags};
+use crate::{HashFunc, ServerArgs};
 
 flags! {
-    /// The sidecar: StoreAPI over one Prometheus, and the reloader of its configuration and rules.
+    /// The sidecar: StoreAPI over one Prometheus, the reloader of its configuration and rules, the upload of its blocks.
     pub struct SidecarArgs {
         [server: ServerArgs]
         /// Where Prometheus answers.
@@ -17,6 +17,29 @@ flags! {
         prometheus_get_config_timeout: Millis = "prometheus.get_config_timeout", "30s", since "0.1.0";
         /// Prometheus's data directory.
         tsdb_path: String = "tsdb.path", "./data", since "0.1.0";
+        /// Where blocks are uploaded, as YAML: the object storage configuration of Thanos. Without it and without the file,
+        /// nothing is uploaded.
+        objstore_config: String = "objstore.config", "", since "0.1.0";
+        /// The same in a file, re-read when it changes: new credentials need no restart.
+        objstore_config_file: String = "objstore.config-file", "", since "0.1.0";
+        /// How often the rights on the bucket are checked. They are also checked at start and after each change of the
+        /// configuration. (Thanos has no such check.)
+        objstore_check_interval: Millis = "objstore.check-interval", "5m", since "0.1.0";
+        /// Upload blocks that Prometheus has compacted, too. Meant for taking over old data, with Prometheus's compaction off.
+        shipper_upload_compacted: Switch = "shipper.upload-compacted", "false", since "0.1.0";
+        /// Files of a block that are uploaded at the same time; 0 is 4.
+        shipper_upload_concurrency: u64 = "shipper.upload-concurrency", "0", since "0.1.0";
+        /// File in the data directory that lists the uploaded blocks; Prometheus reads it when it has
+        /// --storage.tsdb.delay-compact-file.path, and compacts no block before it is in the bucket.
+        shipper_meta_file_name: String = "shipper.meta-file-name", "thanos.shipper.json", since "0.1.0";
+        /// Upload although Prometheus compacts by itself and does not wait for uploads. A block whose upload is late may
+        /// then never reach the bucket.
+        shipper_ignore_unequal_block_size: Switch = "shipper.ignore-unequal-block-size", "false", since "0.1.0";
+        /// Upload compacted blocks even where the bucket has blocks of the same time. (A block that fails never holds up
+        /// others, with or without this flag.)
+        shipper_allow_out_of_order_uploads: Switch = "shipper.allow-out-of-order-uploads", "false", since "0.1.0";
+        /// Hash of each file that is written into meta.json: SHA256, or none.
+        hash_func: HashFunc = "hash-func", "", since "0.1.0";
         /// Oldest data to serve: RFC 3339 or a duration before now, as -2w.
         min_time: String = "min-time", "0000-01-01T00:00:00Z", since "0.1.0";
         /// Most series that one request may return; 0 is no limit.

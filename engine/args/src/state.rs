@@ -31,6 +31,134 @@ pub struct State {
     /// Querier: the endpoint files and links.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endpoints: Option<Endpoints>,
+    /// Every part with object storage: what its own check of the bucket found. Absent if none is configured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bucket: Option<Bucket>,
+    /// Producers of blocks (sidecar): the way of the blocks into the bucket. Absent if none is configured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upload: Option<Upload>,
+}
+
+/// What a part knows of its object storage.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Bucket {
+    /// Which one, for people: provider and bucket, never a secret. Empty until a configuration could be read.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub name: String,
+    /// Lower-case hex SHA-256 of the configuration in use, as handed in; absent until one could be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub configuration: Option<String>,
+    /// When a check last ended, milliseconds since the epoch; absent before the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checked_at_ms: Option<i64>,
+    /// What is wrong; absent if the last check found all rights, or before the first one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<BucketError>,
+}
+
+impl Bucket {
+    /// True if the last check found all that the part needs.
+    pub fn usable(&self) -> bool {
+        self.checked_at_ms.is_some() && self.error.is_none()
+    }
+}
+
+/// Why a bucket can't be used.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BucketError {
+    /// Which kind of failure.
+    pub class: BucketErrorClass,
+    /// What happened, where, and what to do, in one sentence.
+    pub message: String,
+    /// The right that is missing (`list`, `get`, `create`), as far as one was denied.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub missing_right: Option<String>,
+    /// Since when it has failed without a good check in between, milliseconds since the epoch.
+    pub since_ms: i64,
+}
+
+/// Kinds of failure of object storage.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+pub enum BucketErrorClass {
+    /// The configuration is missing, can't be read, or is refused.
+    Config,
+    /// Wrong credentials, or a right is missing.
+    Denied,
+    /// There is no such bucket.
+    BucketMissing,
+    /// No answer, or one that says "not now" (5xx, throttled).
+    Unreachable,
+    /// Anything else: an answer that makes no sense, a missing capability.
+    Other,
+}
+
+/// The way of local blocks into the bucket.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Upload {
+    /// Why nothing is uploaded at all, though storage is configured (labels, Prometheus's flags); absent if uploads go on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<String>,
+    /// Blocks on disk that should be in the bucket and are not known to be.
+    pub pending: u64,
+    /// Age of the end of the oldest such block, milliseconds; absent if there is none. Compare with
+    /// [`Upload::retention_ms`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lag_ms: Option<i64>,
+    /// How long Prometheus keeps blocks on disk, milliseconds; absent if it does not tell or only a size is set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retention_ms: Option<i64>,
+    /// Blocks uploaded since the start of the process.
+    pub uploaded: u64,
+    /// When a block last arrived whole, milliseconds since the epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_upload_ms: Option<i64>,
+    /// Since when no pass over the blocks has succeeded, milliseconds since the epoch; absent if the last one did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failing_since_ms: Option<i64>,
+    /// Why the last pass failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// Blocks that are left out until someone acts, oldest first (bounded).
+    #[serde(default)]
+    pub skipped: Vec<SkippedBlock>,
+}
+
+impl Upload {
+    /// True if data may be deleted by local retention before it is in the bucket: the oldest block that waits has passed
+    /// half of its time on disk.
+    pub fn at_risk(&self) -> bool {
+        matches!((self.lag_ms, self.retention_ms), (Some(lag), Some(keep)) if lag > keep / 2)
+    }
+}
+
+/// A local block that is not uploaded.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SkippedBlock {
+    /// Its ULID.
+    pub block: String,
+    /// Which kind of reason.
+    pub reason: SkipReason,
+    /// What is wrong, where, and what to do, in one sentence.
+    pub message: String,
+}
+
+/// Why a block is left out.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub enum SkipReason {
+    /// Its `meta.json` is missing, can't be read, or is of an unknown version.
+    BadMeta,
+    /// A file that the block needs is missing.
+    MissingFile,
+    /// The health check of index or chunks found damage.
+    Damaged,
+    /// It is compacted, and the bucket has blocks of the same time.
+    Overlaps,
+    /// The bucket has a different block under the same ULID.
+    Conflict,
 }
 
 /// What the reloader has done. Hashes are lower-case hex SHA-256 of the configuration as handed in, before `$(VAR)`

@@ -1,6 +1,6 @@
 //! Every flag both parses and renders.
 
-use args::{LogLevel, Millis, QueryArgs, SidecarArgs, Switch, normalize};
+use args::{HashFunc, LogLevel, Millis, QueryArgs, SidecarArgs, Switch, normalize};
 use clap::{CommandFactory, Parser};
 
 #[derive(Parser)]
@@ -13,6 +13,13 @@ struct Sidecar {
 struct Query {
     #[command(flatten)]
     args: QueryArgs,
+}
+
+fn parse_sidecar(argv: &[&str]) -> Result<SidecarArgs, String> {
+    let argv = normalize(argv.iter().map(|s| (*s).to_owned()), &Sidecar::command())?;
+    Sidecar::try_parse_from(std::iter::once("sidecar".to_owned()).chain(argv))
+        .map(|s| s.args)
+        .map_err(|e| e.to_string())
 }
 
 fn parse_query(argv: &[&str]) -> Result<QueryArgs, String> {
@@ -77,4 +84,24 @@ fn what_cannot_be_honoured_is_refused_with_advice() {
     let e = parse_query(&["--query.timeout=5"]).unwrap_err();
     assert!(e.contains("write it as 30s"), "{e}");
     assert!(parse_query(&["--no-such-flag"]).is_err());
+}
+
+#[test]
+fn the_upload_flags_are_those_of_thanos() {
+    let a = parse_sidecar(&[
+        "--objstore.config-file=/etc/objstore.yml",
+        "--shipper.upload-compacted",
+        "--shipper.skip-corrupted-blocks",
+        "--hash-func",
+        "SHA256",
+        "--shipper.upload-concurrency=8",
+    ])
+    .unwrap();
+    assert_eq!(a.objstore_config_file, "/etc/objstore.yml");
+    assert_eq!(a.shipper_upload_compacted, Switch(true));
+    assert_eq!((a.hash_func, a.shipper_upload_concurrency), (HashFunc::Sha256, 8));
+    assert_eq!(parse_sidecar(&a.render().iter().map(String::as_str).collect::<Vec<_>>()), Ok(a));
+    let none = SidecarArgs::default();
+    assert_eq!((none.hash_func, none.shipper_meta_file_name.as_str()), (HashFunc::None, "thanos.shipper.json"));
+    assert!(parse_sidecar(&["--hash-func=MD5"]).unwrap_err().contains("SHA256"));
 }
