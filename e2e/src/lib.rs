@@ -9,6 +9,7 @@ pub mod cluster;
 pub mod demo;
 pub mod dns;
 pub mod fleet;
+pub mod goals;
 pub mod grpc;
 pub mod image;
 pub mod install;

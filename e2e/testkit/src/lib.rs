@@ -9,6 +9,7 @@
 
 pub mod apiserver;
 pub mod certs;
+pub mod goal;
 pub mod http;
 pub mod metrics_source;
 pub mod peers;

@@ -7,6 +7,7 @@ pub mod histogram;
 pub mod labels;
 pub mod matcher;
 pub mod number;
+pub mod protection;
 pub mod regex;
 pub mod sample;
 pub mod time;
