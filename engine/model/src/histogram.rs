@@ -1,4 +1,4 @@
-//! Native histograms as PromQL computes with them.
+//! Native histograms.
 
 /// A run of consecutive buckets.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -26,9 +26,11 @@ pub enum ResetHint {
 /// The schema number of histograms with custom bucket bounds.
 pub const CUSTOM_BUCKETS_SCHEMA: i32 = -53;
 
-/// A native histogram with float counts. Bucket values are absolute (not deltas), in the order of the spans.
+/// A native histogram. Bucket values are absolute counts (not deltas), in the order of the spans.
+///
+/// `V` is the type of all counts: `f64` ([`FloatHistogram`]) or `u64` ([`IntHistogram`]).
 #[derive(Clone, PartialEq, Debug, Default)]
-pub struct FloatHistogram {
+pub struct Histogram<V> {
     /// See [`ResetHint`].
     pub reset_hint: ResetHint,
     /// Resolution: −4…8 exponential, or [`CUSTOM_BUCKETS_SCHEMA`].
@@ -36,9 +38,9 @@ pub struct FloatHistogram {
     /// Width of the zero bucket on either side of zero.
     pub zero_threshold: f64,
     /// Observations in the zero bucket.
-    pub zero_count: f64,
+    pub zero_count: V,
     /// All observations.
-    pub count: f64,
+    pub count: V,
     /// Sum of all observations.
     pub sum: f64,
     /// Spans of the positive buckets.
@@ -46,15 +48,22 @@ pub struct FloatHistogram {
     /// Spans of the negative buckets.
     pub negative_spans: Vec<Span>,
     /// Counts of the positive buckets.
-    pub positive_buckets: Vec<f64>,
+    pub positive_buckets: Vec<V>,
     /// Counts of the negative buckets.
-    pub negative_buckets: Vec<f64>,
+    pub negative_buckets: Vec<V>,
     /// Upper bounds of custom buckets, ascending, without +Inf; empty for exponential schemas.
     pub custom_values: Vec<f64>,
 }
 
-impl FloatHistogram {
-    /// True if the bucket bounds are given by [`FloatHistogram::custom_values`].
+/// A native histogram with float counts: what PromQL computes with.
+pub type FloatHistogram = Histogram<f64>;
+
+/// A native histogram with integer counts, as scraped and as most chunks store it. Prometheus keeps the differences between
+/// neighbouring buckets; here they are added up (modulo 2^64, so that no chunk loses anything).
+pub type IntHistogram = Histogram<u64>;
+
+impl<V> Histogram<V> {
+    /// True if the bucket bounds are given by [`Histogram::custom_values`].
     pub fn has_custom_buckets(&self) -> bool {
         self.schema == CUSTOM_BUCKETS_SCHEMA
     }

@@ -31,6 +31,14 @@ pub enum Encoding {
     Histogram,
     /// Native histograms with float counts: 3.
     FloatHistogram,
+    /// Floats with start times, the newer code: 4.
+    Xor2,
+    /// Native histograms with integer counts and start times: 5.
+    HistogramSt,
+    /// Native histograms with float counts and start times: 6.
+    FloatHistogramSt,
+    /// Thanos's container of up to five chunks of a downsampled series: 0xff.
+    Aggregate,
     /// A format that this version does not know, by Prometheus's number.
     Unknown(u8),
 }
@@ -42,6 +50,10 @@ impl Encoding {
             1 => Self::Xor,
             2 => Self::Histogram,
             3 => Self::FloatHistogram,
+            4 => Self::Xor2,
+            5 => Self::HistogramSt,
+            6 => Self::FloatHistogramSt,
+            0xff => Self::Aggregate,
             n => Self::Unknown(n),
         }
     }
@@ -58,6 +70,10 @@ impl Encoding {
             Self::Xor => 1,
             Self::Histogram => 2,
             Self::FloatHistogram => 3,
+            Self::Xor2 => 4,
+            Self::HistogramSt => 5,
+            Self::FloatHistogramSt => 6,
+            Self::Aggregate => 0xff,
             Self::Unknown(n) => n,
         }
     }
@@ -69,9 +85,10 @@ impl fmt::Display for Encoding {
             Self::Xor => f.write_str("XOR"),
             Self::Histogram => f.write_str("histogram"),
             Self::FloatHistogram => f.write_str("float histogram"),
-            Self::Unknown(4) => f.write_str("XOR2 (4)"),
-            Self::Unknown(5) => f.write_str("histogram with start time (5)"),
-            Self::Unknown(6) => f.write_str("float histogram with start time (6)"),
+            Self::Xor2 => f.write_str("XOR2"),
+            Self::HistogramSt => f.write_str("histogram with start time"),
+            Self::FloatHistogramSt => f.write_str("float histogram with start time"),
+            Self::Aggregate => f.write_str("aggregate"),
             Self::Unknown(n) => write!(f, "unknown ({n})"),
         }
     }
@@ -127,7 +144,11 @@ pub fn decode(encoding: Encoding, data: Bytes) -> Result<ChunkIter, ChunkError> 
         Encoding::Xor => XorIter::new(data).map(ChunkIter::Xor),
         Encoding::Histogram => HistogramIter::new(data).map(|i| ChunkIter::Histogram(Box::new(i))),
         Encoding::FloatHistogram => FloatHistogramIter::new(data).map(|i| ChunkIter::FloatHistogram(Box::new(i))),
-        Encoding::Unknown(_) => {
+        Encoding::Xor2
+        | Encoding::HistogramSt
+        | Encoding::FloatHistogramSt
+        | Encoding::Aggregate
+        | Encoding::Unknown(_) => {
             Err(ChunkError { encoding, offset: 0, length: data.len(), kind: ErrorKind::UnknownEncoding })
         }
     }
@@ -169,7 +190,7 @@ mod tests {
     #[test]
     fn unknown_encodings_are_named() {
         let error = decode(Encoding::from_store_api(3), Bytes::from_static(&[0, 1])).unwrap_err().to_string();
-        assert!(error.contains("XOR2 (4)") && error.contains("default (xor)"), "{error}");
+        assert!(error.contains("XOR2") && error.contains("default (xor)"), "{error}");
         assert_eq!(Encoding::from_store_api(-5), Encoding::Unknown(0));
         assert_eq!(Encoding::from_store_api(300), Encoding::Unknown(0));
         for n in 0..=255 {
