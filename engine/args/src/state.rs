@@ -10,6 +10,9 @@ pub const PATH: &str = "/-/state";
 /// No state document is larger; a reader stops here.
 pub const MAX_BYTES: usize = 4 << 20;
 
+/// Most blocks that [`Upload::skipped_blocks`] tells one by one.
+pub const MAX_SKIPPED: usize = 10;
+
 /// The document.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -49,16 +52,22 @@ pub struct Bucket {
     /// Lower-case hex SHA-256 of the configuration in use, as handed in; absent until one could be read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub configuration: Option<String>,
-    /// When a check last ended, milliseconds since the epoch; absent before the first.
+    /// Why a newer configuration is not in use, or why there is none: it is missing, empty or broken. Holds no secret.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub configuration_error: Option<String>,
+    /// When a check of the configuration in use last ended, milliseconds since the epoch; absent before the first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checked_at_ms: Option<i64>,
-    /// What is wrong; absent if the last check found all rights, or before the first one.
+    /// How long that check took, microseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub latency_us: Option<i64>,
+    /// What the check found wrong; absent if it found all rights, or before the first one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<BucketError>,
 }
 
 impl Bucket {
-    /// True if the last check found all that the part needs.
+    /// True if the last check found all that the part needs. A newer configuration may be waiting all the same.
     pub fn usable(&self) -> bool {
         self.checked_at_ms.is_some() && self.error.is_none()
     }
@@ -82,15 +91,17 @@ pub struct BucketError {
 /// Kinds of failure of object storage.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub enum BucketErrorClass {
-    /// The configuration is missing, can't be read, or is refused.
-    Config,
     /// Wrong credentials, or a right is missing.
     Denied,
     /// There is no such bucket.
     BucketMissing,
     /// No answer, or one that says "not now" (5xx, throttled).
     Unreachable,
-    /// Anything else: an answer that makes no sense, a missing capability.
+    /// The clocks of here and there differ so much that signatures are refused.
+    ClockSkew,
+    /// Anything else: an answer that makes no sense, a missing capability. Also what a newer part says in words that this
+    /// version does not know.
+    #[serde(other)]
     Other,
 }
 
@@ -121,9 +132,12 @@ pub struct Upload {
     /// Why the last pass failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
-    /// Blocks that are left out until someone acts, oldest first (bounded).
+    /// Blocks that are left out until someone acts.
     #[serde(default)]
-    pub skipped: Vec<SkippedBlock>,
+    pub skipped: u64,
+    /// The oldest of them, with reasons; at most [`MAX_SKIPPED`].
+    #[serde(default)]
+    pub skipped_blocks: Vec<SkippedBlock>,
 }
 
 impl Upload {
@@ -159,6 +173,9 @@ pub enum SkipReason {
     Overlaps,
     /// The bucket has a different block under the same ULID.
     Conflict,
+    /// What a newer part says in words that this version does not know.
+    #[serde(other)]
+    Other,
 }
 
 /// What the reloader has done. Hashes are lower-case hex SHA-256 of the configuration as handed in, before `$(VAR)`

@@ -105,3 +105,16 @@ fn the_upload_flags_are_those_of_thanos() {
     assert_eq!((none.hash_func, none.shipper_meta_file_name.as_str()), (HashFunc::None, "thanos.shipper.json"));
     assert!(parse_sidecar(&["--hash-func=MD5"]).unwrap_err().contains("SHA256"));
 }
+
+#[test]
+fn words_of_a_newer_part_do_not_break_the_state_document() {
+    let text = r#"{"format": 1, "component": "sidecar", "version": "9", "ready": true, "later": [],
+        "bucket": {"error": {"class": "MoonPhase", "message": "m", "sinceMs": 1}},
+        "upload": {"pending": 1, "uploaded": 2, "lagMs": 6, "retentionMs": 10,
+                   "skippedBlocks": [{"block": "b", "reason": "Tired", "message": "m"}]}}"#;
+    let state = args::state::State::parse(text.as_bytes()).unwrap();
+    assert_eq!(state.bucket.unwrap().error.unwrap().class, args::state::BucketErrorClass::Other);
+    let upload = state.upload.unwrap();
+    assert_eq!(upload.skipped_blocks[0].reason, args::state::SkipReason::Other);
+    assert!(upload.at_risk());
+}
