@@ -3,6 +3,7 @@
 //! Everything here is plain data with value semantics. No network, no files, no clock of its own:
 //! whoever needs time or randomness takes it through [`world`].
 
+pub mod block_id;
 pub mod histogram;
 pub mod labels;
 pub mod matcher;
@@ -13,6 +14,7 @@ pub mod sample;
 pub mod time;
 pub mod world;
 
+pub use block_id::BlockId;
 pub use histogram::FloatHistogram;
 pub use labels::Labels;
 pub use matcher::{MatchOp, Matcher};

@@ -1,3 +1,15 @@
-//! Prometheus's storage formats as bytes: no network, no clock.
+//! Prometheus's and Thanos's storage formats as bytes: no network, no clock.
+//!
+//! Each format has a `FORMAT.md` beside its code. Every reader takes foreign bytes: it checks each length, never
+//! panics, and holds no more than 1 MiB + 16 × input.
 
 pub mod chunk;
+pub mod disk;
+mod error;
+pub mod json;
+pub mod marks;
+pub mod meta;
+
+pub use error::{Error, ErrorKind, Result};
+pub use meta::BlockMeta;
+pub use model::BlockId;
