@@ -55,6 +55,9 @@ pub struct Bucket {
     /// Why a newer configuration is not in use, or why there is none: it is missing, empty or broken. Holds no secret.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub configuration_error: Option<String>,
+    /// Lower-case hex SHA-256 of the configuration that is there and can't be used; absent if it is missing or empty.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub configuration_refused: Option<String>,
     /// When a check of the configuration in use last ended, milliseconds since the epoch; absent before the first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checked_at_ms: Option<i64>,
