@@ -1,0 +1,31 @@
+//! Object storage: one small interface over GCS, S3, Azure, a directory and memory, under the contract of `CONTRACT.md`.
+//!
+//! ```text
+//!  Bucket ──▶ contract ──▶ retry ──▶ store (GCS, S3, Azure: remote │ directory │ memory)
+//!     └ meter (Thanos's metric names, counts of requests)
+//! ```
+//!
+//! * [`Config`] is Thanos's objstore YAML, read strictly.
+//! * [`Bucket`] is what services hold: a cheap clone; its store can be exchanged when credentials change.
+//! * [`Error`] says what to do: retry, skip this object, stop and tell.
+//!
+//! Nobody outside this crate talks to an object store.
+
+pub mod config;
+pub mod error;
+pub mod path;
+pub mod store;
+
+mod bucket;
+mod directory;
+mod memory;
+
+pub use bucket::{Bucket, Options, Uploaded};
+pub use config::Config;
+pub use directory::Directory;
+pub use error::{Advice, Error, Kind, Operation};
+pub use memory::Memory;
+pub use store::{Entry, Meta, Object, Version};
+
+/// What every call gives.
+pub type Result<T> = std::result::Result<T, Error>;
