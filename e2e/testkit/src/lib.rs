@@ -12,6 +12,7 @@ pub mod certs;
 pub mod goal;
 pub mod http;
 pub mod metrics_source;
+pub mod oracle;
 pub mod peers;
 pub mod ports;
 pub mod process;
