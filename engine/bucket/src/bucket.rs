@@ -1,6 +1,6 @@
 //! What services hold.
 
-use crate::config::{Config, Provider};
+use crate::config::{self, Config, Provider};
 use crate::error::{Error, Kind, Operation};
 use crate::store::{Condition, Entry, FileSource, Meta, Object, Source, Store, Version};
 use crate::{Directory, Memory, Result, path};
@@ -50,7 +50,9 @@ struct Shared {
 /// What a reload exchanges.
 struct Current {
     store: Arc<dyn Store>,
+    provider: config::Kind,
     prefix: String,
+    generation: u64,
 }
 
 impl std::fmt::Debug for Bucket {
@@ -68,7 +70,11 @@ impl Bucket {
         let store: Arc<dyn Store> = match &config.provider {
             Provider::Filesystem(c) => Arc::new(Directory::new(&c.directory, Arc::clone(&options.world.entropy))),
         };
-        Ok(Self::with(store, config.bucket_name(), config.prefix.clone(), options))
+        Ok(Self::with(
+            Current { store, provider: config.kind(), prefix: config.prefix.clone(), generation: 0 },
+            config.bucket_name(),
+            options,
+        ))
     }
 
     /// A bucket in memory that is gone with its last clone.
@@ -79,11 +85,15 @@ impl Bucket {
 
     /// A bucket over any store, for tests and simulations.
     pub fn over(store: Arc<dyn Store>, name: &str, options: Options) -> Self {
-        Self::with(store, name.to_owned(), String::new(), options)
+        Self::with(
+            Current { store, provider: config::Kind::Other, prefix: String::new(), generation: 0 },
+            name.to_owned(),
+            options,
+        )
     }
 
-    fn with(store: Arc<dyn Store>, name: String, prefix: String, options: Options) -> Self {
-        let current = ArcSwap::from_pointee(Current { store, prefix });
+    fn with(current: Current, name: String, options: Options) -> Self {
+        let current = ArcSwap::from_pointee(current);
         Self { shared: Arc::new(Shared { name, options, current }) }
     }
 
@@ -95,6 +105,16 @@ impl Bucket {
     /// Time and randomness, as the bucket was opened with.
     pub fn world(&self) -> &World {
         &self.shared.options.world
+    }
+
+    /// The kind of its provider.
+    pub fn provider(&self) -> config::Kind {
+        self.current().provider
+    }
+
+    /// How often its client was exchanged since it was opened.
+    pub fn generation(&self) -> u64 {
+        self.current().generation
     }
 
     fn current(&self) -> arc_swap::Guard<Arc<Current>> {

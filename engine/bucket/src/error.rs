@@ -97,7 +97,7 @@ pub enum Advice {
 }
 
 /// A failure of an object store.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Error {
     /// What it means.
     pub kind: Kind,

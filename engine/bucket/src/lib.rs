@@ -11,10 +11,16 @@
 //!
 //! Nobody outside this crate talks to an object store.
 
+pub mod block;
+pub mod catalogue;
 pub mod config;
+pub mod document;
 pub mod error;
+pub mod fetch;
+pub mod mark;
 pub mod path;
 pub mod store;
+pub mod verify;
 
 mod bucket;
 mod directory;

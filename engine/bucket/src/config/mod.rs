@@ -19,6 +19,21 @@ pub enum Provider {
     Filesystem(Filesystem),
 }
 
+/// The kind of a provider.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// Google Cloud Storage.
+    Gcs,
+    /// S3 and what speaks like it.
+    S3,
+    /// Azure Blob Storage.
+    Azure,
+    /// A directory.
+    Filesystem,
+    /// Memory and whatever a test brings.
+    Other,
+}
+
 /// `type: FILESYSTEM`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -49,6 +64,13 @@ impl Config {
         }
         let prefix = top.prefix.trim_matches('/').to_owned();
         Ok(Self { provider: Provider::Filesystem(top.config), prefix })
+    }
+
+    /// The kind of its provider.
+    pub fn kind(&self) -> Kind {
+        match &self.provider {
+            Provider::Filesystem(_) => Kind::Filesystem,
+        }
     }
 
     /// The bucket's name, for people and metrics.

@@ -1,0 +1,192 @@
+//! The reader's side: one listing, then only what is new.
+
+use super::{COMMIT, Commit, INTENT, Intent, MAX_ENTRY, MAX_SNAPSHOT, Name, ROOT, SNAPSHOT, Snapshot, snapshot_path};
+use crate::error::Error;
+use crate::{Bucket, Result, document};
+use futures::{StreamExt as _, TryStreamExt as _};
+use model::BlockId;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use tsdb::BlockMeta;
+
+/// How often a listing is taken again because an entry was folded between listing and reading.
+const ATTEMPTS: u32 = 3;
+/// Entries read at the same time.
+const CONCURRENCY: usize = 16;
+
+/// What the catalogue says.
+#[derive(Debug, Clone, PartialEq)]
+pub enum State {
+    /// There is none: nobody of ours ever wrote here.
+    Absent,
+    /// It can't be used, for this reason: list the bucket.
+    Unusable(String),
+    /// All blocks that our producers committed and nobody deleted.
+    Blocks(BTreeMap<BlockId, Arc<BlockMeta>>),
+}
+
+/// Reads the catalogue, again and again. Entries never change, so each is read once.
+#[derive(Debug)]
+pub struct Reader {
+    bucket: Bucket,
+    snapshot: Option<Folded>,
+    commits: BTreeMap<(String, BlockId), Arc<BlockMeta>>,
+    intents: BTreeMap<(String, BlockId), Option<Arc<Intent>>>,
+}
+
+#[derive(Debug)]
+struct Folded {
+    number: u64,
+    blocks: BTreeMap<BlockId, Arc<BlockMeta>>,
+    folded: BTreeSet<BlockId>,
+}
+
+/// Why one reading ended early.
+enum Stop {
+    Error(Error),
+    Unusable(String),
+    /// An entry went between listing and reading.
+    Moved,
+}
+
+impl Reader {
+    /// A reader that has read nothing yet.
+    pub fn new(bucket: Bucket) -> Self {
+        Self { bucket, snapshot: None, commits: BTreeMap::new(), intents: BTreeMap::new() }
+    }
+
+    /// Reads what is new and tells the whole.
+    ///
+    /// # Errors
+    /// As the store says. Damage and unknown formats are no error but [`State::Unusable`].
+    pub async fn read(&mut self) -> Result<State> {
+        for _ in 0..ATTEMPTS {
+            match self.once().await {
+                Ok(state) => return Ok(state),
+                Err(Stop::Moved) => {}
+                Err(Stop::Error(e)) => return Err(e),
+                Err(Stop::Unusable(why)) => return Ok(State::Unusable(why)),
+            }
+        }
+        Ok(State::Unusable(format!("its entries changed during {ATTEMPTS} readings")))
+    }
+
+    /// The blocks that are announced and not committed, by producer, as of the last reading.
+    ///
+    /// # Errors
+    /// As the store says.
+    pub async fn intents(&mut self) -> Result<Vec<(String, Arc<Intent>)>> {
+        let committed: BTreeSet<BlockId> = self.commits.keys().map(|(_, id)| *id).collect();
+        let folded = self.snapshot.as_ref();
+        let mut out = Vec::new();
+        for ((producer, id), known) in &mut self.intents {
+            if committed.contains(id) || folded.is_some_and(|s| s.folded.contains(id)) {
+                continue;
+            }
+            if known.is_none() {
+                let path = format!("{ROOT}{producer}/{id}.{INTENT}");
+                *known = match self.bucket.get(&path, MAX_ENTRY).await {
+                    Ok(object) => document::read(INTENT, &object.bytes).ok().map(Arc::new),
+                    Err(e) if e.is_not_found() => None,
+                    Err(e) => return Err(e),
+                };
+            }
+            out.extend(known.clone().map(|intent| (producer.clone(), intent)));
+        }
+        Ok(out)
+    }
+
+    async fn once(&mut self) -> std::result::Result<State, Stop> {
+        let mut newest = None;
+        let (mut commits, mut intents) = (BTreeSet::new(), BTreeSet::new());
+        let mut names = self.bucket.list(ROOT);
+        while let Some(meta) = names.try_next().await.map_err(Stop::Error)? {
+            match Name::parse(&meta.path) {
+                Some(Name::Snapshot(number)) => newest = newest.max(Some(number)),
+                Some(Name::Commit(producer, id)) => {
+                    commits.insert((producer.to_owned(), id));
+                }
+                Some(Name::Intent(producer, id)) => {
+                    intents.insert((producer.to_owned(), id));
+                }
+                None if meta.path.starts_with(&format!("{ROOT}{SNAPSHOT}")) => {
+                    return Err(Stop::Unusable(format!("{} has a name that is not known", meta.path)));
+                }
+                None => {}
+            }
+        }
+        drop(names);
+        if newest.is_none() && commits.is_empty() && intents.is_empty() && self.snapshot.is_none() {
+            return Ok(State::Absent);
+        }
+        self.read_snapshot(newest).await?;
+        self.intents.retain(|key, _| intents.contains(key));
+        for key in intents {
+            self.intents.entry(key).or_insert(None);
+        }
+        self.commits.retain(|key, _| commits.contains(key));
+        let folded = |id: &BlockId| self.snapshot.as_ref().is_some_and(|s| s.folded.contains(id));
+        let new: Vec<(String, BlockId)> =
+            commits.into_iter().filter(|key| !self.commits.contains_key(key) && !folded(&key.1)).collect();
+        let bucket = self.bucket.clone();
+        let mut reads = futures::stream::iter(new)
+            .map(|key| {
+                let bucket = bucket.clone();
+                async move {
+                    let path = format!("{ROOT}{}/{}.{COMMIT}", key.0, key.1);
+                    let commit: Commit = read(&bucket, &path, COMMIT, MAX_ENTRY).await?;
+                    if commit.meta.id != key.1 {
+                        return Err(Stop::Unusable(format!("{path} is about another block, {}", commit.meta.id)));
+                    }
+                    Ok((key, Arc::new(commit.meta)))
+                }
+            })
+            .buffer_unordered(CONCURRENCY);
+        while let Some(read) = reads.next().await {
+            let (key, meta) = read?;
+            self.commits.insert(key, meta);
+        }
+        drop(reads);
+        let mut blocks = self.snapshot.as_ref().map(|s| s.blocks.clone()).unwrap_or_default();
+        blocks.extend(self.commits.iter().filter(|((_, id), _)| !folded(id)).map(|((_, id), m)| (*id, Arc::clone(m))));
+        Ok(State::Blocks(blocks))
+    }
+
+    async fn read_snapshot(&mut self, newest: Option<u64>) -> std::result::Result<(), Stop> {
+        let Some(number) = newest else {
+            return match self.snapshot.take() {
+                // Somebody removed the catalogue, or the listing is stale: don't take it for an empty bucket.
+                Some(had) => Err(Stop::Unusable(format!("snapshot {} is gone", had.number))),
+                None => Ok(()),
+            };
+        };
+        match &self.snapshot {
+            Some(had) if had.number >= number => return Ok(()),
+            _ => {}
+        }
+        let path = snapshot_path(number);
+        let snapshot: Snapshot = read(&self.bucket, &path, "snapshot", MAX_SNAPSHOT).await?;
+        if snapshot.number != number {
+            return Err(Stop::Unusable(format!("{path} calls itself number {}", snapshot.number)));
+        }
+        self.snapshot = Some(Folded {
+            number,
+            blocks: snapshot.blocks.into_iter().map(|m| (m.id, Arc::new(m))).collect(),
+            folded: snapshot.folded.into_iter().collect(),
+        });
+        Ok(())
+    }
+}
+
+async fn read<T: serde::de::DeserializeOwned>(
+    bucket: &Bucket,
+    path: &str,
+    kind: &str,
+    max: u64,
+) -> std::result::Result<T, Stop> {
+    match bucket.get(path, max).await {
+        Ok(object) => document::read(kind, &object.bytes).map_err(|e| Stop::Unusable(format!("{path}: {e}"))),
+        Err(e) if e.is_not_found() => Err(Stop::Moved),
+        Err(e) => Err(Stop::Error(e)),
+    }
+}
