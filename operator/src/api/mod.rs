@@ -3,6 +3,8 @@
 mod common;
 #[allow(unreachable_pub, reason = "KubeSchema repeats the struct inside a function")]
 mod monitoring_cluster;
+#[allow(unreachable_pub, reason = "KubeSchema repeats the struct inside a function")]
+mod object_storage;
 mod parts;
 #[allow(unreachable_pub, reason = "KubeSchema repeats the struct inside a function")]
 mod remote_store;
@@ -14,9 +16,10 @@ pub use common::{
 };
 pub use monitoring_cluster::{
     AdditionalScrape, AntiAffinity, Availability, CommonMetadata, DeletionPolicy, Expose, ExposeStoreApi, ExposeTls,
-    ExposeType, Gcs, MonitoringCluster, MonitoringClusterSpec, ObjectStorage, Profile, Retention, Rules, Scrape,
-    ScrapeAnnotations, ScrapeJob, Storage, StoreApi,
+    ExposeType, MonitoringCluster, MonitoringClusterSpec, Profile, Retention, Rules, Scrape, ScrapeAnnotations,
+    ScrapeJob, Storage, StoreApi,
 };
+pub use object_storage::{Azure, Filesystem, Gcs, ObjectStorage, S3};
 pub use parts::{KubeStateMetricsSpec, NodeExporterSpec, PrometheusSpec, QuerierSpec, SidecarSpec};
 pub use remote_store::{
     Criticality, OnConflict, Probe, RemoteMode, RemoteStore, RemoteStoreSpec, RemoteTls, ServicePort, ServiceRef,
@@ -24,8 +27,8 @@ pub use remote_store::{
 };
 pub use status::{
     Addresses, ComponentStatus, ConfigurationStatus, Conflict, LastError, LastRestart, Latency,
-    MonitoringClusterStatus, Rejected, RejectedObject, RemoteEndpoint, RemoteStoreStatus, RemoteStoresStatus, Summary,
-    TimeRange, TlsStatus, Versions,
+    MonitoringClusterStatus, ObjectStorageStatus, Rejected, RejectedObject, RemoteEndpoint, RemoteStoreStatus,
+    RemoteStoresStatus, Summary, TimeRange, TlsStatus, Versions,
 };
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;

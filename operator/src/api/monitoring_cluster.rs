@@ -7,6 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::common::{KeyRef, LabelSelector, LocalRef, Quantity, duration_schema};
+use super::object_storage::ObjectStorage;
 use super::parts::{KubeStateMetricsSpec, NodeExporterSpec, PrometheusSpec, QuerierSpec, SidecarSpec, yes};
 use super::status::MonitoringClusterStatus;
 
@@ -140,35 +141,6 @@ pub enum Profile {
     Medium,
     /// Up to fifteen million.
     Large,
-}
-
-/// The bucket; exactly one form.
-#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("has(self.gcs) != has(self.secretRef)").message("objectStorage needs exactly one of gcs and secretRef"))]
-pub struct ObjectStorage {
-    /// Google Cloud Storage.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub gcs: Option<Gcs>,
-    /// A Thanos object-storage file (`type: …`, `config: …`), as it is.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub secret_ref: Option<KeyRef>,
-    /// Folder inside the bucket.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 512), regex(pattern = r"^[^/].*$"))]
-    pub prefix: Option<String>,
-}
-
-/// Google Cloud Storage.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct Gcs {
-    /// Name of the bucket.
-    #[schemars(length(min = 3, max = 222), regex(pattern = r"^[a-z0-9][-_.a-z0-9]*[a-z0-9]$"))]
-    pub bucket: String,
-    /// Secret key that holds a service account's key as JSON. Without it the pods' workload identity is used.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub credentials_secret_ref: Option<KeyRef>,
 }
 
 /// Volumes of the Prometheus servers.

@@ -32,6 +32,9 @@ pub struct MonitoringClusterStatus {
     /// Proof of load.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub configuration: Option<ConfigurationStatus>,
+    /// The bucket, as the parts that use it see it; absent without one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub object_storage: Option<ObjectStorageStatus>,
     /// The links.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub remote_stores: Option<RemoteStoresStatus>,
@@ -142,6 +145,36 @@ pub struct RejectedObject {
     /// Why.
     #[schemars(length(max = 1024))]
     pub reason: String,
+}
+
+/// The bucket, as the parts that use it see it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ObjectStorageStatus {
+    /// Ok, or what the parts' last checks found: AccessDenied, BucketMissing, Unreachable, ClockSkew, SecretInvalid. Absent
+    /// until a part has looked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    pub result: Option<String>,
+    /// When all parts last found it well, RFC 3339; rewritten together with another change, or once an hour.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "date-time"))]
+    pub last_verified: Option<String>,
+    /// Parts whose last check with the current credentials went well, as `2/2`.
+    #[schemars(length(max = 16))]
+    pub verified: String,
+    /// Blocks on the servers' disks that are not in the bucket yet.
+    pub pending: i64,
+    /// Blocks among them that are left out until somebody acts; the condition names the first.
+    pub skipped: i64,
+    /// When the newest upload ended, RFC 3339.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "date-time"))]
+    pub last_upload: Option<String>,
+    /// Since when a sidecar has been failing to upload, RFC 3339; absent while none does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "date-time"))]
+    pub failing_since: Option<String>,
 }
 
 /// The links, counted.

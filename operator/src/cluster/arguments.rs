@@ -5,6 +5,7 @@ use clap::Args as _;
 
 use crate::api::MonitoringClusterSpec;
 
+use super::compaction::Compaction;
 use super::problem::Problem;
 
 /// Flags of Prometheus that the operator sets.
@@ -19,11 +20,12 @@ const PROMETHEUS: &[&str] = &[
     "web.listen-address",
     "web.config.file",
     "log.level",
-    "storage.tsdb.min-block-duration",
-    "storage.tsdb.max-block-duration",
+    "storage.tsdb.delay-compact-file.path",
     "agent",
     "storage.agent.path",
 ];
+/// More of them, where the length of blocks is what keeps Prometheus from compacting.
+const BLOCK_DURATION: &[&str] = &["storage.tsdb.min-block-duration", "storage.tsdb.max-block-duration"];
 /// Flags of kube-state-metrics that the operator sets.
 const KUBE_STATE_METRICS: &[&str] =
     &["port", "telemetry-port", "host", "telemetry-host", "resources", "kubeconfig", "apiserver"];
@@ -40,6 +42,10 @@ const SIDECAR: &[&str] = &[
     "reloader.config-envsubst-file",
     "reloader.rule-dir",
     "reloader.once",
+    "objstore.config",
+    "objstore.config-file",
+    "shipper.meta-file-name",
+    "shipper.ignore-unequal-block-size",
     "log.level",
 ];
 /// Flags of our querier that the operator sets, or that would take its ports away.
@@ -54,8 +60,12 @@ const QUERIER: &[&str] = &[
     "log.level",
 ];
 
-pub(super) fn check(spec: &MonitoringClusterSpec, problems: &mut Vec<Problem>) {
-    managed(("spec.prometheus.extraArgs", &spec.prometheus.extra_args), PROMETHEUS, problems);
+pub(super) fn check(spec: &MonitoringClusterSpec, compaction: Compaction, problems: &mut Vec<Problem>) {
+    let prometheus = ("spec.prometheus.extraArgs", spec.prometheus.extra_args.as_slice());
+    managed(prometheus, PROMETHEUS, problems);
+    if compaction == Compaction::Off {
+        managed(prometheus, BLOCK_DURATION, problems);
+    }
     managed(("spec.kubeStateMetrics.extraArgs", &spec.kube_state_metrics.extra_args), KUBE_STATE_METRICS, problems);
     managed(("spec.nodeExporter.extraArgs", &spec.node_exporter.extra_args), NODE_EXPORTER, problems);
     let sidecar = ("spec.sidecar.extraArgs", spec.sidecar.extra_args.as_slice());

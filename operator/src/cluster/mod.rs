@@ -4,6 +4,7 @@
 
 mod arguments;
 mod certificates;
+mod compaction;
 mod kept;
 mod link;
 mod object_storage;
@@ -27,6 +28,7 @@ use crate::desired::{configuration, images::Images, meta, names};
 use crate::observe::Observed;
 
 pub use certificates::ServerCertificates;
+pub use compaction::Compaction;
 pub use link::{ValidLink, ValidLinkTls};
 pub use object_storage::ValidObjectStorage;
 pub use problem::{ConditionType, Problem, Reason};
@@ -57,6 +59,8 @@ pub struct ValidCluster {
     pub object_storage: Option<ValidObjectStorage>,
     /// The bucket's files as they were rendered before, while the Secret of a bucket is not good.
     pub object_storage_before: Option<ValidObjectStorage>,
+    /// What keeps Prometheus from compacting a block before it is uploaded.
+    pub compaction: Compaction,
     /// Raw scrape configurations that parsed, or that ran before.
     pub additional_jobs: Vec<AdditionalJob>,
     /// Rule files that parsed, or that ran before, by file name; without the built-in ones.
@@ -125,9 +129,10 @@ pub fn validate(cluster: &MonitoringCluster, observed: &Observed) -> Result<Vali
 
     check_durations(spec, &mut problems);
     check_names(&name, spec, &mut problems);
-    arguments::check(spec, &mut problems);
     pod_template::check(spec, &mut problems);
     let prometheus_version = prometheus_version(spec, &mut problems);
+    let compaction = Compaction::choose(spec.object_storage.is_some(), &prometheus_version);
+    arguments::check(spec, compaction, &mut problems);
     let engine_version = spec
         .version
         .clone()
@@ -136,11 +141,10 @@ pub fn validate(cluster: &MonitoringCluster, observed: &Observed) -> Result<Vali
     let volume = volume(&name, spec, observed, &mut problems);
     let retention_bytes = retention_bytes(spec, &volume, &mut problems);
 
-    let object_storage = object_storage::check(spec.object_storage.as_ref(), observed, &mut problems);
-    let object_storage_before = match (&spec.object_storage, &object_storage) {
-        (Some(_), None) => kept::bucket_files(observed).map(|files| ValidObjectStorage { files }),
-        _ => None,
-    };
+    let before = spec.object_storage.as_ref().and_then(|_| kept::bucket_files(observed));
+    let before = before.map(|files| ValidObjectStorage { files });
+    let object_storage = object_storage::check(spec.object_storage.as_ref(), observed, before.is_some(), &mut problems);
+    let object_storage_before = before.filter(|_| object_storage.is_none());
     let stored = configuration::decode(&name, &observed.secrets);
     let additional_jobs = scrape::check(spec, observed, &stored, &mut rejected);
     let rule_files = rule_file::check(observed, &mut rejected);
@@ -162,6 +166,7 @@ pub fn validate(cluster: &MonitoringCluster, observed: &Observed) -> Result<Vali
         retention_bytes,
         object_storage,
         object_storage_before,
+        compaction,
         additional_jobs,
         rule_files,
         configuration: Configuration::default(),

@@ -1,29 +1,48 @@
-//! The bucket: its Secret is read, checked, and turned into the file that all parts mount.
+//! The bucket: its Secrets are read, checked, and turned into the file that all parts mount, in Thanos's format.
 
 use std::collections::BTreeMap;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
-use crate::api::{Gcs, KeyRef, ObjectStorage};
+use crate::api::{Azure, Filesystem, Gcs, KeyRef, ObjectStorage, S3};
+use crate::desired::objstore::{BUCKET_DIR, CONFIG_DIR};
 use crate::observe::Observed;
 
 use super::problem::{ConditionType, Problem, Reason};
 use super::secrets;
 
-/// A bucket whose Secret is good.
+/// A bucket whose Secrets are good.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ValidObjectStorage {
-    /// Keys of the Secret `<cr>-objstore`: `objstore.yml`, and the key file of a service account.
+    /// Keys of the Secret `<cr>-objstore`: `objstore.yml`, and files that it or a person may want beside it.
     pub files: BTreeMap<String, Vec<u8>>,
+}
+
+impl ValidObjectStorage {
+    /// Hash of `objstore.yml`, as a part that has it in use reports it.
+    #[must_use]
+    pub fn hash(&self) -> String {
+        crate::desired::hash(self.files.get(args::files::OBJSTORE).map(Vec::as_slice).unwrap_or_default())
+    }
 }
 
 /// Key file of a service account inside the rendered Secret.
 pub(crate) const KEY_FILE: &str = "service-account.json";
+/// The authority of an S3 server inside the rendered Secret.
+pub(crate) const CA_FILE: &str = "ca.crt";
+/// What the engine can use, in Thanos's words.
+const TYPES: [&str; 4] = ["GCS", "S3", "AZURE", "FILESYSTEM"];
 
-/// Says what is wrong, and gives the rendered files where nothing is.
+/// Files beside `objstore.yml`.
+type Files = BTreeMap<String, Vec<u8>>;
+
+/// Says what is wrong, and gives the rendered files where nothing is. `before`: what was rendered before stays in use.
 pub(super) fn check(
     storage: Option<&ObjectStorage>,
     observed: &Observed,
+    before: bool,
     problems: &mut Vec<Problem>,
 ) -> Option<ValidObjectStorage> {
     let Some(storage) = storage else {
@@ -35,46 +54,56 @@ pub(super) fn check(
         ));
         return None;
     };
-    let found = match (&storage.gcs, &storage.secret_ref) {
-        (Some(gcs), None) => gcs_files(gcs, storage.prefix.as_deref(), observed),
-        (None, Some(key)) => thanos_files(key, storage.prefix.as_deref(), observed),
-        _ => Err(Problem::invalid("spec.objectStorage", "exactly one of gcs and secretRef is needed")),
+    let ObjectStorage { gcs, s3, azure, filesystem, secret_ref, prefix } = storage;
+    let prefix = prefix.as_deref();
+    let forms = [
+        gcs.as_ref().map(|gcs| gcs_file(gcs, prefix, observed)),
+        s3.as_ref().map(|s3| s3_file(s3, prefix, observed)),
+        azure.as_ref().map(|azure| azure_file(azure, prefix, observed)),
+        filesystem.as_ref().map(|filesystem| filesystem_file(filesystem, prefix, observed)),
+        secret_ref.as_ref().map(|key| thanos_file(key, prefix, observed)),
+    ];
+    let mut forms = forms.into_iter().flatten();
+    let found = match (forms.next(), forms.next()) {
+        (Some(form), None) => form,
+        _ => {
+            let message = "exactly one of gcs, s3, azure, filesystem and secretRef is needed";
+            Err(Problem::invalid("spec.objectStorage", message))
+        }
     };
     match found {
         Ok(files) => Some(ValidObjectStorage { files }),
-        Err(problem) => {
+        Err(mut problem) => {
+            if before && problem.condition == ConditionType::ObjectStorageReady {
+                problem.message.push_str(" Until then the parts keep the previous content.");
+            }
             problems.push(problem);
             None
         }
     }
 }
 
-fn gcs_files(gcs: &Gcs, prefix: Option<&str>, observed: &Observed) -> Result<BTreeMap<String, Vec<u8>>, Problem> {
+fn gcs_file(gcs: &Gcs, prefix: Option<&str>, observed: &Observed) -> Result<Files, Problem> {
     const FIELD: &str = "spec.objectStorage.gcs.credentialsSecretRef";
-    let mut files = BTreeMap::new();
     let mut config = json!({"bucket": gcs.bucket});
+    let mut files = Files::new();
+    if let Some(endpoint) = &gcs.endpoint {
+        // Not in Thanos's file, which has no way to say it; only our own parts read this one.
+        config["endpoint"] = json!(endpoint);
+    }
     if let Some(key) = &gcs.credentials_secret_ref {
-        let bytes = secrets::secret(observed, key)
-            .map_err(|absent| absent.problem(ConditionType::ObjectStorageReady, FIELD))?;
-        let text = service_account(bytes).map_err(|wrong| invalid(FIELD, key, &wrong))?;
+        let bytes = read(observed, key, FIELD)?;
+        let text = service_account(bytes).map_err(|wrong| invalid(FIELD, &key.name, &key.key, &wrong))?;
         // Inline: Thanos's file format has the key's text, and a copied file then works on its own.
         config["service_account"] = Value::from(text);
         files.insert(KEY_FILE.to_owned(), bytes.to_vec());
     }
-    let mut document = json!({"type": "GCS", "config": config});
-    if let Some(prefix) = prefix {
-        document["prefix"] = Value::from(prefix);
-    }
-    files.insert(args::files::OBJSTORE.to_owned(), yaml(&document, FIELD)?);
-    Ok(files)
+    render("GCS", config, prefix, files)
 }
 
 /// Checks the key of a Google service account; gives its text.
 fn service_account(bytes: &[u8]) -> Result<&str, String> {
-    let text = std::str::from_utf8(bytes).map_err(|_| "is not text".to_owned())?;
-    if text.trim().is_empty() {
-        return Err("is empty".to_owned());
-    }
+    let text = text(bytes)?;
     // The parser's message names the place, never the content, which is secret.
     let value: Value =
         serde_json::from_str(text).map_err(|e| format!("is not JSON (line {}, column {})", e.line(), e.column()))?;
@@ -93,19 +122,88 @@ fn service_account(bytes: &[u8]) -> Result<&str, String> {
     Ok(text)
 }
 
-fn thanos_files(key: &KeyRef, prefix: Option<&str>, observed: &Observed) -> Result<BTreeMap<String, Vec<u8>>, Problem> {
+fn s3_file(s3: &S3, prefix: Option<&str>, observed: &Observed) -> Result<Files, Problem> {
+    const FIELD: &str = "spec.objectStorage.s3.credentialsSecretRef";
+    const CA: &str = "spec.objectStorage.s3.caSecretRef";
+    let mut config = json!({"bucket": s3.bucket});
+    let mut files = Files::new();
+    match (&s3.endpoint, &s3.region) {
+        (Some(url), _) => {
+            config["endpoint"] = json!(url.trim_start_matches("https://").trim_start_matches("http://"));
+            if url.starts_with("http://") {
+                config["insecure"] = json!(true);
+            }
+        }
+        (None, Some(region)) => config["endpoint"] = json!(format!("s3.{region}.amazonaws.com")),
+        (None, None) => {
+            return Err(Problem::invalid("spec.objectStorage.s3", "endpoint is needed, or region for Amazon's own"));
+        }
+    }
+    if let Some(region) = &s3.region {
+        config["region"] = json!(region);
+    }
+    if let Some(secret) = &s3.credentials_secret_ref {
+        let mut pairs = vec![("AWS_ACCESS_KEY_ID", "access_key"), ("AWS_SECRET_ACCESS_KEY", "secret_key")];
+        let token = KeyRef { name: secret.name.clone(), key: "AWS_SESSION_TOKEN".to_owned() };
+        if secrets::secret(observed, &token).is_ok() {
+            pairs.push(("AWS_SESSION_TOKEN", "session_token"));
+        }
+        for (name, field) in pairs {
+            let key = KeyRef { name: secret.name.clone(), key: name.to_owned() };
+            let value = word(read(observed, &key, FIELD)?);
+            config[field] = json!(value.map_err(|wrong| invalid(FIELD, &key.name, name, &wrong))?);
+        }
+    }
+    if let Some(key) = &s3.ca_secret_ref {
+        let bytes = read(observed, key, CA)?;
+        if !String::from_utf8_lossy(bytes).contains("-----BEGIN CERTIFICATE-----") {
+            return Err(invalid(CA, &key.name, &key.key, "holds no PEM certificate"));
+        }
+        config["http_config"] = json!({"tls_config": {"ca_file": format!("{CONFIG_DIR}/{CA_FILE}")}});
+        files.insert(CA_FILE.to_owned(), bytes.to_vec());
+    }
+    render("S3", config, prefix, files)
+}
+
+fn azure_file(azure: &Azure, prefix: Option<&str>, observed: &Observed) -> Result<Files, Problem> {
+    const FIELD: &str = "spec.objectStorage.azure.credentialsSecretRef";
+    let mut config = json!({"storage_account": azure.account, "container": azure.container});
+    if let Some(endpoint) = &azure.endpoint {
+        config["endpoint"] = json!(endpoint);
+    }
+    if let Some(key) = &azure.credentials_secret_ref {
+        let wrong = |wrong: &str| invalid(FIELD, &key.name, &key.key, wrong);
+        let value = word(read(observed, key, FIELD)?).map_err(|what| wrong(&what))?;
+        STANDARD.decode(value).map_err(|_| wrong("is no account key: it must be base64"))?;
+        config["storage_account_key"] = json!(value);
+    }
+    render("AZURE", config, prefix, Files::new())
+}
+
+fn filesystem_file(volume: &Filesystem, prefix: Option<&str>, observed: &Observed) -> Result<Files, Problem> {
+    if observed.live.claims.contains_key(&volume.volume_claim_name) {
+        return Err(Problem::invalid(
+            "spec.objectStorage.filesystem.volumeClaimName",
+            format!("{:?} holds the data of a Prometheus server: take another claim", volume.volume_claim_name),
+        ));
+    }
+    render("FILESYSTEM", json!({"directory": BUCKET_DIR}), prefix, Files::new())
+}
+
+fn thanos_file(key: &KeyRef, prefix: Option<&str>, observed: &Observed) -> Result<Files, Problem> {
     const FIELD: &str = "spec.objectStorage.secretRef";
-    const TYPES: [&str; 11] =
-        ["GCS", "S3", "AZURE", "SWIFT", "COS", "ALIYUNOSS", "BOS", "OCI", "OBS", "FILESYSTEM", "BAIDU"];
-    let bytes =
-        secrets::secret(observed, key).map_err(|absent| absent.problem(ConditionType::ObjectStorageReady, FIELD))?;
-    let wrong = |what: &str| invalid(FIELD, key, what);
-    let text = std::str::from_utf8(bytes).map_err(|_| wrong("is not text"))?;
+    let bytes = read(observed, key, FIELD)?;
+    let wrong = |what: &str| invalid(FIELD, &key.name, &key.key, what);
+    let text = text(bytes).map_err(|what| wrong(&what))?;
     let mut document: Value = serde_saphyr::from_str(text).map_err(|e| wrong(&format!("is not YAML{}", at(&e))))?;
     let fields = document.as_object_mut().ok_or_else(|| wrong("is not an object-storage file (type: …, config: …)"))?;
     let kind = fields.get("type").and_then(Value::as_str).ok_or_else(|| wrong("lacks the field \"type\""))?;
-    if !TYPES.contains(&kind.to_uppercase().as_str()) {
-        return Err(wrong(&format!("has the unknown type {kind:?}")));
+    match kind.to_uppercase().as_str() {
+        "FILESYSTEM" => {
+            return Err(wrong("is of the type FILESYSTEM, which needs a volume: use spec.objectStorage.filesystem"));
+        }
+        known if TYPES.contains(&known) => {}
+        _ => return Err(wrong(&format!("has the type {kind:?}: GCS, S3 and AZURE are known"))),
     }
     if !fields.get("config").is_some_and(Value::is_object) {
         return Err(wrong("lacks the field \"config\""));
@@ -117,16 +215,43 @@ fn thanos_files(key: &KeyRef, prefix: Option<&str>, observed: &Observed) -> Resu
                 return Err(wrong("has a prefix of its own: remove it there or in spec.objectStorage.prefix"));
             }
             fields.insert("prefix".to_owned(), Value::from(prefix));
-            yaml(&document, FIELD)?
+            yaml(&document)?
         }
     };
-    Ok(BTreeMap::from([(args::files::OBJSTORE.to_owned(), body)]))
+    Ok(Files::from([(args::files::OBJSTORE.to_owned(), body)]))
 }
 
-fn yaml(document: &Value, field: &str) -> Result<Vec<u8>, Problem> {
+fn render(kind: &str, config: Value, prefix: Option<&str>, mut files: Files) -> Result<Files, Problem> {
+    let mut document = json!({"type": kind, "config": config});
+    if let Some(prefix) = prefix {
+        document["prefix"] = Value::from(prefix);
+    }
+    files.insert(args::files::OBJSTORE.to_owned(), yaml(&document)?);
+    Ok(files)
+}
+
+fn yaml(document: &Value) -> Result<Vec<u8>, Problem> {
     serde_saphyr::to_string(document)
         .map(String::into_bytes)
-        .map_err(|e| Problem::invalid(field, format!("it can't be written as YAML: {e}")))
+        .map_err(|e| Problem::invalid("spec.objectStorage", format!("it can't be written as YAML: {e}")))
+}
+
+fn read<'a>(observed: &'a Observed, key: &KeyRef, field: &str) -> Result<&'a [u8], Problem> {
+    secrets::secret(observed, key).map_err(|absent| absent.problem(ConditionType::ObjectStorageReady, field))
+}
+
+fn text(bytes: &[u8]) -> Result<&str, String> {
+    let text = std::str::from_utf8(bytes).map_err(|_| "is not text".to_owned())?;
+    if text.trim().is_empty() { Err("is empty".to_owned()) } else { Ok(text) }
+}
+
+/// One word; a line's end that an editor or `echo` has added doesn't count.
+fn word(bytes: &[u8]) -> Result<&str, String> {
+    let word = text(bytes)?.trim();
+    if word.contains(|c: char| c.is_whitespace() || c.is_control()) {
+        return Err("is more than one word".to_owned());
+    }
+    Ok(word)
 }
 
 /// Line and column of a YAML error; its text could hold a part of the secret.
@@ -134,11 +259,11 @@ pub(super) fn at(error: &serde_saphyr::Error) -> String {
     error.location().map(|at| format!(" (line {}, column {})", at.line(), at.column())).unwrap_or_default()
 }
 
-fn invalid(field: &str, key: &KeyRef, what: &str) -> Problem {
+fn invalid(field: &str, name: &str, key: &str, what: &str) -> Problem {
     Problem::new(
         ConditionType::ObjectStorageReady,
         Reason::SecretInvalid,
         field,
-        format!("Key {:?} of Secret {:?} {what}. Replace it.", key.key, key.name),
+        format!("Key {key:?} of Secret {name:?} {what}. Replace it."),
     )
 }

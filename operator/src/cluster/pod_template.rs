@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use crate::api::{MonitoringClusterSpec, PodTemplatePatch};
 
-use crate::desired::{configuration, meta, prometheus, query};
+use crate::desired::{configuration, meta, objstore, prometheus, query};
 
 use super::problem::{ConditionType, Problem, Reason};
 
@@ -27,8 +27,22 @@ struct Own {
 
 const PROMETHEUS: Own = Own {
     containers: &["prometheus", "sidecar", "init-config"],
-    volumes: &["config", "config-shared", "rules", prometheus::DATA_VOLUME],
-    mounts: &[prometheus::CONFIG_DIR, configuration::SHARED_DIR, configuration::RULES_DIR, prometheus::DATA_DIR],
+    volumes: &[
+        "config",
+        "config-shared",
+        "rules",
+        prometheus::DATA_VOLUME,
+        objstore::CONFIG_VOLUME,
+        objstore::BUCKET_VOLUME,
+    ],
+    mounts: &[
+        prometheus::CONFIG_DIR,
+        configuration::SHARED_DIR,
+        configuration::RULES_DIR,
+        prometheus::DATA_DIR,
+        objstore::CONFIG_DIR,
+        objstore::BUCKET_DIR,
+    ],
 };
 const QUERIER: Own = Own {
     containers: &["query"],

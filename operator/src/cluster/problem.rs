@@ -46,7 +46,7 @@ words! {
     Reason {
         // good news
         Ready, AllAvailable, Loaded, Bound, AllReady, Valid, UpToDate, Unique, Matches, Reachable, Resolved,
-        Accepted, NotUsed,
+        Accepted, NotUsed, Verified,
         // Reconciling
         Creating, RollingOut,
         // Stalled
@@ -57,7 +57,7 @@ words! {
         // ConfigurationApplied
         WaitingForReload, ReloadFailed, ConfigTooLarge, RejectedObjects,
         // ObjectStorageReady
-        NotConfigured, SecretMissing, SecretInvalid, NotVerified,
+        NotConfigured, SecretMissing, SecretInvalid, NotVerified, AccessDenied, BucketMissing, UploadFailing,
         // StorageReady
         PVCPending,
         // RemoteStoresReady

@@ -59,12 +59,24 @@ impl Poll {
     }
 }
 
+const HOUR: i64 = 3_600_000;
+
 /// A hash of what matters: numbers that always move are left out or made coarse.
 fn mark(answer: &PartState) -> String {
     let Ok(state) = answer else { return format!("{:?}", answer.as_ref().err()) };
     let mut calm = State::clone(state);
     if let Some(prometheus) = &mut calm.prometheus {
         prometheus.min_time_ms = None;
+    }
+    if let Some(bucket) = &mut calm.bucket {
+        bucket.checked_at_ms = bucket.checked_at_ms.map(|ms| ms.div_euclid(HOUR));
+        bucket.latency_us = None;
+    }
+    if let Some(upload) = &mut calm.upload {
+        // Whether it is too long is what matters.
+        let at_risk = upload.at_risk();
+        upload.lag_ms = upload.lag_ms.map(|_| i64::from(at_risk));
+        upload.uploaded = 0;
     }
     if let Some(endpoints) = &mut calm.endpoints {
         endpoints.stores.clear();

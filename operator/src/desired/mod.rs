@@ -8,7 +8,7 @@ pub(crate) mod meta;
 pub mod names;
 mod node_exporter;
 mod object;
-mod objstore;
+pub(crate) mod objstore;
 mod patch;
 mod pod;
 mod profile;

@@ -1,4 +1,4 @@
-//! `<cr>-objstore`: the bucket's file that all parts mount.
+//! `<cr>-objstore`: the bucket's file that all parts mount, and the mounts.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -8,11 +8,48 @@ use crate::cluster::ValidCluster;
 
 use super::{Object, meta, names};
 
+/// The volume with `objstore.yml`.
+pub(crate) const CONFIG_VOLUME: &str = "objstore";
+/// Where it is.
+pub(crate) const CONFIG_DIR: &str = "/etc/panoptes/objstore";
+/// The volume that is the bucket, where a file system is one.
+pub(crate) const BUCKET_VOLUME: &str = "bucket";
+/// Where that is.
+pub(crate) const BUCKET_DIR: &str = "/var/panoptes/bucket";
+
 pub(super) fn objects(cluster: &ValidCluster) -> Option<Object> {
     let storage = cluster.object_storage.as_ref().or(cluster.object_storage_before.as_ref())?;
     let data: Map<String, Value> =
         storage.files.iter().map(|(key, bytes)| (key.clone(), Value::from(STANDARD.encode(bytes)))).collect();
     Some(secret(cluster, meta::WHOLE, &names::objstore(&cluster.name), data))
+}
+
+/// What a pod that uses the bucket mounts. The Secret may come later: a part waits for it, so that a missing key is a
+/// condition and no pod that can't start, and its coming rolls nothing.
+pub(super) fn volumes(cluster: &ValidCluster) -> Vec<Value> {
+    let Some(storage) = &cluster.spec.object_storage else { return Vec::new() };
+    let secret = json!({"secretName": names::objstore(&cluster.name), "optional": true, "defaultMode": 0o440});
+    let mut volumes = vec![json!({"name": CONFIG_VOLUME, "secret": secret})];
+    if let Some(filesystem) = &storage.filesystem {
+        let claim = json!({"claimName": filesystem.volume_claim_name});
+        volumes.push(json!({"name": BUCKET_VOLUME, "persistentVolumeClaim": claim}));
+    }
+    volumes
+}
+
+/// What its container mounts.
+pub(super) fn mounts(cluster: &ValidCluster) -> Vec<Value> {
+    let Some(storage) = &cluster.spec.object_storage else { return Vec::new() };
+    let mut mounts = vec![json!({"name": CONFIG_VOLUME, "mountPath": CONFIG_DIR, "readOnly": true})];
+    if storage.filesystem.is_some() {
+        mounts.push(json!({"name": BUCKET_VOLUME, "mountPath": BUCKET_DIR}));
+    }
+    mounts
+}
+
+/// The flag's value in a container that mounts it; empty without a bucket.
+pub(super) fn config_file(cluster: &ValidCluster) -> String {
+    cluster.spec.object_storage.as_ref().map(|_| format!("{CONFIG_DIR}/{}", args::files::OBJSTORE)).unwrap_or_default()
 }
 
 /// A Secret of base64 values.

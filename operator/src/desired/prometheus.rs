@@ -4,11 +4,11 @@ use args::{SidecarArgs, Switch};
 use serde_json::{Value, json};
 
 use crate::api::{DeletionPolicy, LogLevel, duration_millis};
-use crate::cluster::{ValidCluster, Volume};
+use crate::cluster::{Compaction, ValidCluster, Volume};
 
 use super::configuration::{RULES_DIR, SHARED_DIR, retention_in_file};
 use super::profile::{self, Sized};
-use super::{Object, meta, names, pod};
+use super::{Object, meta, names, objstore, pod};
 
 /// The volume with the data.
 pub(crate) const DATA_VOLUME: &str = "data";
@@ -16,6 +16,8 @@ pub(crate) const DATA_VOLUME: &str = "data";
 const ROLE: &str = "panoptes-prometheus";
 pub(crate) const CONFIG_DIR: &str = "/etc/prometheus/config";
 pub(crate) const DATA_DIR: &str = "/prometheus";
+/// In the data directory: the blocks that the sidecar has uploaded, in a form that Prometheus reads too.
+const SHIPPED_FILE: &str = "thanos.shipper.json";
 /// How long a server may replay its log at start.
 const STARTUP_MILLIS: i64 = 60 * 60_000;
 /// Seconds between two start-up probes.
@@ -57,6 +59,7 @@ fn stateful_set(cluster: &ValidCluster, name: &str) -> Object {
         json!({"name": "config-shared", "emptyDir": {"medium": "Memory", "sizeLimit": "64Mi"}}),
         json!({"name": "rules", "projected": {"defaultMode": 0o440, "sources": rule_sources(cluster)}}),
     ];
+    volumes.extend(objstore::volumes(cluster));
     let mut claims = Vec::new();
     match &cluster.volume {
         Volume::Ephemeral { limit } => {
@@ -108,6 +111,10 @@ fn stateful_set(cluster: &ValidCluster, name: &str) -> Object {
         "selector": {"matchLabels": meta::selector(cluster, part)},
         "template": template,
     });
+    if cluster.spec.object_storage.is_some() {
+        // time for a restarted server to show that it stays, before the next one with blocks of its own goes
+        set["minReadySeconds"] = json!(30);
+    }
     if !claims.is_empty() {
         set["volumeClaimTemplates"] = json!(claims);
         set["persistentVolumeClaimRetentionPolicy"] = json!({"whenDeleted": when_deleted, "whenScaled": "Retain"});
@@ -169,6 +176,11 @@ fn prometheus(cluster: &ValidCluster) -> Value {
     if spec.prometheus.log_level != LogLevel::Info {
         argv.push(format!("--log.level={}", spec.prometheus.log_level.as_str()));
     }
+    match cluster.compaction {
+        Compaction::Free => {}
+        Compaction::Delayed => argv.push(format!("--storage.tsdb.delay-compact-file.path={DATA_DIR}/{SHIPPED_FILE}")),
+        Compaction::Off => argv.extend(["min", "max"].map(|end| format!("--storage.tsdb.{end}-block-duration=2h"))),
+    }
     argv.extend(spec.prometheus.extra_args.iter().cloned());
     let startup = spec.prometheus.maximum_startup.as_deref().and_then(duration_millis).unwrap_or(STARTUP_MILLIS);
     let failures = u32::try_from(startup / (STARTUP_PERIOD * 1000)).unwrap_or(u32::MAX).max(1);
@@ -220,9 +232,20 @@ fn sidecar(cluster: &ValidCluster) -> Value {
         prometheus_url: format!("http://127.0.0.1:{}", args::PROMETHEUS_PORT),
         tsdb_path: DATA_DIR.to_owned(),
         rule_dirs: vec![RULES_DIR.to_owned()],
+        objstore_config_file: objstore::config_file(cluster),
+        shipper_meta_file_name: SHIPPED_FILE.to_owned(),
         ..reloader()
     };
     flags.server.log_level = log_level(spec.log_level);
+    // Uploads hard-link blocks in the data directory, so that Prometheus can delete its own names for them meanwhile.
+    let uploads = cluster.spec.object_storage.is_some();
+    let mut mounts = vec![
+        mount("config", CONFIG_DIR, true),
+        mount("config-shared", SHARED_DIR, false),
+        mount("rules", RULES_DIR, true),
+        data_mount(!uploads),
+    ];
+    mounts.extend(objstore::mounts(cluster));
     json!({
         "name": "sidecar",
         "image": cluster.images.sidecar,
@@ -232,12 +255,7 @@ fn sidecar(cluster: &ValidCluster) -> Value {
         "readinessProbe": pod::probe("/-/ready", "http", 5, 3),
         "livenessProbe": pod::probe("/-/healthy", "http", 10, 6),
         "resources": profile::resources(cluster.spec.profile, Sized::Sidecar, spec.resources.as_ref()),
-        "volumeMounts": [
-            mount("config", CONFIG_DIR, true),
-            mount("config-shared", SHARED_DIR, false),
-            mount("rules", RULES_DIR, true),
-            data_mount(true),
-        ],
+        "volumeMounts": mounts,
     })
 }
 

@@ -22,8 +22,7 @@ pub fn references(cluster: &MonitoringCluster, remotes: &[RemoteStore]) -> Refer
     let mut found = References::default();
     let spec = &cluster.spec;
     if let Some(storage) = &spec.object_storage {
-        let named = storage.gcs.as_ref().and_then(|gcs| gcs.credentials_secret_ref.as_ref());
-        found.secrets.extend(named.or(storage.secret_ref.as_ref()).map(|key| key.name.clone()));
+        found.secrets.extend(storage.secrets());
     }
     for scrape in &spec.scrape.additional {
         found.secrets.extend(scrape.secret_ref.as_ref().map(|key| key.name.clone()));

@@ -7,13 +7,14 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
 use serde_json::Value;
 
+use super::bucket;
 use super::conditions::{Conditions, find, shorten};
 use super::pods::{self, Trouble};
 use crate::api::{
-    Addresses, ComponentStatus, ConditionStatus, ConfigurationStatus, Criticality, MonitoringClusterStatus, Rejected,
-    RemoteMode, RemoteStoreStatus, RemoteStoresStatus, Summary, Versions,
+    Addresses, ComponentStatus, ConditionStatus, ConfigurationStatus, Criticality, MonitoringClusterStatus,
+    ObjectStorageStatus, Rejected, RemoteMode, RemoteStoreStatus, RemoteStoresStatus, Summary, Versions,
 };
-use crate::cluster::{ConditionType as C, Problem, Reason, ValidCluster};
+use crate::cluster::{ConditionType as C, Problem, Reason, ValidCluster, ValidObjectStorage};
 use crate::desired::{Object, names, rules_hash};
 use crate::observe::{Fault, FaultKind, Observed};
 
@@ -64,7 +65,21 @@ pub fn monitoring_cluster(facts: &Facts<'_>) -> MonitoringClusterStatus {
     let mut conditions = Conditions::default();
     available(&workloads, &mut conditions);
     storage(facts, &mut conditions);
-    object_storage(facts, &mut conditions);
+    let parts: Vec<bucket::Part<'_>> = states(facts, PROMETHEUS).collect();
+    let files = facts.valid.ok().and_then(|valid| valid.object_storage.as_ref()).map(ValidObjectStorage::hash);
+    let seen = bucket::Seen {
+        wanted: files.as_deref().unwrap_or_default(),
+        parts: &parts,
+        total: workloads
+            .iter()
+            .filter(|w| w.component == PROMETHEUS)
+            .filter_map(|w| usize::try_from(w.desired).ok())
+            .sum(),
+        now: facts.now,
+    };
+    if files.is_some() {
+        bucket::judge(&seen, &mut conditions);
+    }
     loaded(facts, configuration.as_ref(), &mut conditions);
     remote_stores(facts, &links, &mut conditions);
     from_problems(facts, &mut conditions);
@@ -77,7 +92,12 @@ pub fn monitoring_cluster(facts: &Facts<'_>) -> MonitoringClusterStatus {
             "Nothing is written but this status. Set spec.paused: false to go on.",
         );
     }
-    ready(&workloads, &mut conditions);
+    let object_storage = cluster
+        .spec
+        .object_storage
+        .as_ref()
+        .map(|_| bucket::status(&seen, &conditions, previous.object_storage.as_ref()));
+    ready(&workloads, object_storage.as_ref(), &mut conditions);
     let phase = phase(&workloads, &conditions);
 
     let components = workloads.iter().map(|workload| component(facts, workload)).collect();
@@ -93,6 +113,7 @@ pub fn monitoring_cluster(facts: &Facts<'_>) -> MonitoringClusterStatus {
             remotes: (links.total > 0).then(|| format!("{}/{}", links.ready, links.total)),
         }),
         configuration: configuration.or(previous.configuration),
+        object_storage,
         remote_stores: (links.total > 0).then_some(links),
         addresses: Some(addresses(facts)),
         versions: Some(Versions {
@@ -309,13 +330,6 @@ fn storage(facts: &Facts<'_>, conditions: &mut Conditions) {
     }
 }
 
-fn object_storage(facts: &Facts<'_>, conditions: &mut Conditions) {
-    if facts.valid.is_ok_and(|valid| valid.object_storage.is_some()) {
-        let message = "The bucket's Secret is complete; no part has verified the bucket itself yet.";
-        conditions.unknown(C::ObjectStorageReady, Reason::NotVerified, message);
-    }
-}
-
 fn loaded(facts: &Facts<'_>, configuration: Option<&ConfigurationStatus>, conditions: &mut Conditions) {
     let Some(configuration) = configuration else { return };
     let refused = states(facts, PROMETHEUS).find_map(|(pod, state)| {
@@ -515,7 +529,7 @@ fn reconciling(
 }
 
 /// True if all that is wanted serves what is wanted; else the worst of what was said.
-fn ready(workloads: &[Workload], conditions: &mut Conditions) {
+fn ready(workloads: &[Workload], bucket: Option<&ObjectStorageStatus>, conditions: &mut Conditions) {
     let no = |about| conditions.when(about, ConditionStatus::False);
     let yes = |about| conditions.when(about, ConditionStatus::True);
     let worst = yes(C::Stalled)
@@ -525,6 +539,12 @@ fn ready(workloads: &[Workload], conditions: &mut Conditions) {
         .or_else(|| no(C::ConfigurationApplied))
         .or_else(|| no(C::StorageReady))
         .or_else(|| no(C::ObjectStorageReady).filter(|(reason, _)| *reason != Reason::NotConfigured))
+        // Once it was seen well, a moment in which the parts take a new Secret into use is none of being not ready.
+        .or_else(|| {
+            conditions
+                .when(C::ObjectStorageReady, ConditionStatus::Unknown)
+                .filter(|_| bucket.is_some_and(|bucket| bucket.last_verified.is_none()))
+        })
         .or_else(|| no(C::CertificatesValid))
         .or_else(|| no(C::RemoteStoresReady).filter(|(reason, _)| *reason == Reason::RequiredDown));
     match worst {

@@ -48,6 +48,21 @@ pub fn cluster_events(before: Option<&MonitoringClusterStatus>, after: &Monitori
     if let Some(message) = refused(after).filter(|message| refused(before).as_ref() != Some(message)) {
         events.push(happening(EventType::Warning, "ConfigRejected", message));
     }
+    let bucket = |status: &MonitoringClusterStatus, value| {
+        find(&status.conditions, C::ObjectStorageReady)
+            .filter(|c| c.status == value && c.reason != Reason::NotConfigured.as_str())
+            .map(|c| c.message.clone())
+    };
+    let was_well = before.object_storage.as_ref().is_some_and(|bucket| bucket.result.as_deref() == Some("Ok"));
+    match (bucket(after, ConditionStatus::False), bucket(before, ConditionStatus::False)) {
+        (Some(message), None) => events.push(happening(EventType::Warning, "BucketUnreachable", message)),
+        (None, _) if !was_well && before.object_storage.as_ref().is_some_and(|bucket| bucket.result.is_some()) => {
+            if let Some(message) = bucket(after, ConditionStatus::True) {
+                events.push(happening(EventType::Normal, "BucketRecovered", message));
+            }
+        }
+        _ => {}
+    }
     for component in &after.components {
         let Some(restart) = &component.last_restart else { continue };
         let known = before.components.iter().find(|c| c.name == component.name).and_then(|c| c.last_restart.as_ref());

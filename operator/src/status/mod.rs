@@ -1,5 +1,6 @@
 //! What is true, in the words of the API. Pure: conditions, columns and events from what was observed and done.
 
+mod bucket;
 mod cluster;
 mod conditions;
 mod events;

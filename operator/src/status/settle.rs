@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio::time::Instant;
 
 use crate::api::{MonitoringClusterStatus, RemoteStoreStatus};
@@ -20,7 +21,23 @@ pub fn settle_cluster(
     previous: Option<&MonitoringClusterStatus>,
     next: MonitoringClusterStatus,
 ) -> Option<MonitoringClusterStatus> {
-    (previous != Some(&next)).then_some(next)
+    let Some(previous) = previous else { return Some(next) };
+    let mut calm = next.clone();
+    if let (Some(calm), Some(before)) = (&mut calm.object_storage, &previous.object_storage)
+        && !long_after(before.last_verified.as_deref(), calm.last_verified.as_deref())
+    {
+        calm.last_verified.clone_from(&before.last_verified);
+    }
+    (calm != *previous).then_some(next)
+}
+
+/// Whether a time is worth writing for its own sake.
+fn long_after(before: Option<&str>, now: Option<&str>) -> bool {
+    let parse = |text: Option<&str>| text.and_then(|text| text.parse::<Timestamp>().ok());
+    match (parse(before), parse(now)) {
+        (Some(before), Some(now)) => now.duration_since(before).as_secs() >= 3_600,
+        (before, now) => before != now,
+    }
 }
 
 /// The status to write, if any.
@@ -90,6 +107,26 @@ mod tests {
             last_success: Some(format!("2026-11-22T10:00:{p50}")),
             ..RemoteStoreStatus::default()
         }
+    }
+
+    #[test]
+    fn a_check_that_goes_well_again_is_no_news_for_an_hour() {
+        let status = |verified: &str, pending| MonitoringClusterStatus {
+            object_storage: Some(crate::api::ObjectStorageStatus {
+                last_verified: Some(verified.to_owned()),
+                pending,
+                ..Default::default()
+            }),
+            ..MonitoringClusterStatus::default()
+        };
+        let before = status("2026-11-22T10:00:00Z", 0);
+        assert_eq!(settle_cluster(Some(&before), status("2026-11-22T10:55:00Z", 0)), None);
+        let hour = status("2026-11-22T11:00:00Z", 0);
+        assert_eq!(settle_cluster(Some(&before), hour.clone()), Some(hour));
+        let other = status("2026-11-22T10:05:00Z", 1);
+        assert_eq!(settle_cluster(Some(&before), other.clone()), Some(other), "together with another change");
+        let first = MonitoringClusterStatus::default();
+        assert_eq!(settle_cluster(Some(&first), before.clone()), Some(before));
     }
 
     #[test]

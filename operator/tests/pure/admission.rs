@@ -6,7 +6,7 @@ use operator::desired::objects;
 use serde_json::{Value, json};
 use testkit::apiserver::{ApiServer, Options};
 
-use super::support::{EXAMPLES, cluster, documents, remote, valid_in, wish, world};
+use super::support::{BUCKETS, EXAMPLES, LINKS, cluster, documents, remote, valid_in, wish, world};
 
 const PEERS: [&str; 2] = ["kube-apiserver", "etcd"];
 
@@ -33,7 +33,15 @@ fn the_examples_and_all_they_stand_for() -> anyhow::Result<()> {
         return Ok(());
     }
     let server = server()?;
-    for example in EXAMPLES.iter().chain(&["remote-prod", "remote-staging"]) {
+    let all: Vec<&str> = EXAMPLES.iter().chain(&BUCKETS).chain(&LINKS).copied().collect();
+    let mut files: Vec<String> = std::fs::read_dir(super::support::root().join("examples"))?
+        .map(|entry| Ok(entry?.file_name().to_string_lossy().trim_end_matches(".yaml").to_owned()))
+        .collect::<std::io::Result<_>>()?;
+    files.sort();
+    let mut known = all.clone();
+    known.sort_unstable();
+    assert_eq!(files, known, "every file is applied");
+    for example in all {
         for document in documents(example)? {
             // the role is part of the installation
             if document["kind"] != "RoleBinding" {
@@ -49,7 +57,7 @@ fn the_examples_and_all_they_stand_for() -> anyhow::Result<()> {
     }
     server.kubectl(&["get", "fleet", "-A"])?;
 
-    for example in EXAMPLES {
+    for example in BUCKETS.iter().chain(&EXAMPLES) {
         let mut cluster = cluster(example)?;
         let found = server.kubectl(&[
             "-n",
@@ -127,7 +135,22 @@ fn bad_wishes_are_refused_naming_the_field() -> anyhow::Result<()> {
         (cluster(json!({"profile": "Huge"})), &["spec.profile", "Minimal"]),
         (cluster(json!({"externalLabels": {"cluster": "x"}})), &["externalLabels must not hold"]),
         (cluster(json!({"replicaLabel": "cluster"})), &["must differ"]),
-        (cluster(json!({"objectStorage": {}})), &["spec.objectStorage", "exactly one of gcs and secretRef"]),
+        (cluster(json!({"objectStorage": {}})), &["spec.objectStorage", "exactly one of gcs, s3"]),
+        (
+            cluster(json!({"objectStorage": {"gcs": {"bucket": "abc"}, "filesystem": {"volumeClaimName": "a"}}})),
+            &["spec.objectStorage", "exactly one of gcs, s3"],
+        ),
+        (cluster(json!({"objectStorage": {"gcs": {"bucket": "A"}}})), &["spec.objectStorage.gcs.bucket"]),
+        (
+            cluster(json!({"objectStorage": {"gcs": {"bucket": "abc", "endpoint": "10.0.0.1:4443"}}})),
+            &["spec.objectStorage.gcs.endpoint"],
+        ),
+        (cluster(json!({"objectStorage": {"s3": {"bucket": "abc"}}})), &["s3 needs endpoint, or region"]),
+        (cluster(json!({"objectStorage": {"azure": {"container": "abc"}}})), &["spec.objectStorage.azure.account"]),
+        (
+            cluster(json!({"objectStorage": {"prefix": "/a", "filesystem": {"volumeClaimName": "a"}}})),
+            &["spec.objectStorage.prefix"],
+        ),
         (cluster(json!({"commonMetadata": {"labels": {"a": "b c"}}})), &["spec.commonMetadata.labels"]),
         (cluster(json!({"storage": {"size": "many"}})), &["spec.storage.size"]),
         (cluster(json!({"scrape": {"interval": "1 minute"}})), &["spec.scrape.interval"]),

@@ -86,7 +86,10 @@ fn everything_that_can_be_set() -> anyhow::Result<()> {
         "deletionPolicy": "Delete",
     }));
     let mut observed = world(&wish);
-    observed.secrets.extend([super::support::secret("bucket", &[("objstore.yml", "type: S3\nconfig: {bucket: b}\n")])]);
+    observed.secrets.extend([super::support::secret(
+        "bucket",
+        &[("objstore.yml", "type: S3\nconfig: {bucket: b, endpoint: s3.example}\n")],
+    )]);
     observed.config_maps.extend([
         super::support::config_map(
             "jobs",

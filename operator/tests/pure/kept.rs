@@ -185,17 +185,3 @@ fn a_link_while_its_secret_is_replaced() -> anyhow::Result<()> {
     assert_eq!(valid_in(&observed).links, []);
     Ok(())
 }
-
-#[test]
-fn the_buckets_file_while_its_secret_is_broken() -> anyhow::Result<()> {
-    let mut observed = world(&cluster("tutorial")?);
-    let first = objects(&valid_in(&observed));
-    carried_out(&mut observed, &first)?;
-    observed.secrets.extend([secret("thanos-gcs-credentials", &[("thanos-gcs-credentials.json", "{")])]);
-    let now = valid_in(&observed);
-    assert_eq!(now.object_storage, None, "it is not called good");
-    assert_eq!(find(&objects(&now), "Secret", "ops-objstore").0, find(&first, "Secret", "ops-objstore").0);
-    observed.cluster.spec.object_storage = None;
-    assert!(!objects(&valid_in(&observed)).iter().any(|object| object.name() == "ops-objstore"));
-    Ok(())
-}

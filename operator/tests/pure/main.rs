@@ -8,6 +8,7 @@ mod crds;
 mod documented;
 mod golden;
 mod kept;
+mod object_storage;
 mod problems;
 mod promtool;
 mod security;

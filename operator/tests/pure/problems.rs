@@ -3,80 +3,14 @@
 use std::collections::BTreeMap;
 
 use operator::cluster::ConditionType::{
-    Accepted, CertificatesValid, ConfigurationApplied, LabelsUnique, ObjectStorageReady, Stalled, Warning,
+    Accepted, CertificatesValid, ConfigurationApplied, LabelsUnique, Stalled, Warning,
 };
 use operator::cluster::{Reason, validate};
-use operator::desired::objects;
 use operator::observe::{Found, Winner};
 use operator::status::{Link, remote_store};
 use serde_json::{Value, json};
 
-use super::support::{
-    CERTIFICATE, cluster, config_map, link, said, said_under, secret, service_account, valid_in, wish, world,
-};
-
-fn names(observed: &operator::observe::Observed) -> Vec<String> {
-    objects(&valid_in(observed)).iter().map(|object| format!("{}/{}", object.kind(), object.name())).collect()
-}
-
-#[test]
-fn no_bucket() {
-    let (reason, message) = said_under(&world(&wish(json!({}))), ObjectStorageReady);
-    assert_eq!(reason, Reason::NotConfigured);
-    assert!(message.contains("spec.objectStorage"), "{message}");
-}
-
-#[test]
-fn gcs_secrets() -> anyhow::Result<()> {
-    let good = world(&cluster("tutorial")?);
-    assert!(said(&good).iter().all(|problem| problem.condition != ObjectStorageReady), "{:?}", said(&good));
-    assert!(names(&good).contains(&"Secret/ops-objstore".to_owned()));
-
-    let without = |field: &str| {
-        let mut key = service_account();
-        key.as_object_mut().map(|fields| fields.remove(field));
-        key.to_string()
-    };
-    let with = |field: &str, value: &str| {
-        let mut key = service_account();
-        key[field] = json!(value);
-        key.to_string()
-    };
-    let key = "thanos-gcs-credentials.json";
-    for (found, reason, part) in [
-        (None, Reason::SecretMissing, "does not exist"),
-        (
-            Some(("other.json", service_account().to_string())),
-            Reason::SecretMissing,
-            "has no key \"thanos-gcs-credentials.json\"",
-        ),
-        (Some((key, String::new())), Reason::SecretInvalid, "is empty"),
-        (Some((key, "{".to_owned())), Reason::SecretInvalid, "is not JSON (line 1, column 1)"),
-        (Some((key, "[]".to_owned())), Reason::SecretInvalid, "is not a JSON object"),
-        (Some((key, without("type"))), Reason::SecretInvalid, "lacks the field \"type\""),
-        (Some((key, without("client_email"))), Reason::SecretInvalid, "lacks the field \"client_email\""),
-        (Some((key, without("private_key"))), Reason::SecretInvalid, "lacks the field \"private_key\""),
-        (Some((key, with("type", "authorized_user"))), Reason::SecretInvalid, "\"authorized_user\""),
-        (Some((key, with("private_key", "secret words"))), Reason::SecretInvalid, "no PEM private key"),
-    ] {
-        let mut observed = good.clone();
-        observed.secrets.remove("thanos-gcs-credentials");
-        if let Some((key, text)) = &found {
-            observed.secrets.extend([secret("thanos-gcs-credentials", &[(key, text)])]);
-        }
-        let (said, message) = said_under(&observed, ObjectStorageReady);
-        assert_eq!(said, reason, "{message}");
-        assert!(message.contains(part) && message.contains("thanos-gcs-credentials"), "{message}");
-        assert!(!message.contains("secret words"), "no secret is told: {message}");
-        // what needs no bucket runs
-        let names = names(&observed);
-        assert!(
-            names.contains(&"StatefulSet/ops-prometheus".to_owned())
-                && !names.contains(&"Secret/ops-objstore".to_owned())
-        );
-    }
-    Ok(())
-}
+use super::support::{CERTIFICATE, cluster, config_map, link, names, said, said_under, secret, valid_in, wish, world};
 
 #[test]
 fn a_secret_that_may_not_be_read() -> anyhow::Result<()> {
@@ -87,28 +21,6 @@ fn a_secret_that_may_not_be_read() -> anyhow::Result<()> {
     assert!(message.contains("panoptes operator rbac -n monitoring | kubectl apply -f -"), "{message}");
     assert!(validate(&observed.cluster, &observed).is_ok(), "the rest goes on");
     Ok(())
-}
-
-#[test]
-fn thanos_files() {
-    let spec = json!({"objectStorage": {"secretRef": {"name": "bucket", "key": "objstore.yml"}}});
-    for (text, part) in [
-        ("type: S3\nconfig: [", "is not YAML"),
-        ("- a", "is not an object-storage file"),
-        ("config: {}", "lacks the field \"type\""),
-        ("type: FLOPPY\nconfig: {}", "unknown type \"FLOPPY\""),
-        ("type: S3", "lacks the field \"config\""),
-    ] {
-        let mut observed = world(&wish(spec.clone()));
-        observed.secrets.extend([secret("bucket", &[("objstore.yml", text)])]);
-        let (reason, message) = said_under(&observed, ObjectStorageReady);
-        assert_eq!(reason, Reason::SecretInvalid);
-        assert!(message.contains(part), "{message}");
-    }
-    let mut observed = world(&wish(spec));
-    observed.secrets.extend([secret("bucket", &[("objstore.yml", "type: s3\nconfig: {bucket: b}\n")])]);
-    let storage = valid_in(&observed).object_storage.expect("it is good");
-    assert_eq!(storage.files["objstore.yml"], b"type: s3\nconfig: {bucket: b}\n", "as it is");
 }
 
 #[test]

@@ -14,6 +14,11 @@ use operator::observe::{Defaults, Found, Live, Observed};
 use serde_json::{Value, json};
 
 pub(crate) const EXAMPLES: [&str; 4] = ["ops", "prod", "staging", "tutorial"];
+/// Examples of other buckets.
+pub(crate) const BUCKETS: [&str; 5] =
+    ["bucket-azure", "bucket-filesystem", "bucket-gcs", "bucket-s3", "bucket-thanos-file"];
+/// Examples of links.
+pub(crate) const LINKS: [&str; 2] = ["remote-prod", "remote-staging"];
 
 pub(crate) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
@@ -93,6 +98,15 @@ pub(crate) fn world(cluster: &MonitoringCluster) -> Observed {
     let key_file = service_account().to_string();
     let secrets = BTreeMap::from([
         secret("thanos-gcs-credentials", &[("thanos-gcs-credentials.json", &key_file)]),
+        secret(
+            "bucket-credentials",
+            &[("AWS_ACCESS_KEY_ID", "id"), ("AWS_SECRET_ACCESS_KEY", "key"), ("account-key", "AQIDBA==")],
+        ),
+        secret("bucket-ca", &[("ca.crt", CERTIFICATE)]),
+        secret(
+            "thanos-object-storage",
+            &[("objstore.yml", "type: S3\nconfig: {bucket: prometheus, endpoint: s3.example, region: eu}\n")],
+        ),
         secret("store-api-tls", &[("tls.crt", CERTIFICATE), ("tls.key", KEY)]),
         secret("store-api-client-ca", &[("ca.crt", CERTIFICATE)]),
         secret("prod-store-api-ca", &[("ca.crt", CERTIFICATE)]),
@@ -167,6 +181,12 @@ pub(crate) fn said_under(observed: &Observed, condition: ConditionType) -> (Reas
 pub(crate) fn find<'a>(objects: &'a [Object], kind: &str, name: &str) -> &'a Object {
     let found = objects.iter().find(|object| object.kind() == kind && object.name() == name);
     found.unwrap_or_else(|| panic!("no {kind} {name}"))
+}
+
+/// Kind and name of everything that a wish stands for.
+pub(crate) fn names(observed: &Observed) -> Vec<String> {
+    let objects = operator::desired::objects(&valid_in(observed));
+    objects.iter().map(|object| format!("{}/{}", object.kind(), object.name())).collect()
 }
 
 /// Pod templates by workload.
