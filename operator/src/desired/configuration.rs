@@ -215,19 +215,25 @@ pub(super) fn objects(cluster: &ValidCluster) -> Vec<Object> {
         .collect()
 }
 
-/// Reads back what [`objects`] wrote.
+/// Reads back what [`objects`] wrote. The slots are written one after the other, and a writer may have stopped between
+/// two of them, just as it made the next version the last good one: then the first slots hold that one as the last good,
+/// the others still as the next, and its checksum says where the seam is.
 pub(crate) fn decode(cr: &str, secrets: &BTreeMap<String, Found<Secret>>) -> Stored {
     let names = names::configuration_slots(cr);
-    let version = |file: &str| {
-        let mut bytes = Vec::new();
-        for (slot, name) in names.iter().enumerate() {
-            let data = secrets.get(name).and_then(Found::present).and_then(|secret| secret.data.as_ref());
-            let Some(found) = data.and_then(|data| data.get(&part(file, slot))) else { break };
-            bytes.extend_from_slice(&found.0);
-        }
+    let data = |slot: usize| secrets.get(names.get(slot)?).and_then(Found::present)?.data.as_ref();
+    let found = |file: &str, slot: usize| data(slot)?.get(&part(file, slot)).map(|bytes| bytes.0.as_slice());
+    // The parts of `file` in the slots before `seam`, those of `after` from there on.
+    let joined = |file: &str, seam: usize, after: &str| {
+        let parts = (0..names.len()).map_while(|slot| found(if slot < seam { file } else { after }, slot));
+        let bytes: Vec<u8> = parts.flatten().copied().collect();
         if bytes.is_empty() { None } else { unpack(&bytes) }
     };
-    Stored { next: version(NEXT), last_good: version(LAST_GOOD) }
+    let whole = |file: &str| joined(file, names.len(), file);
+    let last_good = whole(LAST_GOOD).or_else(|| {
+        found(LAST_GOOD, 0)?;
+        (1..names.len()).find_map(|seam| joined(LAST_GOOD, seam, NEXT))
+    });
+    Stored { next: whole(NEXT), last_good }
 }
 
 #[cfg(test)]
@@ -276,6 +282,50 @@ mod tests {
         assert_eq!(unpack(&bytes[..bytes.len() / 2]), None);
         assert_eq!(unpack(b"plain"), Some("plain".to_owned()));
         assert_eq!(unpack(b"\xff"), None);
+    }
+
+    /// Text that needs several slots, because it can't be packed well.
+    fn large(seed: u64) -> String {
+        let mut state = seed;
+        (0..120_000)
+            .map(|_| {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                format!("# {:010x}\n", state >> 24)
+            })
+            .collect()
+    }
+
+    fn slots(next: &str, last_good: &str) -> BTreeMap<String, Found<Secret>> {
+        let mut slots = BTreeMap::new();
+        for (file, text) in [(NEXT, next), (LAST_GOOD, last_good)] {
+            for (slot, bytes) in pack(text).chunks(PART).enumerate() {
+                let name = format!("c-prometheus-config-{slot}");
+                let entry = slots.entry(name).or_insert_with(|| Found::Present(Secret::default()));
+                let Found::Present(secret) = entry else { continue };
+                let data = secret.data.get_or_insert_default();
+                data.insert(part(file, slot), k8s_openapi::ByteString(bytes.to_vec()));
+            }
+        }
+        slots
+    }
+
+    #[test]
+    fn a_writer_that_stops_between_two_slots_loses_nothing() {
+        let (a, b, c) = (large(1), large(2), large(3));
+        let before = slots(&b, &a);
+        assert!(before.len() > 1, "it is split");
+        // b was loaded; the same wish, and a newer one
+        for next in [&b, &c] {
+            let after = slots(next, &b);
+            for written in 1..after.len() {
+                let mut mixed = before.clone();
+                mixed.extend(after.iter().take(written).map(|(name, secret)| (name.clone(), secret.clone())));
+                assert_eq!(decode("c", &mixed).last_good.as_deref(), Some(b.as_str()), "{written} written");
+            }
+            assert_eq!(decode("c", &after), stored(next, Some(&b)));
+        }
+        assert_eq!(decode("c", &before), stored(&b, Some(&a)));
+        assert_eq!(decode("c", &BTreeMap::new()), Stored::default());
     }
 
     #[test]

@@ -32,8 +32,8 @@ pub fn assign(remote: &RemoteStore, clusters: &[String]) -> Assignment {
     }
 }
 
-/// The RemoteStores whose cluster name somebody else has first: the cluster itself, or an older RemoteStore that is not
-/// drained.
+/// The RemoteStores whose cluster name somebody else has first: the cluster itself, or an older RemoteStore. Only one that
+/// is in use can hold a name, so that a link can be moved by setting the old one to ProbeOnly.
 #[must_use]
 pub fn conflicts(cluster: &MonitoringCluster, remotes: &[RemoteStore]) -> BTreeMap<String, Winner> {
     let mut by_age: Vec<&RemoteStore> = remotes.iter().filter(|r| r.spec.mode != RemoteMode::Drained).collect();
@@ -43,13 +43,16 @@ pub fn conflicts(cluster: &MonitoringCluster, remotes: &[RemoteStore]) -> BTreeM
     let mut losers = BTreeMap::new();
     for remote in by_age {
         let name = remote.spec.cluster_name.as_str();
+        let in_use = remote.spec.mode == RemoteMode::Active && remote.metadata.deletion_timestamp.is_none();
         match holders.get(name) {
+            Some(Winner::Older(_)) if !in_use => {}
             Some(winner) => {
                 losers.insert(remote.name_any(), winner.clone());
             }
-            None => {
+            None if in_use => {
                 holders.insert(name, Winner::Older(remote.name_any()));
             }
+            None => {}
         }
     }
     losers
@@ -80,13 +83,20 @@ mod tests {
             &cluster,
             &[
                 remote("a", "prod", "2026-11-22T10:00:02Z", "Active"),
-                remote("b", "prod", "2026-11-22T10:00:01Z", "ProbeOnly"),
+                remote("b", "prod", "2026-11-22T10:00:01Z", "Active"),
+                remote("f", "prod", "2026-11-22T10:00:00Z", "ProbeOnly"),
+                remote("g", "prod", "2026-11-22T10:00:04Z", "ProbeOnly"),
                 remote("c", "ops", "2026-11-22T10:00:00Z", "Active"),
                 remote("d", "staging", "2026-11-22T10:00:00Z", "Drained"),
                 remote("e", "staging", "2026-11-22T10:00:03Z", "Active"),
             ],
         );
-        assert_eq!(found, BTreeMap::from([("a".into(), Winner::Older("b".into())), ("c".into(), Winner::Local)]));
+        let wanted = BTreeMap::from([("a".into(), Winner::Older("b".into())), ("c".into(), Winner::Local)]);
+        assert_eq!(found, wanted, "one that is only probed holds no name, and takes none away");
+        let mut going = remote("h", "prod", "2026-11-22T09:00:00Z", "Active");
+        going.metadata.deletion_timestamp.clone_from(&going.metadata.creation_timestamp);
+        let found = conflicts(&cluster, &[going, remote("a", "prod", "2026-11-22T10:00:02Z", "Active")]);
+        assert_eq!(found, BTreeMap::new(), "nor one that is being deleted");
     }
 
     #[test]

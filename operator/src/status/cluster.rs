@@ -7,18 +7,18 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
 use serde_json::Value;
 
-use super::bucket;
 use super::conditions::{Conditions, find, shorten};
 use super::pods::{self, Trouble};
+use super::{bucket, configuration};
 use crate::api::{
-    Addresses, ComponentStatus, ConditionStatus, ConfigurationStatus, Criticality, MonitoringClusterStatus,
-    ObjectStorageStatus, Rejected, RemoteMode, RemoteStoreStatus, RemoteStoresStatus, Summary, Versions,
+    Addresses, ComponentStatus, ConditionStatus, Criticality, MonitoringClusterStatus, ObjectStorageStatus, RemoteMode,
+    RemoteStoreStatus, RemoteStoresStatus, Summary, Versions,
 };
 use crate::cluster::{ConditionType as C, Problem, Reason, ValidCluster, ValidObjectStorage};
-use crate::desired::{Object, names, rules_hash};
+use crate::desired::{Object, names};
 use crate::observe::{Fault, FaultKind, Observed};
 
-const PROMETHEUS: &str = "prometheus";
+pub(super) const PROMETHEUS: &str = "prometheus";
 const QUERY: &str = "query";
 
 /// What is known at the end of a reconciliation.
@@ -59,7 +59,8 @@ pub fn monitoring_cluster(facts: &Facts<'_>) -> MonitoringClusterStatus {
     let cluster = &facts.observed.cluster;
     let previous = cluster.status.clone().unwrap_or_default();
     let workloads = workloads(facts);
-    let configuration = configuration(facts, &workloads);
+    let prometheus = workloads.iter().find(|workload| workload.component == PROMETHEUS);
+    let configuration = configuration::status(facts, prometheus.map_or(0, |w| w.desired));
     let links = count_links(facts);
 
     let mut conditions = Conditions::default();
@@ -80,7 +81,7 @@ pub fn monitoring_cluster(facts: &Facts<'_>) -> MonitoringClusterStatus {
     if files.is_some() {
         bucket::judge(&seen, &mut conditions);
     }
-    loaded(facts, configuration.as_ref(), &mut conditions);
+    configuration::judge(facts, configuration.as_ref(), &mut conditions);
     remote_stores(facts, &links, &mut conditions);
     from_problems(facts, &mut conditions);
     stalled(facts, &workloads, &mut conditions);
@@ -101,7 +102,6 @@ pub fn monitoring_cluster(facts: &Facts<'_>) -> MonitoringClusterStatus {
     let phase = phase(&workloads, &conditions);
 
     let components = workloads.iter().map(|workload| component(facts, workload)).collect();
-    let prometheus = workloads.iter().find(|workload| workload.component == PROMETHEUS);
     let valid = facts.valid.ok();
     MonitoringClusterStatus {
         observed_generation: cluster.metadata.generation,
@@ -261,29 +261,11 @@ fn component(facts: &Facts<'_>, workload: &Workload) -> ComponentStatus {
     }
 }
 
-fn configuration(facts: &Facts<'_>, workloads: &[Workload]) -> Option<ConfigurationStatus> {
-    let valid = facts.valid.ok()?;
-    let total = workloads.iter().find(|w| w.component == PROMETHEUS).map_or(0, |w| w.desired);
-    let wanted = &valid.configuration;
-    let rules = rules_hash(valid);
-    let loaded = states(facts, PROMETHEUS).filter(|(_, state)| {
-        state.configuration.as_ref().is_some_and(|c| {
-            let rules = c.rules.as_ref().is_none_or(|loaded| *loaded == rules);
-            c.loaded.as_ref() == Some(&wanted.hash) && rules && c.error.is_none()
-        })
-    });
-    let count = i32::try_from(valid.rejected.len()).unwrap_or(i32::MAX);
-    Some(ConfigurationStatus {
-        hash: wanted.hash.clone(),
-        last_good_hash: wanted.last_good_hash.clone(),
-        loaded: i32::try_from(loaded.count()).unwrap_or(i32::MAX).min(total),
-        total,
-        rejected: (count > 0).then(|| Rejected { count, first: valid.rejected.iter().take(10).cloned().collect() }),
-    })
-}
-
 /// State documents of a component's pods, by pod.
-fn states<'a>(facts: &Facts<'a>, component: &'a str) -> impl Iterator<Item = (&'a str, &'a args::state::State)> {
+pub(super) fn states<'a>(
+    facts: &Facts<'a>,
+    component: &'a str,
+) -> impl Iterator<Item = (&'a str, &'a args::state::State)> {
     pods_of(facts, component).filter_map(move |pod| {
         let name = pod.metadata.name.as_deref()?;
         Some((name, facts.observed.states.get(name)?.as_ref().ok()?))
@@ -327,36 +309,6 @@ fn storage(facts: &Facts<'_>, conditions: &mut Conditions) {
             conditions.yes(C::StorageReady, Reason::NotUsed, "No part uses a persistent volume.");
         }
         None => conditions.yes(C::StorageReady, Reason::Bound, format!("All {} claims are bound.", claims.len())),
-    }
-}
-
-fn loaded(facts: &Facts<'_>, configuration: Option<&ConfigurationStatus>, conditions: &mut Conditions) {
-    let Some(configuration) = configuration else { return };
-    let refused = states(facts, PROMETHEUS).find_map(|(pod, state)| {
-        // A Prometheus that doesn't answer (it starts, it replays its log) has refused nothing.
-        let up = state.prometheus.as_ref().is_none_or(|prometheus| prometheus.up);
-        let found = state.configuration.as_ref().filter(|_| up)?;
-        let current = found.wanted == configuration.hash || found.loaded.as_ref() == Some(&configuration.hash);
-        Some((pod, found.error.clone().filter(|_| current)?))
-    });
-    let Some(valid) = facts.valid.ok() else { return };
-    let total = configuration.total;
-    if let Some((pod, error)) = refused {
-        let stays = if valid.configuration.last_good.is_some() { " The last good one stays in effect." } else { "" };
-        let message = format!("{pod} refused the configuration: {}.{stays} Correct it.", error.trim_end_matches('.'));
-        conditions.no(C::ConfigurationApplied, Reason::ReloadFailed, message);
-    } else if configuration.loaded < total {
-        let message = format!(
-            "{} of {total} replicas have loaded the configuration; waiting for the others.",
-            configuration.loaded
-        );
-        conditions.no(C::ConfigurationApplied, Reason::WaitingForReload, message);
-    } else {
-        conditions.yes(
-            C::ConfigurationApplied,
-            Reason::Loaded,
-            format!("All {total} replicas have loaded the configuration."),
-        );
     }
 }
 

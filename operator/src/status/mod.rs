@@ -3,6 +3,7 @@
 mod bucket;
 mod cluster;
 mod conditions;
+mod configuration;
 mod events;
 mod pods;
 mod remote;
