@@ -74,10 +74,12 @@ impl Certificates {
             let server = self.authority.server(&hosts.each_ref().map(String::as_str))?;
             vec![ca("store-api-client-ca"), tls_secret("store-api-tls", &server)]
         };
-        let first = items[0]["metadata"]["name"].as_str().unwrap_or_default();
-        let there = cluster.json(&["-n", NAMESPACE, "get", "secret", first]);
-        // What is signed by this very authority stays.
-        if there.is_ok_and(|there| there["data"] == items[0]["data"]) {
+        let name = |item: &Value| item["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+        let get = |item: &Value| cluster.json(&["-n", NAMESPACE, "get", "secret", &name(item)]).ok();
+        // What is signed by this very authority stays, if all of it is there.
+        let there: Vec<Option<Value>> = items.iter().map(get).collect();
+        let same = there[0].as_ref().is_some_and(|first| first["data"] == items[0]["data"]);
+        if same && there.iter().all(Option::is_some) {
             return Ok(());
         }
         items.insert(0, json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}));

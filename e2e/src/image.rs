@@ -118,7 +118,7 @@ impl Image {
                 "RepoTags": [self.reference],
                 "Layers": [format!("{layer_id}/layer.tar")],
             }]))?;
-            let part = file.with_extension("part");
+            let part = file.with_extension(format!("part-{}", std::process::id()));
             let mut tar = Tar(BufWriter::new(File::create(&part)?));
             tar.file(&format!("{config_id}.json"), 0o644, &config)?;
             tar.file(&format!("{layer_id}/layer.tar"), 0o644, &layer)?;
@@ -162,15 +162,19 @@ impl Image {
     }
 }
 
+/// Removes what nobody has a use for any more. A young one may just be on its way into another checkout's clusters.
 fn remove_older(folder: &Path, stem: &str) -> anyhow::Result<()> {
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
-        if entry.file_name().to_string_lossy().starts_with(&format!("{stem}-")) {
+        let age = entry.metadata()?.modified()?.elapsed().unwrap_or_default();
+        if entry.file_name().to_string_lossy().starts_with(&format!("{stem}-")) && age > HOUR {
             let _ = fs::remove_file(entry.path());
         }
     }
     Ok(())
 }
+
+const HOUR: std::time::Duration = std::time::Duration::from_secs(3_600);
 
 fn sha256(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))

@@ -221,6 +221,12 @@ impl Peer {
 
     fn build(&self, binary: &Binary, why: &str) -> anyhow::Result<()> {
         fs::create_dir_all(self.folder())?;
+        // Another checkout's make may be building the same.
+        let lock = fs::File::create(self.folder().join(format!("{}.lock", binary.name)))?;
+        lock.lock().context("wait for another build of the same peer")?;
+        if matches!(self.state(binary)?, State::Built) {
+            return self.link(binary);
+        }
         say::step(&format!(
             "  {} {} for {}: {why}; at most {} min",
             binary.name, self.version, self.why, binary.minutes

@@ -160,6 +160,10 @@ impl Cluster {
         format!("10.9{}.0.10", self.index)
     }
 
+    fn nodes_cidr(&self) -> String {
+        format!("10.77.{}.0/24", self.index)
+    }
+
     fn balancers_cidr(&self) -> String {
         format!("10.76.{}.0/24", self.index)
     }

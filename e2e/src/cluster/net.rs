@@ -15,6 +15,17 @@ use crate::run;
 pub(super) fn create(cluster: &Cluster) -> anyhow::Result<()> {
     let (ns, link) = (cluster.netns(), cluster.link());
     let ip = |args: &[&str]| run::output("ip", args);
+    for prefix in [cluster.nodes_cidr(), cluster.balancers_cidr()] {
+        // A LAN's or a VPN's: ours would hide it.
+        let routes = ip(&["-4", "route", "show", "root", &prefix])?;
+        let mut others =
+            routes.lines().filter(|route| !route.contains(&cluster.link()) && !route.contains(&cluster.node_ip()));
+        if let Some(route) = others.next() {
+            anyhow::bail!(
+                "the addresses {prefix} are in use on this machine: {route}. Take that route away for the time"
+            );
+        }
+    }
     ip(&["netns", "add", &ns])?;
     ip(&["link", "add", &link, "type", "veth", "peer", "name", "eth0", "netns", &ns])?;
     ip(&["addr", "add", &format!("{}/24", cluster.host_ip()), "dev", &link])?;
