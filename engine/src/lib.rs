@@ -3,5 +3,6 @@
 pub mod query;
 pub mod server;
 pub mod sidecar;
+pub mod storage;
 pub mod storeapi;
 pub mod tools;

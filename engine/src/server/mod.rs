@@ -2,6 +2,7 @@
 
 mod accept;
 pub mod client;
+pub(crate) mod expand;
 pub mod grpc_metrics;
 mod http;
 pub mod metrics;

@@ -1,4 +1,4 @@
-//! The sidecar: the StoreAPI over one Prometheus, and the reloader of its configuration and rules.
+//! The sidecar: the StoreAPI over one Prometheus, the reloader of its configuration and rules, the upload of its blocks.
 //!
 //! It keeps no data: a Series call becomes one remote read, whose chunks are passed on undecoded as they arrive.
 
@@ -9,13 +9,16 @@ mod prometheus;
 mod reload;
 mod remote_read;
 mod store;
+mod upload;
 mod watch;
 
 use crate::server::{self, Context, RECEIVE_MAX, Service};
+use crate::storage::Storage;
 use crate::storeapi::Limits;
 use anyhow::Context as _;
 use args::SidecarArgs;
 use args::state::State;
+use bucket::verify::Right;
 use min_time::MinTime;
 use model::world::World;
 use owned::Owned;
@@ -27,6 +30,8 @@ use std::sync::Arc;
 use store::SidecarStore;
 use tokio_util::sync::CancellationToken;
 use tonic::codec::CompressionEncoding::Gzip;
+use tsdb::disk::RealDisk;
+use upload::Uploader;
 use watch::Watch;
 
 /// Runs a sidecar until `shutdown`; with `--reloader.once` it writes the first configuration and returns.
@@ -53,6 +58,16 @@ pub async fn run(args: SidecarArgs, world: World, shutdown: CancellationToken) -
             .accept_compressed(Gzip),
     )
     .add_service(InfoServer::new(store).max_decoding_message_size(RECEIVE_MAX).accept_compressed(Gzip));
+    let storage = Storage::new(
+        (&args.objstore_config, &args.objstore_config_file),
+        &part_name(),
+        Right::PRODUCER,
+        args.objstore_check_interval.duration(),
+        &context,
+    )?;
+    let uploader = storage.as_ref().map(|storage| {
+        Uploader::new(&args, prometheus.clone(), watch.clone(), storage.clone(), Arc::new(RealDisk), &context)
+    });
     let bound = server::bind(&args.server).await?;
 
     // Whatever ends first ends the others: no half of a sidecar stays behind.
@@ -62,7 +77,7 @@ pub async fn run(args: SidecarArgs, world: World, shutdown: CancellationToken) -
     if let Some((reloader, _)) = reloader {
         tokio::spawn(reloader.run(stop.clone()));
     }
-    let seen = watch.clone();
+    let (seen, bucket, upload) = (watch.clone(), storage.clone(), uploader.as_ref().map(Uploader::state));
     let state = move || {
         let seen = seen.seen();
         State {
@@ -74,6 +89,8 @@ pub async fn run(args: SidecarArgs, world: World, shutdown: CancellationToken) -
                 min_time_ms: seen.lowest,
                 error: seen.error.clone(),
             }),
+            bucket: bucket.as_ref().map(Storage::state),
+            upload: upload.as_ref().map(|state| state()),
             ..State::default()
         }
     };
@@ -88,6 +105,18 @@ pub async fn run(args: SidecarArgs, world: World, shutdown: CancellationToken) -
         stop.cancel();
         outcome
     };
-    let (watched, served) = tokio::join!(watching, serving);
+    let uploading = async {
+        if let (Some(storage), Some(uploader)) = (storage, uploader) {
+            tokio::join!(storage.run(stop.clone()), uploader.run(stop.clone()));
+        }
+    };
+    let (watched, served, ()) = tokio::join!(watching, serving, uploading);
     watched.and(served)
+}
+
+/// What tells this sidecar from others in the same bucket: the name of its pod, as far as there is one.
+fn part_name() -> String {
+    let name = std::env::var("POD_NAME").or_else(|_| std::env::var("HOSTNAME")).unwrap_or_default();
+    let name: String = name.chars().filter(|c| c.is_ascii_alphanumeric() || "-_.".contains(*c)).take(128).collect();
+    if name.is_empty() { "sidecar".to_owned() } else { format!("sidecar-{name}") }
 }

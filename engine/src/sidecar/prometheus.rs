@@ -1,5 +1,6 @@
 //! Prometheus's HTTP API, as far as a sidecar needs it. Every answer is bounded, every call has a deadline.
 
+use super::upload::guard::TsdbFlags;
 use model::Matcher;
 use model::labels::is_legacy_name;
 use proto::thanos::LabelMatcher;
@@ -226,6 +227,38 @@ impl Prometheus {
         }
         let body = self.body(response, MAX_BODY).await?;
         Ok(lowest_timestamp(&String::from_utf8_lossy(&body)))
+    }
+
+    /// Its block lengths and what delays its compaction; `None` if it does not tell its flags.
+    pub(super) async fn tsdb_flags(&self, timeout: Duration) -> Result<Option<TsdbFlags>, PromError> {
+        let request = self.get("/api/v1/status/flags").timeout(timeout);
+        let mut flags = match self.api::<BTreeMap<String, String>>(request).await {
+            Ok(answer) => answer.data,
+            // Very old ones, and some that only look like Prometheus.
+            Err(PromError::Refused { code: 404 | 405, .. }) => return Ok(None),
+            Err(e) => return Err(e),
+        };
+        let mut take = |name: &str| flags.remove(name).unwrap_or_default();
+        Ok(Some(TsdbFlags {
+            min_block: take("storage.tsdb.min-block-duration"),
+            max_block: take("storage.tsdb.max-block-duration"),
+            delay_file: take("storage.tsdb.delay-compact-file.path"),
+        }))
+    }
+
+    /// How long it keeps data, in its own words: `15d`, `15d or 10GiB`; empty if it does not tell.
+    pub(super) async fn retention(&self, timeout: Duration) -> Result<String, PromError> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct RuntimeInfo {
+            #[serde(default)]
+            storage_retention: String,
+        }
+        match self.api::<RuntimeInfo>(self.get("/api/v1/status/runtimeinfo").timeout(timeout)).await {
+            Ok(answer) => Ok(answer.data.storage_retention),
+            Err(PromError::Refused { code: 404 | 405, .. }) => Ok(String::new()),
+            Err(e) => Err(e),
+        }
     }
 
     /// Asks it to load its configuration and rules again; its own words if it refuses.

@@ -5,13 +5,12 @@
 //! on it. The desired hash is compared with the loaded one, never with "the last file that I tried": a corrected file is
 //! tried at once, a refused one again after a while.
 
-mod expand;
 mod files;
 
 use super::prometheus::{PromError, Prometheus};
 use super::watch::Watch;
-use crate::server::Context;
 use crate::server::metrics::Metrics;
+use crate::server::{Context, expand};
 use anyhow::Context as _;
 use args::SidecarArgs;
 use args::state::Configuration;

@@ -2,7 +2,7 @@
 
 /// A variable that is not set.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("line {line}: $({name}) is not set in the environment of the sidecar")]
+#[error("line {line}: $({name}) is not set in the environment")]
 pub(crate) struct Unset {
     /// Line of the configuration, from 1.
     pub(crate) line: usize,

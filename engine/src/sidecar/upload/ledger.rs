@@ -1,0 +1,108 @@
+//! What is known of blocks and a bucket: built from the catalogue and from what the progress file claims, kept in memory.
+
+use super::local::Bad;
+use bucket::catalogue::Stage;
+use model::BlockId;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+/// After so long a bad block is looked at again: disks recover, people repair.
+const RECHECK: Duration = Duration::from_secs(3600);
+
+/// What is known with respect to one bucket.
+#[derive(Debug, Default)]
+pub(super) struct Ledger {
+    /// Blocks that are in the bucket, or were there once.
+    pub(super) committed: BTreeSet<BlockId>,
+    /// Blocks of which an intent is in the catalogue.
+    intents: BTreeSet<BlockId>,
+    /// Blocks that the progress file claims to be there, and the catalogue doesn't know.
+    claims: BTreeSet<BlockId>,
+    /// Blocks that were found bad.
+    pub(super) bad: BTreeMap<BlockId, Bad>,
+    found: BTreeMap<BlockId, Duration>,
+}
+
+impl Ledger {
+    /// From the catalogue's entries of this producer, and what the progress file claims.
+    pub(super) fn new(own: BTreeMap<BlockId, Stage>, claims: BTreeSet<BlockId>) -> Self {
+        let of = |stage: Stage| own.iter().filter(move |e| *e.1 == stage).map(|e| *e.0).collect::<BTreeSet<_>>();
+        let committed = of(Stage::Commit);
+        let claims = claims.difference(&committed).copied().collect();
+        Self { intents: of(Stage::Intent), claims, committed, ..Self::default() }
+    }
+
+    /// What the catalogue knows of a block that is not committed.
+    pub(super) fn stage(&self, id: BlockId) -> Option<Stage> {
+        self.intents.contains(&id).then_some(Stage::Intent)
+    }
+
+    /// The progress file claims that it is there, and nothing else says so.
+    pub(super) fn claimed(&self, id: BlockId) -> bool {
+        self.claims.contains(&id)
+    }
+
+    /// An attempt has begun: its intent may be there, and objects may be.
+    pub(super) fn attempt(&mut self, id: BlockId) {
+        self.intents.insert(id);
+    }
+
+    /// It is there.
+    pub(super) fn commit(&mut self, id: BlockId) {
+        self.committed.insert(id);
+        self.intents.remove(&id);
+        self.claims.remove(&id);
+        self.bad.remove(&id);
+        self.found.remove(&id);
+    }
+
+    /// It was found bad.
+    pub(super) fn bad(&mut self, id: BlockId, bad: Bad, now: Duration) {
+        self.found.insert(id, now);
+        self.bad.insert(id, bad);
+    }
+
+    /// Forgets what has vanished from disk, and bad findings that are old.
+    pub(super) fn forget(&mut self, local: &BTreeSet<BlockId>, now: Duration) {
+        let found = std::mem::take(&mut self.found);
+        self.found =
+            found.into_iter().filter(|(id, at)| local.contains(id) && now.saturating_sub(*at) < RECHECK).collect();
+        self.bad.retain(|id, _| self.found.contains_key(id));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use args::state::SkipReason;
+
+    fn id(n: u64) -> BlockId {
+        BlockId::from_parts(n, 1)
+    }
+
+    #[test]
+    fn the_catalogue_is_believed_and_the_file_is_not() {
+        let own = BTreeMap::from([(id(1), Stage::Commit), (id(2), Stage::Intent)]);
+        let mut ledger = Ledger::new(own, BTreeSet::from([id(1), id(2), id(3)]));
+        assert_eq!(ledger.committed, BTreeSet::from([id(1)]));
+        assert_eq!((ledger.stage(id(2)), ledger.stage(id(3))), (Some(Stage::Intent), None));
+        assert_eq!((1..=4).filter(|n| ledger.claimed(id(*n))).collect::<Vec<_>>(), [2, 3]);
+        ledger.commit(id(3));
+        assert!(!ledger.claimed(id(3)) && ledger.committed.contains(&id(3)));
+        assert_eq!(ledger.stage(id(4)), None);
+        ledger.attempt(id(4));
+        assert_eq!(ledger.stage(id(4)), Some(Stage::Intent));
+    }
+
+    #[test]
+    fn bad_findings_grow_old() {
+        let bad = Bad { reason: SkipReason::Damaged, message: "m".into() };
+        let mut ledger = Ledger::default();
+        ledger.bad(id(1), bad.clone(), Duration::ZERO);
+        ledger.bad(id(2), bad, Duration::ZERO);
+        ledger.forget(&BTreeSet::from([id(1)]), Duration::from_secs(60));
+        assert_eq!(ledger.bad.keys().copied().collect::<Vec<_>>(), [id(1)]);
+        ledger.forget(&BTreeSet::from([id(1)]), RECHECK);
+        assert!(ledger.bad.is_empty());
+    }
+}

@@ -1,0 +1,117 @@
+//! `thanos.shipper.json`: the list of local blocks that are in the bucket, in the form of Thanos's shipper.
+//!
+//! Prometheus reads it when it has `--storage.tsdb.delay-compact-file.path`: a block of level 1 that is not listed is not
+//! compacted, and a missing or broken file lets it compact everything. For us it is a hint and never the truth: what it
+//! claims is asked of the bucket (`survey`), so it may be lost, stale or broken.
+
+use model::BlockId;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tsdb::disk::{self, Disk};
+
+/// The version that Thanos writes.
+const VERSION: u32 = 1;
+/// A file that is larger is broken: it has room for a hundred thousand blocks.
+const MAX_BYTES: u64 = 4 << 20;
+
+#[derive(Serialize, Deserialize)]
+struct Document {
+    version: u32,
+    /// Go writes an empty list as null.
+    uploaded: Option<Vec<String>>,
+}
+
+/// The file.
+#[derive(Clone)]
+pub(super) struct Progress {
+    disk: Arc<dyn Disk>,
+    path: PathBuf,
+}
+
+impl Progress {
+    /// The file at `path`.
+    pub(super) fn new(disk: Arc<dyn Disk>, path: PathBuf) -> Self {
+        Self { disk, path }
+    }
+
+    /// Where it is.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What it claims; without a readable file, nothing, and why.
+    pub(super) fn read(&self) -> (BTreeSet<BlockId>, Option<String>) {
+        match self.disk.read(&self.path, MAX_BYTES) {
+            Ok(bytes) => match parse(&bytes) {
+                Ok(claims) => (claims, None),
+                Err(e) => (BTreeSet::new(), Some(format!("{}: {e}", self.path.display()))),
+            },
+            Err(e) if e.is_not_found() => (BTreeSet::new(), None),
+            Err(e) => (BTreeSet::new(), Some(e.to_string())),
+        }
+    }
+
+    /// Writes it for good, unless that is what it says already.
+    pub(super) fn write(&self, uploaded: &BTreeSet<BlockId>) -> tsdb::Result<()> {
+        let bytes = render(uploaded);
+        if self.disk.read(&self.path, MAX_BYTES).is_ok_and(|now| now == bytes) {
+            return Ok(());
+        }
+        disk::replace(&*self.disk, &self.path, &bytes)
+    }
+}
+
+fn parse(bytes: &[u8]) -> Result<BTreeSet<BlockId>, String> {
+    let document: Document = serde_json::from_slice(bytes).map_err(|e| format!("not the expected JSON: {e}"))?;
+    if document.version != VERSION {
+        return Err(format!("version {} is unknown", document.version));
+    }
+    // A name that is no block can't be one of ours.
+    Ok(document.uploaded.unwrap_or_default().iter().filter_map(|id| id.parse().ok()).collect())
+}
+
+/// As Go's encoder writes it: tabs, and a newline at the end.
+fn render(uploaded: &BTreeSet<BlockId>) -> Vec<u8> {
+    let list: Vec<String> = uploaded.iter().map(|id| format!("\n\t\t\"{id}\"")).collect();
+    let list = if list.is_empty() { "[]".to_owned() } else { format!("[{}\n\t]", list.join(",")) };
+    format!("{{\n\t\"version\": {VERSION},\n\t\"uploaded\": {list}\n}}\n").into_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tsdb::disk::RealDisk;
+
+    fn ids(texts: &[&str]) -> BTreeSet<BlockId> {
+        texts.iter().map(|t| t.parse().unwrap()).collect()
+    }
+
+    const A: &str = "01JDAAAAAAAAAAAAAAAAAAAAAA";
+    const B: &str = "01JDBBBBBBBBBBBBBBBBBBBBBB";
+
+    #[test]
+    fn what_is_written_is_what_thanos_writes_and_reads_back() {
+        let text = format!("{{\n\t\"version\": 1,\n\t\"uploaded\": [\n\t\t\"{A}\",\n\t\t\"{B}\"\n\t]\n}}\n");
+        assert_eq!(render(&ids(&[A, B])), text.as_bytes());
+        assert_eq!(parse(text.as_bytes()).unwrap(), ids(&[A, B]));
+        assert_eq!(parse(&render(&ids(&[]))).unwrap(), ids(&[]));
+        assert_eq!(parse(br#"{"version": 1, "uploaded": null}"#).unwrap(), ids(&[]));
+        assert!(parse(br#"{"version": 2, "uploaded": []}"#).unwrap_err().contains("version 2"));
+    }
+
+    #[test]
+    fn a_missing_or_broken_file_claims_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let progress = Progress::new(Arc::new(RealDisk), dir.path().join("thanos.shipper.json"));
+        assert_eq!(progress.read(), (ids(&[]), None));
+        progress.write(&ids(&[A])).unwrap();
+        assert_eq!(progress.read(), (ids(&[A]), None));
+        std::fs::write(progress.path(), "{\"version\": 1, \"uploaded\": [\"01").unwrap();
+        let (claims, problem) = progress.read();
+        assert!(claims.is_empty() && problem.unwrap().contains("thanos.shipper.json"));
+        progress.write(&ids(&[B])).unwrap();
+        assert_eq!(progress.read(), (ids(&[B]), None));
+    }
+}

@@ -1,0 +1,445 @@
+//! The loop: look, plan, ship, tell.
+
+use super::backoff;
+use super::guard::{self, Permit, TsdbFlags};
+use super::ledger::Ledger;
+use super::local::{self, Bad, Local};
+use super::plan::{self, Known, Plan};
+use super::progress::Progress;
+use super::ship::{Failure, Shipped, Shipper};
+use super::stage;
+use super::status::Status;
+use crate::server::Context;
+use crate::sidecar::prometheus::Prometheus;
+use crate::sidecar::watch::Watch;
+use crate::storage::{InUse, Storage};
+use args::files::hex;
+use args::state::{SkipReason, Upload};
+use args::{HashFunc, SidecarArgs};
+use bucket::catalogue::Producer;
+use bucket::fetch::Fetcher;
+use bucket::{Advice, Kind};
+use model::world::World;
+use model::{BlockId, Labels};
+use sha2::{Digest, Sha256};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+use tsdb::disk::Disk;
+use tsdb::meta::BlockMeta;
+
+/// Files of a block that are sent at the same time, unless a flag says otherwise.
+const CONCURRENCY: usize = 4;
+/// Most that the flag may ask for.
+const MAX_CONCURRENCY: usize = 64;
+/// How long an upload under way may go on after the signal to stop. What is not done by then, the next start does.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// Uploads the blocks of one Prometheus.
+pub(in crate::sidecar) struct Uploader {
+    prometheus: Prometheus,
+    watch: Watch,
+    storage: Storage,
+    disk: Arc<dyn Disk>,
+    data: PathBuf,
+    progress: Progress,
+    status: Status,
+    settings: Settings,
+    world: World,
+    ledger: Option<Open>,
+    flags: Option<Option<TsdbFlags>>,
+}
+
+/// What flags say.
+struct Settings {
+    compacted: bool,
+    ignore_unequal: bool,
+    overlaps: bool,
+    hash: HashFunc,
+    concurrency: usize,
+    timeout: Duration,
+}
+
+/// What is known with respect to the bucket in use, and the way there.
+struct Open {
+    configuration: String,
+    producer: String,
+    ledger: Ledger,
+    shipper: Shipper,
+    /// All blocks of the bucket with our labels, once they were needed.
+    others: Option<Vec<Arc<BlockMeta>>>,
+}
+
+/// How a pass went.
+enum Pass {
+    /// Something is still missing; told where it belongs.
+    Waiting,
+    Good,
+    Failed(String),
+}
+
+impl Uploader {
+    /// The uploader that flags describe.
+    pub(in crate::sidecar) fn new(
+        args: &SidecarArgs,
+        prometheus: Prometheus,
+        watch: Watch,
+        storage: Storage,
+        disk: Arc<dyn Disk>,
+        context: &Context,
+    ) -> Self {
+        let data = PathBuf::from(&args.tsdb_path);
+        let concurrency = match usize::try_from(args.shipper_upload_concurrency).unwrap_or(MAX_CONCURRENCY) {
+            0 => CONCURRENCY,
+            n => n.min(MAX_CONCURRENCY),
+        };
+        Self {
+            prometheus,
+            watch,
+            storage,
+            progress: Progress::new(Arc::clone(&disk), data.join(&args.shipper_meta_file_name)),
+            disk,
+            data,
+            status: Status::new(Arc::clone(&context.world.clock), &context.metrics),
+            settings: Settings {
+                compacted: args.shipper_upload_compacted.0,
+                ignore_unequal: args.shipper_ignore_unequal_block_size.0,
+                overlaps: args.shipper_allow_out_of_order_uploads.0,
+                hash: args.hash_func,
+                concurrency,
+                timeout: args.prometheus_get_config_timeout.duration(),
+            },
+            world: context.world.clone(),
+            ledger: None,
+            flags: None,
+        }
+    }
+
+    /// Gives the section of the state document.
+    pub(in crate::sidecar) fn state(&self) -> impl Fn() -> Upload + Send + Sync + 'static + use<> {
+        let status = self.status.clone();
+        move || status.get()
+    }
+
+    /// Uploads until `stop`, and a little longer where a block is under way.
+    pub(in crate::sidecar) async fn run(mut self, stop: CancellationToken) {
+        self.begin().await;
+        let mut changes = self.storage.changes();
+        let (mut failures, mut looks) = (0u32, 0u32);
+        while !stop.is_cancelled() {
+            let grace = async {
+                stop.cancelled().await;
+                tokio::time::sleep(GRACE).await;
+            };
+            let pass = tokio::select! {
+                pass = self.pass(&stop) => pass,
+                () = grace => {
+                    tracing::warn!("an upload was not done in time; the next start goes on with it");
+                    return;
+                }
+            };
+            let pause = match pass {
+                Pass::Waiting => {
+                    looks = looks.saturating_add(1);
+                    backoff::soon(looks)
+                }
+                Pass::Good => {
+                    (failures, looks) = (0, 0);
+                    self.status.passed(None);
+                    backoff::delay(0, 0)
+                }
+                Pass::Failed(error) => {
+                    failures = failures.saturating_add(1);
+                    let pause = backoff::delay(failures, self.world.entropy.next_u64());
+                    tracing::warn!(%error, next_try = ?pause, "blocks could not be uploaded");
+                    self.status.passed(Some(error));
+                    pause
+                }
+            };
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = tokio::time::sleep(pause) => {}
+                // Another configuration, or another verdict on the bucket.
+                _ = changes.changed(), if failures > 0 || looks > 0 => {}
+            }
+        }
+    }
+
+    /// Clears what a killed process left, and gives Prometheus a list to wait for: without a readable one it compacts
+    /// everything.
+    async fn begin(&self) {
+        let (disk, data, progress) = (Arc::clone(&self.disk), self.data.clone(), self.progress.clone());
+        let outcome = tokio::task::spawn_blocking(move || {
+            stage::clean(&*disk, &data)?;
+            let (claims, problem) = progress.read();
+            if let Some(problem) = problem {
+                tracing::warn!(%problem, "the list of uploaded blocks can't be read; it is made anew from the bucket");
+            }
+            progress.write(&claims)
+        });
+        match outcome.await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "the data directory of Prometheus can't be written"),
+            Err(error) => tracing::warn!(%error, "the data directory of Prometheus can't be prepared"),
+        }
+    }
+
+    async fn pass(&mut self, stop: &CancellationToken) -> Pass {
+        let (disk, data) = (Arc::clone(&self.disk), self.data.clone());
+        let local = match tokio::task::spawn_blocking(move || local::scan(&*disk, &data)).await {
+            Ok(Ok(local)) => local,
+            Ok(Err(e)) => return Pass::Failed(e.to_string()),
+            Err(e) => return Pass::Failed(e.to_string()),
+        };
+        let plan = self.plan(&local);
+        self.status.planned(&plan);
+        let labels = match self.permitted().await {
+            Ok(labels) => labels,
+            Err(why) => {
+                if self.status.refused(Some(why.clone())) {
+                    tracing::warn!(reason = %why, "no block is uploaded");
+                }
+                return Pass::Waiting;
+            }
+        };
+        self.status.refused(None);
+        let Some(in_use) = self.storage.in_use() else { return Pass::Waiting };
+        let state = self.storage.state();
+        if state.checked_at_ms.is_none() {
+            return Pass::Waiting;
+        }
+        if let Some(error) = state.error {
+            return Pass::Failed(error.message);
+        }
+        if let Err(e) = self.open(&in_use, &labels).await {
+            return self.failed(&e);
+        }
+        self.ship_all(&local, &labels, stop).await
+    }
+
+    fn plan(&self, local: &[Local]) -> Plan {
+        let empty = Ledger::default();
+        let ledger = self.ledger.as_ref().map_or(&empty, |o| &o.ledger);
+        let known = Known { committed: &ledger.committed, bad: &ledger.bad, upload_compacted: self.settings.compacted };
+        plan::plan(local, &known)
+    }
+
+    /// The external labels, if blocks may be uploaded under them; or why not.
+    async fn permitted(&mut self) -> Result<Labels, String> {
+        let seen = self.watch.seen();
+        if seen.usable {
+            match self.prometheus.tsdb_flags(self.settings.timeout).await {
+                Ok(flags) => {
+                    if self.flags.as_ref() != Some(&flags)
+                        && let Permit::Risky(what) = self.judge(flags.as_ref())
+                    {
+                        tracing::warn!("{what}");
+                    }
+                    self.flags = Some(flags);
+                }
+                Err(error) => tracing::debug!(%error, "Prometheus does not tell its flags now"),
+            }
+            if let Ok(retention) = self.prometheus.retention(self.settings.timeout).await {
+                self.status.retention(guard::retention_ms(&retention));
+            }
+        }
+        if seen.external.is_empty() {
+            return Err(if seen.up {
+                "Prometheus has no external labels, so its blocks could not be told from those of others: set \
+                 global.external_labels in its configuration"
+                    .to_owned()
+            } else {
+                "Prometheus has not told its external labels yet".to_owned()
+            });
+        }
+        match self.flags.as_ref().map(|flags| self.judge(flags.as_ref())) {
+            None => Err("Prometheus has not told its flags yet".to_owned()),
+            Some(Permit::No(why)) => Err(why),
+            Some(Permit::Yes | Permit::Risky(_)) => Ok(seen.external.clone()),
+        }
+    }
+
+    fn judge(&self, flags: Option<&TsdbFlags>) -> Permit {
+        guard::judge(flags, self.progress.path(), self.settings.ignore_unequal)
+    }
+
+    /// Makes sure that the ledger is of the bucket in use: one listing after a start or a change of the configuration.
+    async fn open(&mut self, in_use: &InUse, labels: &Labels) -> Result<(), Failure> {
+        let producer = producer_name(labels);
+        if self.ledger.as_ref().is_some_and(|o| o.configuration == in_use.configuration && o.producer == producer) {
+            return Ok(());
+        }
+        let catalogue = Producer::new(in_use.bucket.clone(), &producer)?;
+        let own = catalogue.own().await?;
+        let progress = self.progress.clone();
+        let (claims, _) = tokio::task::spawn_blocking(move || progress.read()).await?;
+        self.ledger = Some(Open {
+            configuration: in_use.configuration.clone(),
+            producer,
+            ledger: Ledger::new(own, claims),
+            shipper: Shipper {
+                bucket: in_use.bucket.clone(),
+                catalogue,
+                disk: Arc::clone(&self.disk),
+                data: self.data.clone(),
+                source: tsdb::meta::source::SIDECAR,
+                hash: self.settings.hash,
+                concurrency: self.settings.concurrency,
+                world: self.world.clone(),
+            },
+            others: None,
+        });
+        Ok(())
+    }
+
+    /// Ships what is planned. One block's failure is its own; the bucket's ends the pass.
+    async fn ship_all(&mut self, local: &[Local], labels: &Labels, stop: &CancellationToken) -> Pass {
+        let now = self.world.clock.elapsed();
+        if let Some(open) = &mut self.ledger {
+            open.ledger.forget(&local.iter().map(|l| l.id).collect(), now);
+        }
+        let planned = self.plan(local);
+        self.tell(&planned).await;
+        let mut failed = None;
+        for id in planned.next {
+            if stop.is_cancelled() {
+                break;
+            }
+            let Some(facts) = local.iter().find(|l| l.id == id).and_then(|l| l.facts.as_ref().ok()) else { continue };
+            let Some(open) = &mut self.ledger else { break };
+            let compacted = facts.level > 1 && !self.settings.overlaps;
+            match open.one(id, labels, compacted.then_some((facts.min_time, facts.max_time))).await {
+                Ok(Shipped::Sent { bytes }) => {
+                    tracing::info!(block = %id, bytes, "block uploaded");
+                    self.status.uploaded(bytes);
+                }
+                Ok(Shipped::WasThere) => tracing::info!(block = %id, "block is in the bucket already"),
+                Ok(Shipped::Gone) => tracing::info!(block = %id, "block vanished from disk before it was uploaded"),
+                // Told with the plan.
+                Ok(Shipped::Bad(_)) => {}
+                Err(failure) => {
+                    self.status.metrics.upload_failures.inc();
+                    let text = format!("block {id}: {failure}");
+                    if ends_the_pass(&failure) {
+                        self.storage.doubt();
+                        self.tell(&self.plan(local)).await;
+                        return Pass::Failed(text);
+                    }
+                    tracing::warn!(block = %id, error = %failure, "block could not be uploaded; others go on");
+                    failed.get_or_insert(text);
+                }
+            }
+            self.tell(&self.plan(local)).await;
+        }
+        match failed {
+            Some(error) => Pass::Failed(error),
+            None => {
+                self.status.metrics.compacted_done.set(i64::from(self.settings.compacted));
+                Pass::Good
+            }
+        }
+    }
+
+    /// Tells Prometheus and people how far it is.
+    async fn tell(&self, plan: &Plan) {
+        self.status.planned(plan);
+        let (progress, done) = (self.progress.clone(), plan.done.clone());
+        match tokio::task::spawn_blocking(move || progress.write(&done)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "the list of uploaded blocks can't be written"),
+            Err(error) => tracing::warn!(%error, "the list of uploaded blocks was not written"),
+        }
+    }
+
+    fn failed(&self, failure: &Failure) -> Pass {
+        if ends_the_pass(failure) {
+            self.storage.doubt();
+        }
+        Pass::Failed(failure.to_string())
+    }
+}
+
+impl Open {
+    /// Ships one block and notes what came of it. `range` is given for a compacted block, which must not overlap others.
+    async fn one(&mut self, id: BlockId, labels: &Labels, range: Option<(i64, i64)>) -> Result<Shipped, Failure> {
+        let before = self.ledger.stage(id);
+        let claimed = self.ledger.claimed(id);
+        if claimed && before.is_none() && self.covered(id, labels).await? {
+            self.ledger.commit(id);
+            return Ok(Shipped::WasThere);
+        }
+        if let Some(range) = range
+            && let Some(other) = self.overlapping(id, range, labels).await?
+        {
+            let message = format!(
+                "Prometheus has compacted it, and the bucket has block {other} of the same time and labels: upload it with \
+                 --shipper.allow-out-of-order-uploads, or leave it, if its data is there"
+            );
+            return Ok(self.bad(id, Bad { reason: SkipReason::Overlaps, message }));
+        }
+        self.ledger.attempt(id);
+        Ok(match self.shipper.ship(id, labels, before, claimed).await? {
+            Shipped::Bad(bad) => self.bad(id, bad),
+            Shipped::Gone => Shipped::Gone,
+            there => {
+                self.ledger.commit(id);
+                there
+            }
+        })
+    }
+
+    fn bad(&mut self, id: BlockId, bad: Bad) -> Shipped {
+        self.ledger.bad(id, bad.clone(), self.shipper.world.clock.elapsed());
+        Shipped::Bad(bad)
+    }
+
+    /// Blocks of the bucket with our labels. Asked once, and only for what is rare: compacted blocks, and claims of the
+    /// progress file that the catalogue doesn't know.
+    async fn others(&mut self, labels: &Labels) -> Result<&[Arc<BlockMeta>], Failure> {
+        if self.others.is_none() {
+            let view = Fetcher::new(self.shipper.bucket.clone()).sync().await?;
+            if let Some(error) = view.errors.into_iter().next() {
+                return Err(error.into());
+            }
+            let metas = view.blocks.into_values().map(|b| b.meta).filter(|m| m.labels() == *labels);
+            self.others = Some(metas.collect());
+        }
+        Ok(self.others.as_deref().unwrap_or_default())
+    }
+
+    /// True if the bucket has a block that was made of this one, so that this one was there and was compacted since.
+    async fn covered(&mut self, id: BlockId, labels: &Labels) -> Result<bool, Failure> {
+        Ok(self.others(labels).await?.iter().any(|m| m.id != id && m.compaction.sources.contains(&id)))
+    }
+
+    async fn overlapping(
+        &mut self,
+        id: BlockId,
+        (begin, end): (i64, i64),
+        labels: &Labels,
+    ) -> Result<Option<BlockId>, Failure> {
+        let others = self.others(labels).await?;
+        Ok(others.iter().find(|m| m.id != id && m.min_time < end && begin < m.max_time).map(|m| m.id))
+    }
+}
+
+/// True if other blocks would fail in the same way.
+fn ends_the_pass(failure: &Failure) -> bool {
+    match failure {
+        Failure::Bucket(e) => e.kind == Kind::Local || e.advice() != Advice::Skip,
+        Failure::Disk(_) | Failure::Task(_) => false,
+    }
+}
+
+/// The name of this producer in the catalogue: the same after a restart, different for other external labels.
+fn producer_name(labels: &Labels) -> String {
+    let mut hash = Sha256::new();
+    for (name, value) in labels.iter() {
+        hash.update(name.as_bytes());
+        hash.update([0xff]);
+        hash.update(value.as_bytes());
+        hash.update([0xff]);
+    }
+    format!("sidecar-{}", hex(hash.finalize().get(..16).unwrap_or_default()))
+}

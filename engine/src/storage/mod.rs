@@ -1,0 +1,236 @@
+//! A part's object storage: its configuration, kept fresh; the bucket in use; what the part's own check of its rights found.
+//!
+//! A missing configuration or a failing bucket is told in the state document and never ends a part or makes it unready: what
+//! needs no bucket goes on.
+
+mod config;
+
+use crate::server::Context;
+use arc_swap::ArcSwapOption;
+use args::state::{Bucket as State, BucketError, BucketErrorClass as Class};
+use bucket::verify::{Check, Right};
+use bucket::{Bucket, Kind, Options};
+use config::{Found, Source};
+use model::world::World;
+use parking_lot::Mutex;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+
+/// How often the file is compared with what is in use.
+const POLL: Duration = Duration::from_secs(2);
+/// First delay before a failed check is repeated; doubled up to the interval.
+const RETRY: Duration = Duration::from_secs(15);
+/// A check that takes longer has failed.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// Object storage of a part; clones share it.
+#[derive(Clone)]
+pub struct Storage {
+    shared: Arc<Shared>,
+}
+
+/// The bucket that a configuration describes.
+pub struct InUse {
+    /// The bucket.
+    pub bucket: Bucket,
+    /// SHA-256 of the configuration: another one may mean another bucket.
+    pub configuration: String,
+}
+
+struct Shared {
+    source: Source,
+    options: Options,
+    check: tokio::sync::Mutex<Check>,
+    interval: Duration,
+    world: World,
+    in_use: ArcSwapOption<InUse>,
+    state: Mutex<State>,
+    changes: watch::Sender<u64>,
+    doubt: Notify,
+}
+
+impl Storage {
+    /// Object storage as two flags describe it; `None` if both are empty. `part` is unique among the parts that use a bucket,
+    /// `needs` what this one has to be allowed to do.
+    ///
+    /// # Errors
+    /// When both flags are given. A wrong configuration is no error here: see [`Storage::state`].
+    pub fn new(
+        (content, file): (&str, &str),
+        part: &str,
+        needs: &'static [Right],
+        interval: Duration,
+        context: &Context,
+    ) -> anyhow::Result<Option<Self>> {
+        let Some(source) = config::source(content, file)? else { return Ok(None) };
+        let world = context.world.clone();
+        let shared = Shared {
+            source,
+            options: Options::new(world.clone()),
+            check: tokio::sync::Mutex::new(Check::new(part, needs)),
+            interval,
+            world,
+            in_use: ArcSwapOption::empty(),
+            state: Mutex::default(),
+            changes: watch::Sender::new(0),
+            doubt: Notify::new(),
+        };
+        let storage = Self { shared: Arc::new(shared) };
+        storage.reload();
+        Ok(Some(storage))
+    }
+
+    /// The bucket in use; `None` as long as there was no good configuration.
+    pub fn in_use(&self) -> Option<Arc<InUse>> {
+        self.shared.in_use.load_full()
+    }
+
+    /// The section of the state document.
+    pub fn state(&self) -> State {
+        self.shared.state.lock().clone()
+    }
+
+    /// True if the last check found all rights.
+    pub fn usable(&self) -> bool {
+        self.shared.state.lock().usable()
+    }
+
+    /// Changes whenever another configuration is in use or a check has ended.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.shared.changes.subscribe()
+    }
+
+    /// Someone's request has failed: check soon instead of at the next interval.
+    pub fn doubt(&self) {
+        self.shared.doubt.notify_one();
+    }
+
+    /// Keeps configuration and check fresh until `stop`.
+    pub async fn run(self, stop: CancellationToken) {
+        let clock = Arc::clone(&self.shared.world.clock);
+        let (mut due, mut failures) = (Duration::ZERO, 0u32);
+        loop {
+            if self.reload() {
+                (due, failures) = (Duration::ZERO, 0);
+            }
+            if let Some(in_use) = self.in_use()
+                && clock.elapsed() >= due
+            {
+                let good = tokio::select! {
+                    good = self.check(&in_use.bucket) => good,
+                    () = stop.cancelled() => return,
+                };
+                failures = if good { 0 } else { failures.saturating_add(1) };
+                due = clock.elapsed() + self.pause(failures);
+            }
+            tokio::select! {
+                () = tokio::time::sleep(POLL) => {}
+                () = self.shared.doubt.notified() => due = due.min(clock.elapsed() + POLL),
+                () = stop.cancelled() => return,
+            }
+        }
+    }
+
+    fn pause(&self, failures: u32) -> Duration {
+        match failures.checked_sub(1) {
+            None => self.shared.interval,
+            Some(n) => RETRY.saturating_mul(1u32.checked_shl(n).unwrap_or(u32::MAX)).min(self.shared.interval),
+        }
+    }
+
+    /// Takes what the source has now; true if another configuration is in use.
+    fn reload(&self) -> bool {
+        let shared = &*self.shared;
+        let found = match shared.source.read() {
+            Ok(found) => found,
+            Err(why) => {
+                self.refuse(why, None);
+                return false;
+            }
+        };
+        let (hash, text) = match found {
+            Found::Nothing(why) => {
+                self.refuse(why, None);
+                return false;
+            }
+            Found::Text { hash, text } => (hash, text),
+        };
+        {
+            let mut state = shared.state.lock();
+            if state.configuration.as_deref() == Some(&hash) {
+                (state.configuration_error, state.configuration_refused) = (None, None);
+                return false;
+            }
+            if state.configuration_refused.as_deref() == Some(&hash) {
+                return false;
+            }
+        }
+        let opened = config::parse(&text, |n| std::env::var(n).ok())
+            .and_then(|c| Bucket::open(&c, shared.options.clone()).map_err(|e| e.to_string()));
+        match opened {
+            Err(why) => {
+                self.refuse(why, Some(hash));
+                false
+            }
+            Ok(bucket) => {
+                tracing::info!(bucket = bucket.name(), "object storage is configured");
+                *shared.state.lock() =
+                    State { name: bucket.name().to_owned(), configuration: Some(hash.clone()), ..State::default() };
+                shared.in_use.store(Some(Arc::new(InUse { bucket, configuration: hash })));
+                shared.changes.send_modify(|n| *n = n.wrapping_add(1));
+                true
+            }
+        }
+    }
+
+    /// A newer configuration can't be used, or there is none; what is in use stays.
+    fn refuse(&self, why: String, hash: Option<String>) {
+        let mut state = self.shared.state.lock();
+        if state.configuration_error.as_ref() != Some(&why) {
+            tracing::warn!(error = %why, "the configuration of object storage can't be used");
+        }
+        (state.configuration_error, state.configuration_refused) = (Some(why), hash);
+    }
+
+    /// Checks the rights; true if all are there.
+    async fn check(&self, bucket: &Bucket) -> bool {
+        let shared = &*self.shared;
+        let begin = shared.world.clock.elapsed();
+        let mut check = shared.check.lock().await;
+        let outcome = match tokio::time::timeout(DEADLINE, check.run(bucket)).await {
+            Ok(Ok(())) => None,
+            Ok(Err(f)) => Some((class(f.error.kind), f.error.to_string(), f.permission.map(str::to_owned))),
+            Err(_) => Some((Class::Unreachable, format!("the store did not answer within {DEADLINE:?}"), None)),
+        };
+        drop(check);
+        let (now, took) = (shared.world.clock.now_ms(), shared.world.clock.elapsed().saturating_sub(begin));
+        let good = outcome.is_none();
+        let mut state = shared.state.lock();
+        state.checked_at_ms = Some(now);
+        state.latency_us = i64::try_from(took.as_micros()).ok();
+        let since_ms = state.error.as_ref().map_or(now, |e| e.since_ms);
+        let error =
+            outcome.map(|(class, message, missing_right)| BucketError { class, message, missing_right, since_ms });
+        match (&state.error, &error) {
+            (None, Some(e)) => tracing::warn!(bucket = bucket.name(), error = e.message, "the bucket can't be used"),
+            (Some(_), None) => tracing::info!(bucket = bucket.name(), "the bucket can be used again"),
+            _ => {}
+        }
+        state.error = error;
+        drop(state);
+        shared.changes.send_modify(|n| *n = n.wrapping_add(1));
+        good
+    }
+}
+
+fn class(kind: Kind) -> Class {
+    match kind {
+        Kind::Denied | Kind::Credentials => Class::Denied,
+        Kind::MissingBucket => Class::BucketMissing,
+        Kind::Throttled | Kind::Unavailable => Class::Unreachable,
+        Kind::ClockSkew => Class::ClockSkew,
+        _ => Class::Other,
+    }
+}
