@@ -2,9 +2,8 @@
 
 use super::dedup::{Dedup, Replica};
 use super::series::{Chunk, Series, split_replicas};
-use model::Labels;
 use model::sample::{Sample, Value};
-use promql::exec::{QueryError, Samples, SelectRequest, SeriesSet, Source};
+use promql::exec::{Encoded, Entry, QueryError, Samples, SelectRequest, SeriesSet, Source};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use tsdb::chunk::{self, ChunkError, ChunkIter, Encoding};
@@ -17,7 +16,7 @@ pub struct Selected(pub Arc<Vec<Series>>);
 pub struct Prefetched(pub Vec<Selected>);
 
 impl Source for Prefetched {
-    fn select(&self, request: &SelectRequest) -> Result<Box<dyn SeriesSet + '_>, QueryError> {
+    fn select<'s>(&'s self, request: &SelectRequest) -> Result<Box<dyn SeriesSet<'s> + 's>, QueryError> {
         let selected = self
             .0
             .get(request.id)
@@ -29,6 +28,14 @@ impl Source for Prefetched {
             maxt: request.maxt,
             counter: reads_counters(&request.hints.func),
         }))
+    }
+
+    fn repeatable(&self) -> bool {
+        true
+    }
+
+    fn series(&self, request: &SelectRequest) -> Option<u64> {
+        self.0.get(request.id).map(|s| s.0.len() as u64)
     }
 }
 
@@ -45,17 +52,27 @@ struct Set<'a> {
     counter: bool,
 }
 
-impl SeriesSet for Set<'_> {
-    fn next_series(&mut self) -> Result<Option<Labels>, QueryError> {
-        let labels = self.selected.0.get(self.next).map(|s| s.labels.clone());
+impl<'s> SeriesSet<'s> for Set<'s> {
+    fn next_series(&mut self) -> Result<Option<Entry<'s>>, QueryError> {
+        let Some(series) = self.selected.0.get(self.next) else { return Ok(None) };
         self.next += 1;
-        Ok(labels)
+        let data = One { series, mint: self.mint, maxt: self.maxt, counter: self.counter };
+        Ok(Some(Entry { labels: series.labels.clone(), data: Box::new(data) }))
     }
+}
 
-    fn read_samples(&mut self, out: &mut Samples) -> Result<(), QueryError> {
-        let Some(series) = self.next.checked_sub(1).and_then(|i| self.selected.0.get(i)) else { return Ok(()) };
-        read(series, self.mint, self.maxt, self.counter, out)
-            .map_err(|e| QueryError::Storage(format!("series {}: {e}", series.labels)))
+/// A series that waits to be decoded; its chunks are accounted for where they were fetched.
+struct One<'s> {
+    series: &'s Series,
+    mint: i64,
+    maxt: i64,
+    counter: bool,
+}
+
+impl Encoded for One<'_> {
+    fn decode(&self, out: &mut Samples) -> Result<(), QueryError> {
+        read(self.series, self.mint, self.maxt, self.counter, out)
+            .map_err(|e| QueryError::Storage(format!("series {}: {e}", self.series.labels)))
     }
 }
 
@@ -173,6 +190,7 @@ impl Replica for Chunks {
 mod tests {
     use super::super::series::Slot;
     use super::*;
+    use model::Labels;
     use tsdb::chunk::XorEncoder;
 
     fn encoded(source: u32, samples: &[(i64, f64)]) -> Chunk {
@@ -237,8 +255,8 @@ mod tests {
         let set = Prefetched(vec![Selected(Arc::new(vec![Series { labels, chunks: vec![c] }]))]);
         let request = SelectRequest { id: 0, matchers: vec![], mint: 0, maxt: 1000, hints: Default::default() };
         let mut set = set.select(&request).unwrap();
-        assert!(set.next_series().unwrap().is_some());
-        let e = set.read_samples(&mut Samples::default()).unwrap_err().to_string();
+        let entry = set.next_series().unwrap().unwrap();
+        let e = entry.data.decode(&mut Samples::default()).unwrap_err().to_string();
         assert!(e.contains(r#"series {a="b"}: XOR chunk"#), "{e}");
     }
 }

@@ -1,7 +1,7 @@
 //! Aggregations that need one pass: a few numbers per group and step, whatever the number of series.
 
 use super::QueryError;
-use super::budget::Cost;
+use super::budget::{Cost, Holder};
 use super::column::{Bits, Column, SeriesColumn};
 use super::eval::{Exec, Sink};
 use crate::functions::math::kahan;
@@ -83,7 +83,7 @@ impl Exec<'_> {
             if at == groups.len() {
                 groups.push(Group::new(a.op, grid.len));
                 held += cost;
-                self.budget.hold(cost)?;
+                self.budget.hold(Holder::Groups, cost)?;
             }
             if let Some(group) = groups.get_mut(at) {
                 group.drop_name |= series.drop_name;
@@ -98,7 +98,7 @@ impl Exec<'_> {
                 sink(SeriesColumn { labels: labels.clone(), drop_name, column })?;
             }
         }
-        self.budget.release(held);
+        self.budget.release(Holder::Groups, held);
         Ok(())
     }
 

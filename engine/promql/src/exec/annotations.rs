@@ -42,6 +42,24 @@ impl Annotations {
         }
     }
 
+    /// Only what was told about a part of the query.
+    pub(super) fn within(mut self, part: Span) -> Self {
+        self.by_text.retain(|_, a| a.span.is_some_and(|s| part.start <= s.start && s.end <= part.end));
+        self
+    }
+
+    /// As if the text at `from` stood at `to`.
+    pub(super) fn moved(mut self, from: Span, to: Span) -> Self {
+        for a in self.by_text.values_mut() {
+            // What has lost its position has none here either.
+            if let Some(s) = a.span.as_mut().filter(|s| **s != Span::default()) {
+                let shift = |at: u32| at.saturating_sub(from.start).saturating_add(to.start);
+                *s = Span::new(shift(s.start), shift(s.end));
+            }
+        }
+        self
+    }
+
     /// True if there is nothing to tell.
     pub fn is_empty(&self) -> bool {
         self.by_text.is_empty()

@@ -13,7 +13,7 @@ use model::histogram::ResetHint;
 use std::collections::BTreeMap;
 
 /// The arithmetic of two floats, and whether a comparison holds.
-pub(super) fn scalar_operation(op: BinaryOp) -> Result<fn(f64, f64) -> f64, QueryError> {
+pub(crate) fn scalar_operation(op: BinaryOp) -> Result<fn(f64, f64) -> f64, QueryError> {
     fn truth(b: bool) -> f64 {
         f64::from(u8::from(b))
     }

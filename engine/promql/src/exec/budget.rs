@@ -1,7 +1,138 @@
-//! What a query holds in memory at once, in samples (as Prometheus counts) and in bytes (as they are).
+//! What a query holds in memory at once, in samples (as Prometheus counts) and in bytes (as they are). Queries of one
+//! process share a second account.
 
 use super::{EngineOptions, QueryError};
-use std::cell::Cell;
+use model::protection;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// What memory is held for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Holder {
+    /// Samples that are decoded at the moment, of one series per thread.
+    Samples,
+    /// Series on their way from the threads that decoded them.
+    Slices,
+    /// Groups of aggregations, a few numbers per step each.
+    Groups,
+    /// Candidates of `topk`, `bottomk`, `quantile`, `count_values`.
+    Ranking,
+    /// The held side and the output of joins.
+    Join,
+    /// Whole inputs of functions that need all series at once: `sort`, `histogram_quantile`, `info`, …
+    Input,
+    /// Numbers per step: `time()`, `scalar(…)`, parameters.
+    Scalars,
+    /// The answer.
+    Answer,
+}
+
+impl Holder {
+    const ALL: [Self; 8] = [
+        Self::Samples,
+        Self::Slices,
+        Self::Groups,
+        Self::Ranking,
+        Self::Join,
+        Self::Input,
+        Self::Scalars,
+        Self::Answer,
+    ];
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Samples => "decoded samples",
+            Self::Slices => "series between threads",
+            Self::Groups => "groups of aggregations",
+            Self::Ranking => "candidates of rankings",
+            Self::Join => "joins",
+            Self::Input => "inputs that are needed whole",
+            Self::Scalars => "numbers per step",
+            Self::Answer => "the answer",
+        })
+    }
+}
+
+/// Whose limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Limit {
+    /// [`EngineOptions::max_bytes`].
+    Query,
+    /// [`ProcessBudget`].
+    Process,
+}
+
+/// When it was exceeded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Before anything was read: the estimate is already too much.
+    Estimate,
+    /// While evaluating.
+    Evaluation,
+}
+
+/// A byte limit that a query would exceed (HTTP 422, `execution`).
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub struct Overrun {
+    /// Whose limit.
+    pub limit: Limit,
+    /// The limit, bytes.
+    pub max: u64,
+    /// What would be held, bytes.
+    pub bytes: u64,
+    /// When.
+    pub phase: Phase,
+    /// What most of the query's bytes are held for.
+    pub largest: Holder,
+    /// How many those are.
+    pub largest_bytes: u64,
+}
+
+impl fmt::Display for Overrun {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { max, bytes, largest, largest_bytes, .. } = self;
+        let whose = match self.limit {
+            Limit::Query => "one query may hold",
+            Limit::Process => "all queries of the process together may hold",
+        };
+        let phase = match self.phase {
+            Phase::Estimate => "by the estimate before the evaluation",
+            Phase::Evaluation => "in query execution",
+        };
+        write!(
+            f,
+            "query processing would hold {bytes} bytes {phase}, more than the {max} bytes that {whose}; most of them for \
+             {largest} ({largest_bytes} bytes): select fewer series, or use a larger step or a shorter range"
+        )
+    }
+}
+
+/// Bytes that all queries of a process may hold together.
+#[derive(Debug)]
+pub struct ProcessBudget {
+    max: u64,
+    held: AtomicU64,
+}
+
+impl ProcessBudget {
+    /// `max` bytes; 0 = unlimited.
+    pub fn new(max: u64) -> Self {
+        Self { max, held: AtomicU64::new(0) }
+    }
+
+    /// Bytes that running queries hold now.
+    pub fn held(&self) -> u64 {
+        self.held.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that are left.
+    pub fn free(&self) -> u64 {
+        if self.max == 0 { u64::MAX } else { self.max.saturating_sub(self.held()) }
+    }
+}
 
 /// Samples and bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -17,50 +148,162 @@ impl std::ops::AddAssign for Cost {
     }
 }
 
-/// The account of one query.
+/// The account of one query; all its threads book on it.
 #[derive(Debug)]
 pub(super) struct Budget {
     max: Cost,
-    held: Cell<Cost>,
-    peak_samples: Cell<u64>,
+    samples: AtomicU64,
+    bytes: AtomicU64,
+    by_holder: [AtomicU64; Holder::ALL.len()],
+    peak_samples: AtomicU64,
+    peak_bytes: AtomicU64,
+    process: Option<Arc<ProcessBudget>>,
 }
 
 impl Budget {
     pub(super) fn new(options: &EngineOptions) -> Self {
         let max = Cost { samples: options.max_samples, bytes: options.max_bytes };
-        Self { max, held: Cell::default(), peak_samples: Cell::new(0) }
+        Self {
+            max,
+            samples: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+            by_holder: Default::default(),
+            peak_samples: AtomicU64::new(0),
+            peak_bytes: AtomicU64::new(0),
+            process: options.process.clone(),
+        }
     }
 
     /// Counts what is now held; fails if it is too much.
-    pub(super) fn hold(&self, cost: Cost) -> Result<(), QueryError> {
-        let mut held = self.held.get();
-        held += cost;
-        self.held.set(held);
-        self.peak_samples.set(self.peak_samples.get().max(held.samples));
-        if self.max.samples > 0 && held.samples > self.max.samples {
+    pub(super) fn hold(&self, holder: Holder, cost: Cost) -> Result<(), QueryError> {
+        let samples = self.samples.fetch_add(cost.samples, Ordering::Relaxed).saturating_add(cost.samples);
+        let bytes = self.bytes.fetch_add(cost.bytes, Ordering::Relaxed).saturating_add(cost.bytes);
+        if let Some(h) = self.by_holder.get(holder as usize) {
+            h.fetch_add(cost.bytes, Ordering::Relaxed);
+        }
+        self.peak_samples.fetch_max(samples, Ordering::Relaxed);
+        self.peak_bytes.fetch_max(bytes, Ordering::Relaxed);
+        let process = self.process.as_ref().map(|p| (p, p.held.fetch_add(cost.bytes, Ordering::Relaxed) + cost.bytes));
+        if protection::off("query-budget") {
+            return Ok(());
+        }
+        if self.max.samples > 0 && samples > self.max.samples {
             return Err(QueryError::TooManySamples);
         }
-        if self.max.bytes > 0 && held.bytes > self.max.bytes {
-            let max = self.max.bytes;
-            return Err(QueryError::execution(format!(
-                "query processing would hold more than {max} bytes in query execution: select fewer series, or use a \
-                 larger step or a shorter range"
-            )));
+        if self.max.bytes > 0 && bytes > self.max.bytes {
+            return Err(self.overrun(Limit::Query, self.max.bytes, bytes, Phase::Evaluation));
         }
-        Ok(())
+        match process {
+            Some((p, held)) if p.max > 0 && held > p.max => {
+                Err(self.overrun(Limit::Process, p.max, held, Phase::Evaluation))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Fails if `bytes` for `holder` are more than the query or the process may hold, without holding them.
+    pub(super) fn foresee(&self, holder: Holder, bytes: u64) -> Result<(), QueryError> {
+        if protection::off("query-estimate") {
+            return Ok(());
+        }
+        let refuse = |limit, max| {
+            let phase = Phase::Estimate;
+            Err(QueryError::TooManyBytes(Box::new(Overrun {
+                limit,
+                max,
+                bytes,
+                phase,
+                largest: holder,
+                largest_bytes: bytes,
+            })))
+        };
+        if self.max.bytes > 0 && bytes > self.max.bytes {
+            return refuse(Limit::Query, self.max.bytes);
+        }
+        match &self.process {
+            Some(p) if bytes > p.free() => refuse(Limit::Process, p.max),
+            _ => Ok(()),
+        }
+    }
+
+    fn overrun(&self, limit: Limit, max: u64, bytes: u64, phase: Phase) -> QueryError {
+        let held = |h: Holder| self.by_holder.get(h as usize).map_or(0, |b| b.load(Ordering::Relaxed));
+        let largest = Holder::ALL.into_iter().max_by_key(|h| held(*h)).unwrap_or(Holder::Samples);
+        let largest_bytes = held(largest);
+        QueryError::TooManyBytes(Box::new(Overrun { limit, max, bytes, phase, largest, largest_bytes }))
     }
 
     /// Counts what is held no longer.
-    pub(super) fn release(&self, cost: Cost) {
-        let held = self.held.get();
-        self.held.set(Cost {
-            samples: held.samples.saturating_sub(cost.samples),
-            bytes: held.bytes.saturating_sub(cost.bytes),
-        });
+    pub(super) fn release(&self, holder: Holder, cost: Cost) {
+        let less = |a: &AtomicU64, by: u64| {
+            // Never below zero, whatever the callers do.
+            let _ = a.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |v| Some(v.saturating_sub(by)));
+        };
+        less(&self.samples, cost.samples);
+        less(&self.bytes, cost.bytes);
+        if let Some(h) = self.by_holder.get(holder as usize) {
+            less(h, cost.bytes);
+        }
+        if let Some(p) = &self.process {
+            less(&p.held, cost.bytes);
+        }
+    }
+
+    /// A part of the byte limit that an operator may fill before it chooses a thriftier way; `None` = unlimited.
+    pub(super) fn share(&self, part: u64) -> Option<u64> {
+        let process = self.process.as_ref().filter(|p| p.max > 0).map(|p| p.max);
+        let query = Some(self.max.bytes).filter(|b| *b > 0);
+        query.into_iter().chain(process).min().map(|b| b / part.max(1))
     }
 
     /// Most samples held at once.
     pub(super) fn peak_samples(&self) -> u64 {
-        self.peak_samples.get()
+        self.peak_samples.load(Ordering::Relaxed)
+    }
+
+    /// Most bytes held at once.
+    pub(super) fn peak_bytes(&self) -> u64 {
+        self.peak_bytes.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Budget {
+    /// What an error left behind goes back to the process.
+    fn drop(&mut self) {
+        if let Some(p) = &self.process {
+            let rest = self.bytes.load(Ordering::Relaxed);
+            let _ = p.held.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |v| Some(v.saturating_sub(rest)));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn budget(max_bytes: u64, process: &Arc<ProcessBudget>) -> Budget {
+        Budget::new(&EngineOptions { max_bytes, process: Some(Arc::clone(process)), ..EngineOptions::default() })
+    }
+
+    #[test]
+    fn an_overrun_names_limit_phase_and_largest_holder() {
+        let process = Arc::new(ProcessBudget::new(1000));
+        let (a, b) = (budget(600, &process), budget(600, &process));
+        let bytes = |bytes| Cost { samples: 0, bytes };
+        a.hold(Holder::Join, bytes(400)).unwrap();
+        a.hold(Holder::Groups, bytes(100)).unwrap();
+        let Err(QueryError::TooManyBytes(e)) = a.hold(Holder::Samples, bytes(150)) else { unreachable!() };
+        assert_eq!(
+            (e.limit, e.phase, e.largest, e.largest_bytes),
+            (Limit::Query, Phase::Evaluation, Holder::Join, 400)
+        );
+        a.release(Holder::Samples, bytes(150));
+        b.hold(Holder::Ranking, bytes(450)).unwrap();
+        let Err(QueryError::TooManyBytes(e)) = b.hold(Holder::Input, bytes(100)) else { unreachable!() };
+        assert_eq!((e.limit, e.max, e.largest), (Limit::Process, 1000, Holder::Ranking));
+        assert!(e.to_string().contains("all queries of the process"), "{e}");
+        assert!(b.foresee(Holder::Answer, 500).is_err());
+        drop((a, b));
+        assert_eq!(process.held(), 0, "all goes back");
     }
 }

@@ -1,5 +1,6 @@
 //! Why a query failed, in Prometheus's words.
 
+use super::budget::Overrun;
 use crate::parse::ParseError;
 
 /// Why a query gave no answer.
@@ -17,6 +18,9 @@ pub enum QueryError {
     /// More samples than [`super::EngineOptions::max_samples`] at once (HTTP 422, `execution`).
     #[error("query processing would load too many samples into memory in query execution")]
     TooManySamples,
+    /// More bytes than the query or the process may hold (HTTP 422, `execution`).
+    #[error(transparent)]
+    TooManyBytes(Box<Overrun>),
     /// The deadline has passed (HTTP 503, `timeout`).
     #[error("query timed out in expression evaluation")]
     Timeout,

@@ -1,48 +1,86 @@
 //! The evaluation proper. Series are pushed through a tree of operators one at a time; only operators that need
 //! all series at once (joins, sorting, ranking) hold them.
 
+use super::analyze::Meter;
 use super::annotations::Annotations;
-use super::budget::{Budget, Cost};
+use super::budget::{Budget, Cost, Holder};
 use super::column::{Column, ScalarColumn, SeriesColumn};
 use super::merge::{Merged, same_labels};
 use super::options::{EngineOptions, Stop};
+use super::shared::Kept;
+use super::source::Entry;
 use super::{QueryError, SelectRequest, Source};
 use crate::functions::elementwise::{round, unary};
 use crate::functions::math::{max, min};
 use crate::histogram::scale;
 use crate::parse::{FunctionId, ValueType};
 use crate::plan::{Call, Grid, Kind, Node};
-use hashbrown::HashSet;
-use model::Labels;
+use hashbrown::{HashMap, HashSet};
 use model::labels::METRIC_NAME;
-use std::cell::{Cell, RefCell};
-use std::sync::Arc;
+use model::{Labels, Matcher};
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Where an operator pushes its series. Each series has at least one value.
 pub(super) type Sink<'s> = dyn FnMut(SeriesColumn) -> Result<(), QueryError> + 's;
 
-/// A running query.
-pub(super) struct Exec<'q> {
+/// What is done with a whole vector: its steps, the number of the first of them, the vector, and where results go.
+pub(super) type Whole<'f, 'q> = dyn FnMut(&Grid, usize, Held<'_, 'q>, &mut Sink<'_>) -> Result<(), QueryError> + 'f;
+
+/// What all threads of a running query share.
+#[derive(Clone, Copy)]
+pub(super) struct Shared<'q> {
     pub(super) source: &'q dyn Source,
-    pub(super) selects: &'q [SelectRequest],
+    /// What each selector asks for.
+    pub(super) uses: &'q [SelectRequest],
+    /// What the select of each use does not filter.
+    pub(super) narrow: &'q [Vec<Matcher>],
     pub(super) stop: &'q Stop,
     pub(super) options: &'q EngineOptions,
+    pub(super) budget: &'q Budget,
+    pub(super) counters: &'q Counters,
+    pub(super) meter: Option<&'q Meter<'q>>,
+    /// Labels that were seen by nodes which must not give any twice.
+    pub(super) distinct: &'q Mutex<HashSet<(usize, Labels)>>,
+}
+
+/// What was read.
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    pub(super) series: AtomicU64,
+    pub(super) samples: AtomicU64,
+}
+
+/// A running query, on one thread.
+pub(super) struct Exec<'q> {
+    pub(super) shared: Shared<'q>,
     pub(super) notes: RefCell<Annotations>,
-    pub(super) series_read: Cell<u64>,
-    pub(super) samples_read: Cell<u64>,
-    pub(super) budget: Budget,
+    /// The part of a select that this evaluation is about; without it all is read from the source.
+    pub(super) slice: Option<RefCell<Vec<Entry<'q>>>>,
+    /// Subtrees that are used again.
+    pub(super) kept: RefCell<HashMap<usize, Option<Rc<Kept>>>>,
+}
+
+impl<'q> std::ops::Deref for Exec<'q> {
+    type Target = Shared<'q>;
+    fn deref(&self) -> &Shared<'q> {
+        &self.shared
+    }
 }
 
 /// Series that are held at once; they count against the limit until they are dropped.
 pub(super) struct Held<'e, 'q> {
     exec: &'e Exec<'q>,
+    holder: Holder,
     cost: Cost,
     pub(super) series: Vec<SeriesColumn>,
 }
 
 impl Drop for Held<'_, '_> {
     fn drop(&mut self) {
-        self.exec.budget.release(self.cost);
+        self.exec.budget.release(self.holder, self.cost);
     }
 }
 
@@ -54,39 +92,101 @@ impl Held<'_, '_> {
 }
 
 impl<'q> Exec<'q> {
-    pub(super) fn new(
-        source: &'q dyn Source,
-        selects: &'q [SelectRequest],
-        stop: &'q Stop,
-        options: &'q EngineOptions,
-    ) -> Self {
-        Self {
-            source,
-            selects,
-            stop,
-            options,
-            notes: RefCell::default(),
-            series_read: Cell::new(0),
-            samples_read: Cell::new(0),
-            budget: Budget::new(options),
-        }
+    /// An evaluation that reads from the source.
+    pub(super) fn of(shared: Shared<'q>) -> Self {
+        Self { shared, notes: RefCell::default(), slice: None, kept: RefCell::default() }
+    }
+
+    /// An evaluation of a part of a select.
+    pub(super) fn of_slice(shared: Shared<'q>, slice: Vec<Entry<'q>>) -> Self {
+        Self { slice: Some(RefCell::new(slice)), ..Self::of(shared) }
     }
 
     /// All series of a vector.
-    pub(super) fn collect(&self, node: &Node, grid: &Grid) -> Result<Held<'_, 'q>, QueryError> {
-        let mut held = Held { exec: self, cost: Cost::default(), series: Vec::new() };
+    pub(super) fn collect(&self, node: &Node, grid: &Grid, holder: Holder) -> Result<Held<'_, 'q>, QueryError> {
+        let mut held = Held { exec: self, holder, cost: Cost::default(), series: Vec::new() };
         self.stream(node, grid, &mut |series| {
             let cost = series.column.cost();
             held.cost += cost;
             held.series.push(series);
-            self.budget.hold(cost)
+            self.budget.hold(holder, cost)
         })?;
         Ok(held)
+    }
+
+    /// All series of a vector, or `None` when they are more than half of what may be held and can be read again in
+    /// parts.
+    fn collect_within_half(
+        &self,
+        node: &Node,
+        grid: &Grid,
+        holder: Holder,
+    ) -> Result<Option<Held<'_, 'q>>, QueryError> {
+        let cap = match self.budget.share(2) {
+            Some(cap) if self.source.repeatable() && grid.len > 1 => cap,
+            _ => return self.collect(node, grid, holder).map(Some),
+        };
+        let before = self.notes.take();
+        let mut held = Held { exec: self, holder, cost: Cost::default(), series: Vec::new() };
+        let mut too_much = false;
+        let result = self.stream(node, grid, &mut |series| {
+            let cost = series.column.cost();
+            held.cost += cost;
+            held.series.push(series);
+            self.budget.hold(holder, cost)?;
+            too_much = held.cost.bytes > cap;
+            // Ends the evaluation; nobody sees this error.
+            if too_much { Err(QueryError::Canceled) } else { Ok(()) }
+        });
+        let notes = self.notes.replace(before);
+        if too_much {
+            self.kept.borrow_mut().clear();
+            return Ok(None);
+        }
+        self.notes.borrow_mut().merge(notes);
+        result.map(|()| Some(held))
+    }
+
+    /// Calls `f` with all series of a vector, at once if memory allows, otherwise for parts of the steps one after the
+    /// other; `f` gets the part and the number of its first step.
+    pub(super) fn with_input(
+        &self,
+        arg: &Node,
+        (grid, first): (&Grid, usize),
+        holder: Holder,
+        sink: &mut Sink<'_>,
+        f: &mut Whole<'_, 'q>,
+    ) -> Result<(), QueryError> {
+        if let Some(held) = self.collect_within_half(arg, grid, holder)? {
+            return f(grid, first, held, sink);
+        }
+        let half = grid.len / 2;
+        let mut merged = Merged::default();
+        for (from, len) in [(0, half), (half, grid.len - half)] {
+            let part = Grid { start: grid.time(from), len, ..*grid };
+            let out = &mut |series: SeriesColumn| {
+                let slot = merged.slot(&series.labels, series.drop_name, grid.len);
+                for i in series.column.occupied().iter() {
+                    if let Some(point) = series.column.point(i) {
+                        merged.put(slot, from + i, point)?;
+                    }
+                }
+                Ok(())
+            };
+            self.with_input(arg, (&part, first + from), holder, out, f)?;
+        }
+        merged.finish().try_for_each(sink)
+    }
+
+    /// Refuses numbers per step that can't be held.
+    fn check_scalar(&self, grid: &Grid) -> Result<(), QueryError> {
+        self.budget.foresee(Holder::Scalars, grid.len as u64 * 8)
     }
 
     /// Evaluates a scalar.
     pub(super) fn scalar(&self, node: &Node, grid: &Grid) -> Result<ScalarColumn, QueryError> {
         self.stop.check()?;
+        self.check_scalar(grid)?;
         match &node.kind {
             Kind::Number(v) => Ok(ScalarColumn::Constant(*v)),
             Kind::Invariant(n) => Ok(ScalarColumn::Constant(self.scalar(n, &Grid::single(grid.start))?.first())),
@@ -138,7 +238,18 @@ impl<'q> Exec<'q> {
         if grid.len == 0 {
             return Ok(());
         }
+        if node.sliced && self.slice.is_none() {
+            return self.stream_slices(node, grid, sink);
+        }
+        match self.meter {
+            Some(meter) => meter.measure(node.id, sink, |sink| self.stream_node(node, grid, sink)),
+            None => self.stream_node(node, grid, sink),
+        }
+    }
+
+    fn stream_node(&self, node: &Node, grid: &Grid, sink: &mut Sink<'_>) -> Result<(), QueryError> {
         match &node.kind {
+            Kind::Shared(s) => self.stream_shared(s, grid, sink),
             Kind::Instant(s) => self.stream_instant(s, node.span, grid, sink),
             Kind::Invariant(n) => self.stream_invariant(n, grid, sink),
             Kind::Plus(n) => self.stream(n, grid, sink),
@@ -188,7 +299,6 @@ impl<'q> Exec<'q> {
         map: &mut dyn FnMut(&mut Column),
     ) -> Result<(), QueryError> {
         let mut joined = (!arg.injective && !self.options.delayed_name_removal).then(Merged::default);
-        let mut out = Distinct::default();
         self.stream(arg, grid, &mut |mut series| {
             map(&mut series.column);
             if series.column.is_empty() {
@@ -200,7 +310,7 @@ impl<'q> Exec<'q> {
                 Some(m) => m.add(series),
                 None => {
                     if check {
-                        out.check(&series.labels)?;
+                        self.check_distinct(arg.id, &series.labels)?;
                     }
                     sink(series)
                 }
@@ -210,6 +320,12 @@ impl<'q> Exec<'q> {
             sink(series)?;
         }
         Ok(())
+    }
+
+    /// Fails if a series with these labels has been given by this node before.
+    pub(super) fn check_distinct(&self, node: usize, labels: &Labels) -> Result<(), QueryError> {
+        let mut seen = self.distinct.lock().unwrap_or_else(PoisonError::into_inner);
+        if seen.insert((node, labels.clone())) { Ok(()) } else { Err(same_labels()) }
     }
 
     /// Drops the name, or marks it for dropping at the end.
@@ -340,19 +456,6 @@ impl<'q> Exec<'q> {
                 }
             }
         })
-    }
-}
-
-/// Finds equal series in a stream that is not joined.
-#[derive(Default)]
-pub(super) struct Distinct {
-    seen: HashSet<Labels>,
-}
-
-impl Distinct {
-    /// Fails if a series with these labels has been here.
-    pub(super) fn check(&mut self, labels: &Labels) -> Result<(), QueryError> {
-        if self.seen.insert(labels.clone()) { Ok(()) } else { Err(same_labels()) }
     }
 }
 

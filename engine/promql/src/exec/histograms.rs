@@ -2,8 +2,9 @@
 
 use super::QueryError;
 use super::annotations::Annotations;
+use super::budget::Holder;
 use super::column::{Column, ScalarColumn, SeriesColumn};
-use super::eval::{Exec, Sink};
+use super::eval::{Exec, Held, Sink};
 use super::merge::Merged;
 use crate::functions::classic::parse_bound;
 use crate::functions::math::kahan;
@@ -16,6 +17,9 @@ use hashbrown::HashMap;
 use model::labels::{BUCKET_LABEL, METRIC_NAME};
 use model::number::format_g;
 use model::{FloatHistogram, Labels};
+
+/// The number that a quantile (its index) makes of a histogram at a step.
+type HistogramFn<'f> = dyn FnMut(usize, usize, &Labels, Histogram<'_>, &mut Annotations) -> f64 + 'f;
 
 /// Series of one classic histogram, or a native one, or (by mistake) both.
 struct Group {
@@ -102,9 +106,23 @@ impl Exec<'_> {
         grid: &Grid,
         names: &[Option<(&str, &ScalarColumn)>],
         sink: &mut Sink<'_>,
-        f: &mut dyn FnMut(usize, usize, &Labels, Histogram<'_>, &mut Annotations) -> f64,
+        f: &mut HistogramFn<'_>,
     ) -> Result<(), QueryError> {
-        let held = self.collect(arg, grid)?;
+        self.with_input(arg, (grid, 0), Holder::Input, sink, &mut |grid, first, held, sink| {
+            self.each_histogram_at(arg, (grid, first), held, names, sink, f)
+        })
+    }
+
+    /// A part of the steps: `f` and `names` count from the first of all.
+    fn each_histogram_at(
+        &self,
+        arg: &Node,
+        (grid, first): (&Grid, usize),
+        held: Held<'_, '_>,
+        names: &[Option<(&str, &ScalarColumn)>],
+        sink: &mut Sink<'_>,
+        f: &mut HistogramFn<'_>,
+    ) -> Result<(), QueryError> {
         let groups = self.histogram_groups(&held.series, arg.span);
         let mut out = Merged::default();
         let mut buckets = Vec::new();
@@ -133,8 +151,8 @@ impl Exec<'_> {
                         (None, false) => Histogram::Classic(&mut buckets),
                         (None, true) => continue,
                     };
-                    let v = f(n, step, &group.labels, histogram, &mut notes);
-                    let q = name.map_or(0.0, |(_, q)| q.at(step));
+                    let v = f(n, first + step, &group.labels, histogram, &mut notes);
+                    let q = name.map_or(0.0, |(_, q)| q.at(first + step));
                     let at = match slot {
                         Some((bits, at)) if bits == q.to_bits() => at,
                         _ => match name {

@@ -1,6 +1,7 @@
 //! `info()`: adds labels of info metrics to the series they describe.
 
 use super::QueryError;
+use super::budget::Holder;
 use super::column::{Column, SeriesColumn};
 use super::eval::{Exec, Sink, unexpected};
 use super::merge::Merged;
@@ -34,7 +35,7 @@ impl Exec<'_> {
         let (names, data): (Vec<Matcher>, Vec<Matcher>) =
             wanted.matchers.iter().cloned().partition(|m| m.name == METRIC_NAME);
         let names = info_names(&names)?;
-        let held = self.collect(arg, grid)?;
+        let held = self.collect(arg, grid, Holder::Input)?;
         let is_info = |l: &Labels| names.iter().all(|m| m.matches(l.value(METRIC_NAME)));
         let wants: Vec<&Labels> = held.series.iter().map(|s| &s.labels).filter(|l| !is_info(l)).collect();
         let identified = |l: &Labels| {

@@ -2,54 +2,39 @@
 
 use super::QueryError;
 use super::binary::{Operator, Outcome, StepNotes, changes_metric};
+use super::budget::{Cost, Holder};
 use super::column::{Bits, Point, SeriesColumn};
-use super::eval::{Exec, Sink, is_metadata, unexpected};
+use super::eval::{Exec, Sink, has_type_or_unit, is_metadata, unexpected};
 use super::merge::{Merged, same_labels};
 use crate::functions::window::Value;
 use crate::parse::{BinaryOp, MatchCard, VectorMatching};
-use crate::plan::{Binary, Grid};
+use crate::plan::{Binary, Grid, Node};
 use hashbrown::{HashMap, HashSet};
 use model::Labels;
 use model::labels::{LabelsBuilder, METRIC_NAME};
 use std::cell::{Cell, RefCell};
 
-/// Both sides, each series with the number of its match group.
-struct Sides {
-    left: Vec<SeriesColumn>,
-    right: Vec<SeriesColumn>,
-    left_groups: Vec<usize>,
-    right_groups: Vec<usize>,
-    groups: usize,
+/// Match groups, numbered in the order in which they come up.
+#[derive(Default)]
+struct Groups {
+    numbers: HashMap<Labels, usize>,
+}
+
+impl Groups {
+    fn number(&mut self, labels: &Labels, m: &VectorMatching) -> usize {
+        let next = self.numbers.len();
+        *self.numbers.entry(match_labels(labels, m)).or_insert(next)
+    }
+
+    fn find(&self, labels: &Labels, m: &VectorMatching) -> Option<usize> {
+        self.numbers.get(&match_labels(labels, m)).copied()
+    }
 }
 
 /// The labels that decide who matches whom.
 fn match_labels(labels: &Labels, m: &VectorMatching) -> Labels {
     let named = |n: &str| m.labels.iter().any(|x| x == n);
     if m.on { labels.filter(named) } else { labels.filter(|n| n != METRIC_NAME && !named(n)) }
-}
-
-impl Sides {
-    fn new(left: Vec<SeriesColumn>, right: Vec<SeriesColumn>, m: &VectorMatching) -> Self {
-        let mut numbers: HashMap<Labels, usize> = HashMap::new();
-        let mut number = |s: &SeriesColumn| {
-            let next = numbers.len();
-            *numbers.entry(match_labels(&s.labels, m)).or_insert(next)
-        };
-        let left_groups = left.iter().map(&mut number).collect();
-        let right_groups = right.iter().map(&mut number).collect();
-        Self { left, right, left_groups, right_groups, groups: numbers.len() }
-    }
-}
-
-/// For each group the steps at which any of its series has a value.
-fn occupied(series: &[SeriesColumn], numbers: &[usize], groups: usize, len: usize) -> Vec<Bits> {
-    let mut bits = vec![Bits::none(len); groups];
-    for (s, n) in series.iter().zip(numbers) {
-        if let Some(b) = bits.get_mut(*n) {
-            b.or(&s.column.occupied());
-        }
-    }
-    bits
 }
 
 impl Exec<'_> {
@@ -62,59 +47,119 @@ impl Exec<'_> {
         sink: &mut Sink<'_>,
     ) -> Result<(), QueryError> {
         let matching = b.matching.as_ref().ok_or_else(|| unexpected("a join without matching"))?;
-        let mut left = self.collect(&b.lhs, grid)?;
-        let mut right = self.collect(&b.rhs, grid)?;
-        let sides = Sides::new(left.take(), right.take(), matching);
-        let mut out = Merged::default();
-        if operator.op.is_set() {
-            set_operation(operator.op, sides, grid.len, &mut out)?;
-        } else {
-            let join = Join { exec: self, operator, matching, len: grid.len, notes: RefCell::default() };
-            join.run(sides, &mut out)?;
-            join.notes.borrow().tell(&operator, &mut self.notes.borrow_mut());
+        match operator.op {
+            BinaryOp::Or => return self.stream_or(b, matching, grid, sink),
+            BinaryOp::And | BinaryOp::Unless => return self.stream_and(b, matching, grid, sink),
+            _ => {}
         }
-        drop((left, right));
-        for series in out.finish() {
-            sink(series)?;
-        }
+        let join = Join { exec: self, operator, matching, len: grid.len, notes: RefCell::default() };
+        join.run(b, grid, sink)?;
+        join.notes.borrow().tell(&operator, &mut self.notes.borrow_mut());
         Ok(())
     }
-}
 
-fn set_operation(op: BinaryOp, sides: Sides, len: usize, out: &mut Merged) -> Result<(), QueryError> {
-    if op == BinaryOp::Or {
-        let present = occupied(&sides.left, &sides.left_groups, sides.groups, len);
-        for s in sides.left {
-            out.add(s)?;
+    /// Evaluates `first`, then `second`, whatever is told and goes wrong in the order of the text, in which `first` is
+    /// the right side if `right_first`.
+    fn both<T>(
+        &self,
+        right_first: bool,
+        other: &Node,
+        grid: &Grid,
+        first: impl FnOnce() -> Result<T, QueryError>,
+        second: impl FnOnce(T) -> Result<(), QueryError>,
+    ) -> Result<(), QueryError> {
+        if !right_first {
+            return second(first()?);
         }
-        for (mut s, n) in sides.right.into_iter().zip(&sides.right_groups) {
-            if let Some(left) = present.get(*n) {
-                let mut keep = Bits::all(len);
+        let before = self.notes.take();
+        let held = first();
+        let told = self.notes.replace(before);
+        match held {
+            Ok(held) => second(held)?,
+            Err(e) => {
+                // The left side's error is the one that counts.
+                self.stream(other, grid, &mut |_| Ok(()))?;
+                return Err(e);
+            }
+        }
+        self.notes.borrow_mut().merge(told);
+        Ok(())
+    }
+
+    /// `and`, `unless`: of the right side only the steps with a value are held, by group.
+    fn stream_and(&self, b: &Binary, m: &VectorMatching, grid: &Grid, sink: &mut Sink<'_>) -> Result<(), QueryError> {
+        let right = || {
+            let mut groups = Groups::default();
+            let mut present: Vec<Bits> = Vec::new();
+            let mut held = Cost::default();
+            self.stream(&b.rhs, grid, &mut |s| {
+                let n = groups.number(&s.labels, m);
+                if n == present.len() {
+                    present.push(Bits::none(grid.len));
+                    let cost = Cost { samples: 0, bytes: grid.len as u64 / 8 + 128 };
+                    held += cost;
+                    self.budget.hold(Holder::Join, cost)?;
+                }
+                if let Some(bits) = present.get_mut(n) {
+                    bits.or(&s.column.occupied());
+                }
+                Ok(())
+            })?;
+            Ok((groups, present, held))
+        };
+        self.both(true, &b.lhs, grid, right, |(groups, present, held)| {
+            self.stream(&b.lhs, grid, &mut |mut s| {
+                let other = groups.find(&s.labels, m).and_then(|n| present.get(n));
+                match (other, b.op) {
+                    (Some(bits), BinaryOp::And) => s.column.retain(bits),
+                    (None, BinaryOp::And) => return Ok(()),
+                    (Some(bits), _) => {
+                        let mut keep = Bits::all(grid.len);
+                        keep.and_not(bits);
+                        s.column.retain(&keep);
+                    }
+                    (None, _) => {}
+                }
+                if s.column.is_empty() { Ok(()) } else { sink(s) }
+            })?;
+            self.budget.release(Holder::Join, held);
+            Ok(())
+        })
+    }
+
+    /// `or`: the left side, and what the right side has where the left has nothing.
+    fn stream_or(&self, b: &Binary, m: &VectorMatching, grid: &Grid, sink: &mut Sink<'_>) -> Result<(), QueryError> {
+        let mut groups = Groups::default();
+        let mut present: Vec<Bits> = Vec::new();
+        let mut out = Merged::default();
+        let mut held = Cost::default();
+        let mut add = |s: SeriesColumn, held: &mut Cost| {
+            let cost = s.column.cost();
+            *held += cost;
+            self.budget.hold(Holder::Join, cost)?;
+            out.add(s)
+        };
+        self.stream(&b.lhs, grid, &mut |s| {
+            let n = groups.number(&s.labels, m);
+            if n == present.len() {
+                present.push(Bits::none(grid.len));
+            }
+            if let Some(bits) = present.get_mut(n) {
+                bits.or(&s.column.occupied());
+            }
+            add(s, &mut held)
+        })?;
+        self.stream(&b.rhs, grid, &mut |mut s| {
+            if let Some(left) = groups.find(&s.labels, m).and_then(|n| present.get(n)) {
+                let mut keep = Bits::all(grid.len);
                 keep.and_not(left);
                 s.column.retain(&keep);
             }
-            if !s.column.is_empty() {
-                out.add(s)?;
-            }
-        }
-        return Ok(());
+            if s.column.is_empty() { Ok(()) } else { add(s, &mut held) }
+        })?;
+        self.budget.release(Holder::Join, held);
+        out.finish().try_for_each(sink)
     }
-    let present = occupied(&sides.right, &sides.right_groups, sides.groups, len);
-    for (mut s, n) in sides.left.into_iter().zip(&sides.left_groups) {
-        if let Some(right) = present.get(*n) {
-            if op == BinaryOp::And {
-                s.column.retain(right);
-            } else {
-                let mut keep = Bits::all(len);
-                keep.and_not(right);
-                s.column.retain(&keep);
-            }
-        }
-        if !s.column.is_empty() {
-            out.add(s)?;
-        }
-    }
-    Ok(())
 }
 
 struct Join<'j, 'q> {
@@ -125,66 +170,101 @@ struct Join<'j, 'q> {
     notes: RefCell<StepNotes>,
 }
 
+/// The series of the "one" side with their match groups.
+struct One {
+    series: Vec<SeriesColumn>,
+    groups: Groups,
+    /// The series of each group; they never have values at the same step.
+    members: Vec<Vec<usize>>,
+}
+
 impl Join<'_, '_> {
-    fn run(&self, sides: Sides, out: &mut Merged) -> Result<(), QueryError> {
+    /// Holds the "one" side and streams the "many" side, unless several series of the "one" side come together in a
+    /// group, or missing partners are to be filled in.
+    fn run(&self, b: &Binary, grid: &Grid, sink: &mut Sink<'_>) -> Result<(), QueryError> {
         let swapped = self.matching.card == MatchCard::OneToMany;
-        let Sides { left, right, left_groups, right_groups, groups } = sides;
-        let (many, one) = if swapped { (right, left) } else { (left, right) };
-        let (many_groups, one_groups) = if swapped { (right_groups, left_groups) } else { (left_groups, right_groups) };
-        let mut partner: Vec<Option<usize>> = vec![None; groups];
-        let mut unique = self.matching.fill_left.is_none() && self.matching.fill_right.is_none();
-        for (i, g) in one_groups.iter().enumerate() {
-            if let Some(slot) = partner.get_mut(*g) {
-                unique &= slot.is_none();
-                *slot = Some(i);
-            }
-        }
-        if self.matching.card == MatchCard::OneToOne {
-            let mut seen = vec![false; groups];
-            for g in &many_groups {
-                if let Some(s) = seen.get_mut(*g) {
-                    unique &= !*s;
-                    *s = true;
+        let (many, one) = if swapped { (&b.rhs, &b.lhs) } else { (&b.lhs, &b.rhs) };
+        let hold = || self.exec.collect(one, grid, Holder::Join);
+        self.exec.both(!swapped, many, grid, hold, |mut held| {
+            let (mut groups, mut numbers) = (Groups::default(), Vec::with_capacity(held.series.len()));
+            let mut members: Vec<Vec<usize>> = Vec::new();
+            let mut occupied: Vec<Bits> = Vec::new();
+            let mut apart = self.matching.fill_left.is_none() && self.matching.fill_right.is_none();
+            for (i, s) in held.series.iter().enumerate() {
+                let n = groups.number(&s.labels, self.matching);
+                numbers.push(n);
+                if n == members.len() {
+                    members.push(Vec::new());
+                    occupied.push(Bits::none(grid.len));
+                }
+                if let (Some(m), Some(before)) = (members.get_mut(n), occupied.get_mut(n)) {
+                    let bits = s.column.occupied();
+                    apart &= !before.intersects(&bits);
+                    before.or(&bits);
+                    m.push(i);
                 }
             }
-        }
-        if unique {
-            self.by_columns(&many, &one, &many_groups, &partner, out)
-        } else {
-            self.by_steps(&many, &one, &many_groups, &one_groups, groups, out)
-        }
+            drop(occupied);
+            let series = held.take();
+            if apart {
+                return self.by_columns(many, &One { series, groups, members }, grid, sink);
+            }
+            let mut other = self.exec.collect(many, grid, Holder::Join)?;
+            let other = other.take();
+            let of_many: Vec<usize> = other.iter().map(|s| groups.number(&s.labels, self.matching)).collect();
+            let mut out = Merged::default();
+            self.by_steps(&other, &series, &of_many, &numbers, groups.numbers.len(), &mut out)?;
+            drop((other, series));
+            out.finish().try_for_each(&mut *sink)
+        })
     }
 
-    /// Each group has at most one series on the "one" side: whole columns are combined.
-    fn by_columns(
-        &self,
-        many: &[SeriesColumn],
-        one: &[SeriesColumn],
-        many_groups: &[usize],
-        partner: &[Option<usize>],
-        out: &mut Merged,
-    ) -> Result<(), QueryError> {
-        let swapped = self.matching.card == MatchCard::OneToMany;
+    /// At no step a group has more than one series on the "one" side: whole columns are combined as they come.
+    fn by_columns(&self, many: &Node, one: &One, grid: &Grid, sink: &mut Sink<'_>) -> Result<(), QueryError> {
+        let m = self.matching;
+        let one_to_one = m.card == MatchCard::OneToOne;
+        let swapped = m.card == MatchCard::OneToMany;
+        // Whether no two results can have equal labels, so that nothing needs to be held.
+        let alone = many.injective
+            && one.members.iter().all(|g| g.len() < 2)
+            && if one_to_one { !m.on && m.labels.is_empty() } else { m.include.is_empty() };
+        let mut out = Merged::default();
+        let mut held = Cost::default();
         // Where series of one group made the same labels, also if the comparison did not hold.
-        let mut matched: HashMap<(usize, Labels), Bits> = HashMap::new();
-        for (m, group) in many.iter().zip(many_groups) {
+        let mut matched: HashMap<(usize, Option<Labels>), Bits> = HashMap::new();
+        self.exec.stream(many, grid, &mut |s| {
             self.exec.stop.check()?;
-            let Some(o) = partner.get(*group).copied().flatten().and_then(|i| one.get(i)) else { continue };
-            let (a, b) = if swapped { (o, m) } else { (m, o) };
-            let (column, fits) = self.operator.columns(&a.column, &b.column, &mut self.notes.borrow_mut());
-            let labels = self.result_labels(&m.labels, &o.labels);
-            if self.matching.card != MatchCard::OneToOne {
-                let before = matched.entry((*group, labels.clone())).or_insert_with(|| Bits::none(self.len));
-                if before.intersects(&fits) {
-                    return Err(ambiguous_grouping());
+            let Some(group) = one.groups.find(&s.labels, m) else { return Ok(()) };
+            for o in one.members.get(group).into_iter().flatten().filter_map(|i| one.series.get(*i)) {
+                let (a, b) = if swapped { (o, &s) } else { (&s, o) };
+                let (column, fits) = self.operator.columns(&a.column, &b.column, &mut self.notes.borrow_mut());
+                let labels = self.result_labels(&s.labels, &o.labels);
+                let typed = has_type_or_unit(&s.labels);
+                if !alone || typed {
+                    let key = (group, (!one_to_one).then(|| labels.clone()));
+                    let before = matched.entry(key).or_insert_with(|| Bits::none(self.len));
+                    if before.intersects(&fits) {
+                        return Err(if one_to_one { many_to_one() } else { ambiguous_grouping() });
+                    }
+                    before.or(&fits);
                 }
-                before.or(&fits);
+                if column.is_empty() {
+                    continue;
+                }
+                let result = SeriesColumn { labels, drop_name: self.operator.return_bool, column };
+                if alone && !typed {
+                    sink(result)?;
+                } else {
+                    let cost = result.column.cost();
+                    held += cost;
+                    self.exec.budget.hold(Holder::Join, cost)?;
+                    out.add(result)?;
+                }
             }
-            if !column.is_empty() {
-                out.add(SeriesColumn { labels, drop_name: self.operator.return_bool, column })?;
-            }
-        }
-        Ok(())
+            Ok(())
+        })?;
+        self.exec.budget.release(Holder::Join, held);
+        out.finish().try_for_each(sink)
     }
 
     /// The general case, step by step as Prometheus does it: several series of the "one" side may share a group as
@@ -259,9 +339,7 @@ impl Join<'_, '_> {
                 if one_to_one {
                     let seen = group_matched.get(group).ok_or_else(same_labels)?;
                     if seen.replace(true) {
-                        return Err(QueryError::execution(
-                            "multiple matches for labels: many-to-one matching must be explicit (group_left/group_right)",
-                        ));
+                        return Err(many_to_one());
                     }
                 } else {
                     if !matched.insert((group, slot)) {
@@ -323,6 +401,10 @@ impl Join<'_, '_> {
             series.labels, before.labels
         ))
     }
+}
+
+fn many_to_one() -> QueryError {
+    QueryError::execution("multiple matches for labels: many-to-one matching must be explicit (group_left/group_right)")
 }
 
 fn ambiguous_grouping() -> QueryError {

@@ -1,6 +1,6 @@
 //! A [`Source`] in memory, for tests and for the runner of Prometheus's test language.
 
-use super::{QueryError, Samples, SelectRequest, SeriesSet, Source};
+use super::{Encoded, Entry, QueryError, Samples, SelectRequest, SeriesSet, Source};
 use model::sample::Value;
 use model::{FloatHistogram, Labels};
 use std::collections::BTreeMap;
@@ -63,36 +63,45 @@ impl MemorySource {
 }
 
 impl Source for MemorySource {
-    fn select(&self, request: &SelectRequest) -> Result<Box<dyn SeriesSet + '_>, QueryError> {
+    fn select<'s>(&'s self, request: &SelectRequest) -> Result<Box<dyn SeriesSet<'s> + 's>, QueryError> {
         let matches = |labels: &Labels| request.matchers.iter().all(|m| m.matches_labels(labels));
         let found: Vec<_> = self.series.iter().filter(|(labels, _)| matches(labels)).collect();
-        Ok(Box::new(MemorySet { found: found.into_iter(), current: &[], range: (request.mint, request.maxt) }))
+        Ok(Box::new(MemorySet { found: found.into_iter(), range: (request.mint, request.maxt) }))
+    }
+
+    fn repeatable(&self) -> bool {
+        true
     }
 }
 
 struct MemorySet<'a> {
     found: std::vec::IntoIter<(&'a Labels, &'a Vec<Point>)>,
-    current: &'a [Point],
     range: (i64, i64),
 }
 
-impl SeriesSet for MemorySet<'_> {
-    fn next_series(&mut self) -> Result<Option<Labels>, QueryError> {
+impl<'a> SeriesSet<'a> for MemorySet<'a> {
+    fn next_series(&mut self) -> Result<Option<Entry<'a>>, QueryError> {
         // A store leaves out series without a sample in the time range, and so does this one.
         for (labels, points) in self.found.by_ref() {
             let from = points.partition_point(|p| p.t < self.range.0);
             let to = points.partition_point(|p| p.t <= self.range.1);
-            self.current = points.get(from..to).unwrap_or(&[]);
-            if !self.current.is_empty() {
-                return Ok(Some(labels.clone()));
+            match points.get(from..to) {
+                Some(points) if !points.is_empty() => {
+                    return Ok(Some(Entry { labels: labels.clone(), data: Box::new(MemoryPoints(points)) }));
+                }
+                _ => {}
             }
         }
         Ok(None)
     }
+}
 
-    fn read_samples(&mut self, out: &mut Samples) -> Result<(), QueryError> {
-        let with_starts = self.current.iter().any(|p| p.start != 0);
-        for p in self.current {
+struct MemoryPoints<'a>(&'a [Point]);
+
+impl Encoded for MemoryPoints<'_> {
+    fn decode(&self, out: &mut Samples) -> Result<(), QueryError> {
+        let with_starts = self.0.iter().any(|p| p.start != 0);
+        for p in self.0 {
             match &p.value {
                 Value::Float(v) => {
                     out.push(p.t, *v);

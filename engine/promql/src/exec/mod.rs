@@ -4,9 +4,10 @@
 //! ([`Plan::selects`]) and may fill the source while the evaluation already reads from it.
 
 mod aggregate;
+pub mod analyze;
 pub mod annotations;
-mod binary;
-mod budget;
+pub(crate) mod binary;
+pub mod budget;
 pub(crate) mod calendar;
 pub(crate) mod column;
 pub mod error;
@@ -21,23 +22,31 @@ mod range;
 mod rank;
 pub mod result;
 mod select;
+mod shared;
+mod slices;
 pub mod source;
 mod special;
 
+pub use analyze::{Explained, Measured};
 pub use annotations::Annotations;
+pub use budget::{Overrun, ProcessBudget};
 pub use error::QueryError;
-pub use options::{EngineOptions, Stop, Times};
+pub use options::{EngineOptions, Helpers, Rewrites, Stop, Times};
 pub use result::{QueryResult, QueryStats, QueryValue, Series, VectorSample};
-pub use source::{Samples, SelectHints, SelectRequest, SeriesSet, Source};
+pub use source::{Encoded, Entry, Samples, SelectHints, SelectRequest, SeriesSet, Source};
 
 use crate::functions::window::Falls;
 use crate::parse::{Expr, ValueType, parse_expr};
 use crate::plan::{Grid, Kind, Planned, RangeArg, build};
-use budget::Cost;
+use analyze::Meter;
+use budget::{Budget, Cost, Holder};
 use column::SeriesColumn;
-use eval::{Exec, without_metadata};
+use eval::{Counters, Exec, Shared, without_metadata};
 use merge::Merged;
 use model::sample::Value;
+use model::world::Clock;
+use std::sync::Mutex;
+use std::sync::atomic::Ordering;
 
 /// A query that is ready to run.
 #[derive(Clone, Debug)]
@@ -58,7 +67,7 @@ impl Plan {
 
     /// Plans a tree that was parsed before; `query` is its text, to which positions refer.
     pub fn from_expr(query: &str, expr: &Expr, times: Times, options: &EngineOptions) -> Result<Self, QueryError> {
-        let planned = build(expr, times, options)?;
+        let planned = build(query, expr, times, options)?;
         let options = options.clone();
         Ok(Self { query: query.to_owned(), times, options, value_type: expr.value_type(), planned })
     }
@@ -85,14 +94,62 @@ impl Plan {
 
     /// Runs it. May be called more than once.
     pub fn execute(&self, source: &dyn Source, stop: &Stop) -> Result<QueryResult, QueryError> {
-        let exec = Exec::new(source, &self.planned.selects, stop, &self.options);
+        self.run(source, stop, None)
+    }
+
+    /// What the query will do.
+    pub fn explain(&self) -> Explained {
+        analyze::explain(&self.planned, None)
+    }
+
+    /// Runs it and tells what each node did.
+    pub fn analyze(
+        &self,
+        source: &dyn Source,
+        stop: &Stop,
+        clock: &dyn Clock,
+    ) -> Result<(QueryResult, Explained), QueryError> {
+        let meter = Meter::new(clock, self.planned.nodes);
+        let result = self.run(source, stop, Some(&meter))?;
+        Ok((result, analyze::explain(&self.planned, Some(&meter))))
+    }
+
+    fn run(&self, source: &dyn Source, stop: &Stop, meter: Option<&Meter<'_>>) -> Result<QueryResult, QueryError> {
+        let budget = Budget::new(&self.options);
+        let (counters, distinct) = (Counters::default(), Mutex::default());
+        let exec = Exec::of(Shared {
+            source,
+            uses: &self.planned.uses,
+            narrow: &self.planned.narrow,
+            stop,
+            options: &self.options,
+            budget: &budget,
+            counters: &counters,
+            meter,
+            distinct: &distinct,
+        });
+        self.foresee(&exec)?;
         let value = self.evaluate(&exec)?;
         let stats = QueryStats {
-            samples_read: exec.samples_read.get(),
-            series_read: exec.series_read.get(),
-            peak_samples: exec.budget.peak_samples(),
+            samples_read: counters.samples.load(Ordering::Relaxed),
+            series_read: counters.series.load(Ordering::Relaxed),
+            peak_samples: budget.peak_samples(),
+            peak_bytes: budget.peak_bytes(),
         };
         Ok(QueryResult { value, annotations: exec.notes.into_inner(), stats })
+    }
+
+    /// Refuses what can't be answered within the limits: an answer as wide as its select.
+    fn foresee(&self, exec: &Exec<'_>) -> Result<(), QueryError> {
+        let (root, grid) = (&self.planned.root, &self.planned.grid);
+        let series = match root.first_selector().and_then(|s| self.planned.uses.get(s.select)) {
+            // Comparisons and gaps may leave series out; with a step or two it is not worth a thought.
+            Some(request) if root.sliced && grid.len > 16 => exec.source.series(request).unwrap_or(1),
+            _ => 1,
+        };
+        // Half of the steps have a value, by and large.
+        let bytes = series.saturating_mul(grid.len as u64).saturating_mul(9) / 2;
+        exec.budget.foresee(Holder::Answer, bytes)
     }
 
     fn evaluate(&self, exec: &Exec<'_>) -> Result<QueryValue, QueryError> {
@@ -119,7 +176,9 @@ impl Plan {
             }
             _ => {}
         }
-        let mut series = self.with_final_names(exec.collect(root, grid)?.take())?;
+        // What is taken stays accounted for until the answer is made.
+        let mut held = exec.collect(root, grid, Holder::Answer)?;
+        let mut series = self.with_final_names(held.take())?;
         if instant {
             let t = grid.start;
             let sample = |s: SeriesColumn| {
@@ -158,7 +217,7 @@ impl Plan {
         if let RangeArg::Subquery(s) = arg {
             // Its points are the answer; nothing is forgotten about their resets, as it is below a function.
             let inner = s.grid(grid);
-            let series = self.with_final_names(exec.collect(&s.child, &inner)?.take())?;
+            let series = self.with_final_names(exec.collect(&s.child, &inner, Holder::Answer)?.take())?;
             all.extend(series.into_iter().map(|s| points(s, &inner)));
             all.sort_by(|a, b| a.labels.cmp(&b.labels));
             return Ok(QueryValue::Matrix(all));
@@ -170,7 +229,7 @@ impl Plan {
             series.floats = range::raw_floats(&window)?;
             if !series.floats.is_empty() || !series.histograms.is_empty() {
                 let samples = (series.floats.len() + series.histograms.len()) as u64;
-                exec.budget.hold(Cost { samples, bytes: samples * 16 })?;
+                exec.budget.hold(Holder::Answer, Cost { samples, bytes: samples * 16 })?;
                 all.push(series);
             }
             Ok(())

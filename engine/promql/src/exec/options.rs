@@ -1,8 +1,9 @@
 //! What a query is run with: limits, features, times, and the way to stop it.
 
+use super::budget::ProcessBudget;
 use crate::parse;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 
 /// Settings of the engine; the same for all queries of a service. Feature flags have Prometheus's meaning.
 #[derive(Clone, Debug)]
@@ -23,6 +24,83 @@ pub struct EngineOptions {
     pub type_and_unit_labels: bool,
     /// What the parser accepts.
     pub parser: parse::Options,
+    /// Bytes that all queries of the process may hold together; `None` = only each query's own limit counts.
+    pub process: Option<Arc<ProcessBudget>>,
+    /// Threads that decode and compute windows beside the caller's.
+    pub helpers: Helpers,
+    /// Which rewrites of the plan are on.
+    pub rewrites: Rewrites,
+    /// Labels that the source takes off its series (replica labels); `None` = unknown. Matchers on such labels can be
+    /// asked of the source only, so that rewrites leave them where they are.
+    pub dropped_labels: Option<Vec<String>>,
+}
+
+/// Rewrites of the plan. Each keeps every value, every error and every warning; a test compares plans with and without.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rewrites {
+    /// Arithmetic of numbers is done once, when planning.
+    pub fold_constants: bool,
+    /// Matchers of one side of a binary operator are put on the other side where they can't change the answer.
+    pub propagate_matchers: bool,
+    /// Selects of which one covers the other are fetched once; the source must be able to open a select repeatedly.
+    pub merge_selects: bool,
+    /// Equal subtrees are evaluated once, if what they give fits into memory.
+    pub share_subtrees: bool,
+    /// Sources are told which labels matter above a select.
+    pub projection: bool,
+}
+
+impl Rewrites {
+    /// All on: the default.
+    pub const ALL: Self = Self {
+        fold_constants: true,
+        propagate_matchers: true,
+        merge_selects: true,
+        share_subtrees: true,
+        projection: true,
+    };
+    /// All off.
+    pub const NONE: Self = Self {
+        fold_constants: false,
+        propagate_matchers: false,
+        merge_selects: false,
+        share_subtrees: false,
+        projection: false,
+    };
+}
+
+/// Threads that running queries of a process may borrow beside their own; clones share them. Answers do not depend on
+/// how many a query gets, not in a single bit.
+#[derive(Clone, Debug, Default)]
+pub struct Helpers(Arc<AtomicUsize>);
+
+impl Helpers {
+    /// `n` threads beside the callers'; 0 = every query runs on its caller's thread alone.
+    pub fn new(n: usize) -> Self {
+        Self(Arc::new(AtomicUsize::new(n)))
+    }
+
+    /// Takes up to `most` of those that are free.
+    pub(super) fn borrow(&self, most: usize) -> Borrowed<'_> {
+        let mut taken = 0;
+        let _ = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |free| {
+            taken = free.min(most);
+            Some(free - taken)
+        });
+        Borrowed { from: self, count: taken }
+    }
+}
+
+/// Borrowed threads; they are free again when this is dropped.
+pub(super) struct Borrowed<'h> {
+    from: &'h Helpers,
+    pub(super) count: usize,
+}
+
+impl Drop for Borrowed<'_> {
+    fn drop(&mut self) {
+        self.from.0.fetch_add(self.count, Ordering::Relaxed);
+    }
 }
 
 impl Default for EngineOptions {
@@ -36,6 +114,10 @@ impl Default for EngineOptions {
             start_timestamps: false,
             type_and_unit_labels: false,
             parser: parse::Options::default(),
+            process: None,
+            helpers: Helpers::default(),
+            rewrites: Rewrites::ALL,
+            dropped_labels: None,
         }
     }
 }

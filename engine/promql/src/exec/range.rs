@@ -2,8 +2,9 @@
 
 use super::QueryError;
 use super::column::{Bits, Column, ScalarColumn, SeriesColumn};
-use super::eval::{Distinct, Exec, Sink, has_type_or_unit, unexpected};
+use super::eval::{Exec, Sink, has_type_or_unit, unexpected};
 use super::source::Samples;
+use crate::functions::extended::Extended;
 use crate::functions::label::absent_labels;
 use crate::functions::over_time as over;
 use crate::functions::rate::{self, extrapolated};
@@ -40,7 +41,6 @@ impl Exec<'_> {
         let id = call.func.id;
         let keeps_name = matches!(id, FunctionId::LastOverTime | FunctionId::FirstOverTime);
         let delayed = self.options.delayed_name_removal;
-        let mut distinct = Distinct::default();
         // As in Prometheus notes are put on the first argument, and a subquery there has lost its position.
         let span = match call.args.first() {
             Some(Node { kind: Kind::Range(RangeArg::Subquery(_)), .. }) => Span::default(),
@@ -54,7 +54,9 @@ impl Exec<'_> {
                 falls.find(&samples.floats);
             }
             let mut column = Column::empty(grid.len);
-            {
+            if let Some(kind) = extended_kind(id) {
+                extended_column(range, grid, samples, kind, &mut column)?;
+            } else {
                 let mut notes = self.notes.borrow_mut();
                 let mut notes = Notes::new(&mut notes, &head.labels, span);
                 self.each_window(range, grid, samples, &falls, |i, w| {
@@ -94,7 +96,7 @@ impl Exec<'_> {
                 series = self.without_name(series);
             }
             if check {
-                distinct.check(&series.labels)?;
+                self.check_distinct(node.id, &series.labels)?;
             }
             sink(series)
         })
@@ -156,6 +158,37 @@ fn factors(params: &[(ScalarColumn, Span)], i: usize) -> Result<(f64, f64), Quer
         }
     }
     Ok((smoothing, trend))
+}
+
+/// Which of the family `xrate`, `xincrease` and `xdelta` are.
+fn extended_kind(id: FunctionId) -> Option<rate::Kind> {
+    let kind = |counter, per_second| Some(rate::Kind { counter, per_second });
+    match id {
+        FunctionId::Xrate => kind(true, true),
+        FunctionId::Xincrease => kind(true, false),
+        FunctionId::Xdelta => kind(false, false),
+        _ => None,
+    }
+}
+
+fn extended_column(
+    range: &RangeArg,
+    grid: &Grid,
+    samples: &Samples,
+    kind: rate::Kind,
+    column: &mut Column,
+) -> Result<(), QueryError> {
+    if !samples.histograms.is_empty() {
+        // Thanos's words.
+        return Err(QueryError::execution("native histograms are not supported in extended range functions"));
+    }
+    let mut windows = Extended::new(samples, kind, range.range());
+    for i in 0..grid.len {
+        if let Some(v) = windows.at(range.reference(grid.time(i))) {
+            column.set(i, v);
+        }
+    }
+    Ok(())
 }
 
 /// The functions without parameters.

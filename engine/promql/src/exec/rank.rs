@@ -2,17 +2,20 @@
 
 use super::QueryError;
 use super::aggregate::Grouping;
-use super::column::{Bits, Column, Point, ScalarColumn, SeriesColumn};
-use super::eval::{Exec, Sink, unexpected};
+use super::budget::{Cost, Holder};
+use super::column::{Column, Point, ScalarColumn, SeriesColumn};
+use super::eval::{Exec, Held, Sink, unexpected};
 use super::merge::Merged;
 use crate::functions::math::{self, quantile};
 use crate::histogram;
-use crate::parse::AggregateOp;
+use crate::parse::{AggregateOp, Span};
 use crate::plan::{Aggregate, Grid, Kind, Node};
+use model::Labels;
 use model::labels::Quoted;
 use model::number::format_f;
 use std::borrow::Cow;
 use std::cmp::Ordering;
+use std::collections::BinaryHeap;
 
 /// The parameter at all steps, with its extremes.
 struct Param {
@@ -39,6 +42,41 @@ impl Exec<'_> {
         Ok((Param { values, min, max, any_nan }, a.op.as_str()))
     }
 
+    /// Whether a ranking goes on with this parameter: it may be an error, or ask for nothing.
+    fn check_param(&self, a: &Aggregate, param: &Param, span: Span) -> Result<bool, QueryError> {
+        if a.op == AggregateOp::LimitRatio {
+            if param.max == 0.0 && param.min == 0.0 {
+                return Ok(false);
+            }
+            if param.any_nan {
+                return Err(QueryError::execution("Ratio value is NaN"));
+            }
+            let mut notes = self.notes.borrow_mut();
+            if param.max > 1.0 {
+                notes.invalid_ratio(param.max, 1.0, span);
+            }
+            if param.min < -1.0 {
+                notes.invalid_ratio(param.min, -1.0, span);
+            }
+            return Ok(true);
+        }
+        if param.max < 1.0 {
+            return Ok(false);
+        }
+        if param.any_nan {
+            return Err(QueryError::execution("Parameter value is NaN"));
+        }
+        if param.min <= i64::MIN as f64 {
+            let v = model::number::format_g(param.min);
+            return Err(QueryError::execution(format!("Scalar value {v} underflows int64")));
+        }
+        if param.max >= i64::MAX as f64 {
+            let v = model::number::format_g(param.max);
+            return Err(QueryError::execution(format!("Scalar value {v} overflows int64")));
+        }
+        Ok(true)
+    }
+
     /// `topk`, `bottomk`, `limitk`, `limit_ratio`: some of the input series at each step, as they are.
     #[inline(never)]
     pub(super) fn stream_ranked(
@@ -49,106 +87,154 @@ impl Exec<'_> {
         sink: &mut Sink<'_>,
     ) -> Result<(), QueryError> {
         let (param, name) = self.param(a, grid)?;
-        let param_span = a.param.as_ref().map_or(node.span, |p| p.span);
-        let mut held = self.collect(&a.arg, grid)?;
-        if a.op == AggregateOp::LimitRatio {
-            if param.max == 0.0 && param.min == 0.0 {
-                return Ok(());
-            }
-            if param.any_nan {
-                return Err(QueryError::execution("Ratio value is NaN"));
-            }
-            let mut notes = self.notes.borrow_mut();
-            if param.max > 1.0 {
-                notes.invalid_ratio(param.max, 1.0, param_span);
-            }
-            if param.min < -1.0 {
-                notes.invalid_ratio(param.min, -1.0, param_span);
-            }
-        } else {
-            if param.max < 1.0 {
-                return Ok(());
-            }
-            if param.any_nan {
-                return Err(QueryError::execution("Parameter value is NaN"));
-            }
-            if param.min <= i64::MIN as f64 {
-                let v = model::number::format_g(param.min);
-                return Err(QueryError::execution(format!("Scalar value {v} underflows int64")));
-            }
-            if param.max >= i64::MAX as f64 {
-                let v = model::number::format_g(param.max);
-                return Err(QueryError::execution(format!("Scalar value {v} overflows int64")));
-            }
+        let span = a.param.as_ref().map_or(node.span, |p| p.span);
+        let notes = self.notes.take();
+        let goes_on = self.check_param(a, &param, span);
+        let told = self.notes.replace(notes);
+        if !matches!(goes_on, Ok(true)) {
+            // The argument's errors and warnings come first.
+            self.stream(&a.arg, grid, &mut |_| Ok(()))?;
+            return goes_on.map(drop);
         }
+        let result = match a.op {
+            AggregateOp::Topk | AggregateOp::Bottomk => self.stream_best(node, a, &param, name, grid, sink),
+            _ => self.stream_limited(a, &param, grid, sink),
+        };
+        self.notes.borrow_mut().merge(told);
+        result
+    }
+
+    /// `topk` and `bottomk`: only the best values of each group and step are held.
+    fn stream_best(
+        &self,
+        node: &Node,
+        a: &Aggregate,
+        param: &Param,
+        name: &str,
+        grid: &Grid,
+        sink: &mut Sink<'_>,
+    ) -> Result<(), QueryError> {
         let mut grouping = Grouping::new(&a.grouping, a.without);
-        let mut members: Vec<Vec<usize>> = Vec::new();
-        for (i, series) in held.series.iter().enumerate() {
-            let group = grouping.group(&series.labels);
-            if group == members.len() {
-                members.push(Vec::new());
+        let mut groups: Vec<Vec<BinaryHeap<Candidate>>> = Vec::new();
+        // Series with a place somewhere, and how many places.
+        let mut placed: Vec<Option<(Labels, bool, u32)>> = Vec::new();
+        let mut cost = Cost::default();
+        let greatest = a.op == AggregateOp::Topk;
+        let mut ignored = false;
+        self.stream(&a.arg, grid, &mut |series| {
+            ignored |= series.column.has_histograms();
+            if !series.column.present.any() {
+                return Ok(());
             }
-            if let Some(m) = members.get_mut(group) {
-                m.push(i);
+            let at = grouping.group(&series.labels);
+            let mut more = Cost::default();
+            if at == groups.len() {
+                groups.push((0..grid.len).map(|_| BinaryHeap::new()).collect());
+                more.bytes += grid.len as u64 * size_of::<BinaryHeap<Candidate>>() as u64;
             }
-        }
-        let ranks = matches!(a.op, AggregateOp::Topk | AggregateOp::Bottomk);
-        if ranks && held.series.iter().any(|s| s.column.has_histograms()) {
+            let Some(steps) = groups.get_mut(at) else { return Ok(()) };
+            let number = placed.len();
+            let mut places = 0;
+            for step in series.column.present.iter() {
+                let (Some(v), Some(best)) = (series.column.floats.get(step), steps.get_mut(step)) else { continue };
+                let k = usize::try_from((param.values.at(step) as i64).max(0)).unwrap_or(usize::MAX);
+                let candidate = Candidate::new(*v, number, greatest);
+                if best.len() < k {
+                    best.push(candidate);
+                    more += Cost { samples: 1, bytes: size_of::<Candidate>() as u64 };
+                    places += 1;
+                } else if let Some(mut worst) = best.peek_mut()
+                    && candidate < *worst
+                {
+                    let out = std::mem::replace(&mut *worst, candidate).series;
+                    places += 1;
+                    if let Some(slot) = placed.get_mut(out) {
+                        match slot {
+                            Some((_, _, left)) if *left > 1 => *left -= 1,
+                            _ => *slot = None,
+                        }
+                    }
+                }
+            }
+            placed.push((places > 0).then_some((series.labels, series.drop_name, places)));
+            cost += more;
+            self.budget.hold(Holder::Ranking, more)
+        })?;
+        if ignored {
             self.notes.borrow_mut().histogram_ignored_in_aggregation(name, node.span);
         }
-        let mut keep = vec![Bits::none(grid.len); held.series.len()];
-        // The order within an instant answer.
-        let mut order: Vec<usize> = Vec::new();
-        let mut candidates: Vec<(f64, usize)> = Vec::new();
-        for group in &members {
-            for step in 0..grid.len {
-                if step % 256 == 0 {
-                    self.stop.check()?;
-                }
-                let p = param.values.at(step);
-                let column = |i: usize| held.series.get(i).map(|s| &s.column);
-                candidates.clear();
-                match a.op {
-                    AggregateOp::Topk | AggregateOp::Bottomk => {
-                        let values = group.iter().filter_map(|i| Some((column(*i)?.float(step)?, *i)));
-                        candidates.extend(values);
-                        take_best(&mut candidates, p as i64, a.op == AggregateOp::Topk);
-                    }
-                    AggregateOp::Limitk => {
-                        let k = usize::try_from((p as i64).max(0)).unwrap_or(usize::MAX);
-                        let present = group.iter().filter(|i| column(**i).is_some_and(|c| c.point(step).is_some()));
-                        candidates.extend(present.take(k).map(|i| (0.0, *i)));
-                    }
-                    _ => {
-                        let ratio = p.clamp(-1.0, 1.0);
-                        let present = group.iter().filter(|i| column(**i).is_some_and(|c| c.point(step).is_some()));
-                        let chosen = present.filter(|i| held.series.get(**i).is_some_and(|s| in_ratio(s, ratio)));
-                        candidates.extend(chosen.map(|i| (0.0, *i)));
-                    }
-                }
-                for (_, i) in &candidates {
-                    if let Some(bits) = keep.get_mut(*i) {
-                        bits.set(step);
-                    }
-                    if grid.is_single() {
-                        order.push(*i);
+        if grid.is_single() {
+            // The answer keeps the order: group by group, best first.
+            for best in groups.into_iter().flatten() {
+                for c in best.into_sorted_vec() {
+                    if let Some((labels, drop_name, _)) = placed.get_mut(c.series).and_then(Option::take) {
+                        sink(SeriesColumn { labels, drop_name, column: Column::constant(1, c.value) })?;
                     }
                 }
             }
-        }
-        let mut series: Vec<Option<SeriesColumn>> = held.take().into_iter().map(Some).collect();
-        if !grid.is_single() {
-            order = (0..series.len()).collect();
-        }
-        for i in order {
-            if let (Some(Some(mut s)), Some(bits)) = (series.get_mut(i).map(Option::take), keep.get(i))
-                && bits.any()
-            {
-                s.column.retain(bits);
-                sink(s)?;
+        } else {
+            let mut by_series: Vec<(usize, usize, f64)> = Vec::new();
+            for steps in groups {
+                for (step, best) in steps.into_iter().enumerate() {
+                    by_series.extend(best.into_iter().map(|c| (c.series, step, c.value)));
+                }
+            }
+            by_series.sort_unstable_by_key(|(series, step, _)| (*series, *step));
+            for values in by_series.chunk_by(|a, b| a.0 == b.0) {
+                let Some((number, _, _)) = values.first() else { continue };
+                let Some((labels, drop_name, _)) = placed.get_mut(*number).and_then(Option::take) else { continue };
+                let mut column = Column::empty(grid.len);
+                for (_, step, v) in values {
+                    column.set(*step, *v);
+                }
+                sink(SeriesColumn { labels, drop_name, column })?;
             }
         }
+        self.budget.release(Holder::Ranking, cost);
         Ok(())
+    }
+
+    /// `limitk` and `limit_ratio`: each series can be judged when it comes.
+    fn stream_limited(&self, a: &Aggregate, param: &Param, grid: &Grid, sink: &mut Sink<'_>) -> Result<(), QueryError> {
+        let mut grouping = Grouping::new(&a.grouping, a.without);
+        let mut taken: Vec<Vec<u32>> = Vec::new();
+        // Of an instant answer the series come group by group.
+        let mut instant: Vec<Vec<SeriesColumn>> = Vec::new();
+        self.stream(&a.arg, grid, &mut |mut series| {
+            let at = grouping.group(&series.labels);
+            if at == taken.len() {
+                taken.push(vec![0; if a.op == AggregateOp::Limitk { grid.len } else { 0 }]);
+                instant.push(Vec::new());
+            }
+            let mut keep = series.column.occupied();
+            if a.op == AggregateOp::Limitk {
+                for step in series.column.occupied().iter() {
+                    let k = (param.values.at(step) as i64).max(0);
+                    match taken.get_mut(at).and_then(|t| t.get_mut(step)) {
+                        Some(n) if i64::from(*n) < k => *n += 1,
+                        _ => keep.clear(step),
+                    }
+                }
+            } else {
+                for step in series.column.occupied().iter() {
+                    if !in_ratio(&series, param.values.at(step).clamp(-1.0, 1.0)) {
+                        keep.clear(step);
+                    }
+                }
+            }
+            if !keep.any() {
+                return Ok(());
+            }
+            series.column.retain(&keep);
+            match instant.get_mut(at).filter(|_| grid.is_single()) {
+                Some(group) => {
+                    group.push(series);
+                    Ok(())
+                }
+                None => sink(series),
+            }
+        })?;
+        instant.into_iter().flatten().try_for_each(sink)
     }
 
     #[inline(never)]
@@ -166,7 +252,21 @@ impl Exec<'_> {
                 notes.invalid_quantile(param.min, node.span);
             }
         }
-        let held = self.collect(&a.arg, grid)?;
+        self.with_input(&a.arg, (grid, 0), Holder::Ranking, sink, &mut |grid, first, held, sink| {
+            self.quantile_at(a, &param, name, (grid, first), &held, sink)
+        })
+    }
+
+    /// A part of the steps, of which `first` is the first.
+    fn quantile_at(
+        &self,
+        a: &Aggregate,
+        param: &Param,
+        name: &str,
+        (grid, first): (&Grid, usize),
+        held: &Held<'_, '_>,
+        sink: &mut Sink<'_>,
+    ) -> Result<(), QueryError> {
         let mut grouping = Grouping::new(&a.grouping, a.without);
         let mut members: Vec<Vec<&SeriesColumn>> = Vec::new();
         for series in &held.series {
@@ -191,7 +291,7 @@ impl Exec<'_> {
                 values.clear();
                 values.extend(group.iter().filter_map(|s| s.column.float(step)));
                 if !values.is_empty() {
-                    column.set(step, quantile(param.values.at(step), &mut values));
+                    column.set(step, quantile(param.values.at(first + step), &mut values));
                 }
             }
             if !column.is_empty() {
@@ -222,8 +322,22 @@ impl Exec<'_> {
         if !a.without && !names.contains(label) {
             names.to_mut().push(label.clone());
         }
-        let grouping = Grouping::new(&names, a.without);
-        let held = self.collect(&a.arg, grid)?;
+        self.with_input(&a.arg, (grid, 0), Holder::Ranking, sink, &mut |grid, _, held, sink| {
+            self.count_values_at(a, label, &names, grid, held, sink)
+        })
+    }
+
+    fn count_values_at(
+        &self,
+        a: &Aggregate,
+        label: &str,
+        names: &[String],
+        grid: &Grid,
+        held: Held<'_, '_>,
+        sink: &mut Sink<'_>,
+    ) -> Result<(), QueryError> {
+        let grouping = Grouping::new(names, a.without);
+        let mut held_counts = Cost::default();
         let mut counts: Vec<Vec<f64>> = Vec::new();
         let mut merged = Merged::default();
         for series in &held.series {
@@ -248,6 +362,10 @@ impl Exec<'_> {
                 }
                 if counts.len() <= slot {
                     counts.resize(slot + 1, vec![0.0; grid.len]);
+                    // The counts and the output column.
+                    let cost = Cost { samples: grid.len as u64, bytes: grid.len as u64 * 16 + 256 };
+                    held_counts += cost;
+                    self.budget.hold(Holder::Ranking, cost)?;
                 }
                 if let Some(n) = counts.get_mut(slot).and_then(|c| c.get_mut(step)) {
                     *n += 1.0;
@@ -260,32 +378,52 @@ impl Exec<'_> {
                 merged.put_float(slot, step, *n)?;
             }
         }
-        for series in merged.finish() {
-            sink(series)?;
-        }
-        Ok(())
+        self.budget.release(Holder::Ranking, held_counts);
+        merged.finish().try_for_each(sink)
     }
 }
 
-/// Keeps the `k` best, best first; NaN is worse than anything; of equals the earlier series.
-fn take_best(candidates: &mut Vec<(f64, usize)>, k: i64, greatest: bool) {
-    let k = usize::try_from(k.max(0)).unwrap_or(usize::MAX).min(candidates.len());
-    let by_value = |a: &(f64, usize), b: &(f64, usize)| {
-        let order = match (a.0.is_nan(), b.0.is_nan()) {
+/// A value that may be among the best; the better is the lesser. NaN is worse than anything; of equals the earlier
+/// series is better.
+struct Candidate {
+    value: f64,
+    series: usize,
+    greatest: bool,
+}
+
+impl Candidate {
+    fn new(value: f64, series: usize, greatest: bool) -> Self {
+        Self { value, series, greatest }
+    }
+}
+
+impl Ord for Candidate {
+    fn cmp(&self, other: &Self) -> Ordering {
+        let (a, b) = (self.value, other.value);
+        let order = match (a.is_nan(), b.is_nan()) {
             (true, true) => Ordering::Equal,
             (true, false) => Ordering::Greater,
             (false, true) => Ordering::Less,
-            (false, false) if greatest => b.0.partial_cmp(&a.0).unwrap_or(Ordering::Equal),
-            (false, false) => a.0.partial_cmp(&b.0).unwrap_or(Ordering::Equal),
+            (false, false) if self.greatest => b.partial_cmp(&a).unwrap_or(Ordering::Equal),
+            (false, false) => a.partial_cmp(&b).unwrap_or(Ordering::Equal),
         };
-        order.then(a.1.cmp(&b.1))
-    };
-    if k < candidates.len() && k > 0 {
-        candidates.select_nth_unstable_by(k - 1, by_value);
+        order.then(self.series.cmp(&other.series))
     }
-    candidates.truncate(k);
-    candidates.sort_unstable_by(by_value);
 }
+
+impl PartialOrd for Candidate {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Candidate {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl Eq for Candidate {}
 
 /// A fixed share of all series, by the hash of their labels; a negative ratio takes the others.
 fn in_ratio(series: &SeriesColumn, ratio: f64) -> bool {

@@ -25,6 +25,8 @@ pub struct QueryStats {
     pub series_read: u64,
     /// Most samples held at once.
     pub peak_samples: u64,
+    /// Most bytes held at once.
+    pub peak_bytes: u64,
 }
 
 /// An answer, by its type.

@@ -1,9 +1,9 @@
 //! Reading series: instant selectors and the samples under range selectors.
 
-use super::budget::Cost;
+use super::budget::{Cost, Holder};
 use super::column::{Column, Point, SeriesColumn, histogram_cost};
 use super::eval::{Exec, Sink};
-use super::source::Samples;
+use super::source::{Entry, Samples, SeriesSet};
 use super::{QueryError, Stop};
 use crate::functions::rate::{interpolate, interpolate_histogram};
 use crate::functions::window::{Falls, Note, Notes, Slider, Window, samples_of};
@@ -14,6 +14,7 @@ use model::histogram::ResetHint;
 use model::sample::is_stale;
 use model::{FloatHistogram, Labels};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// A series that is about to be read.
 pub(super) struct Head {
@@ -32,7 +33,18 @@ pub(super) enum Take {
     Start,
 }
 
-impl Exec<'_> {
+impl<'q> Exec<'q> {
+    /// Opens the select of a use.
+    pub(super) fn open(&self, select: usize) -> Result<Box<dyn SeriesSet<'q> + 'q>, QueryError> {
+        let request = self.uses.get(select).ok_or_else(|| super::eval::unexpected("an unknown select"))?;
+        self.shared.source.select(request)
+    }
+
+    /// True if a series passes what its select does not filter.
+    pub(super) fn is_wanted(&self, select: usize, labels: &Labels) -> bool {
+        self.narrow.get(select).is_none_or(|n| n.iter().all(|m| m.matches_labels(labels)))
+    }
+
     /// Calls `f` with each series of a select and its samples. Stale markers are kept or left out.
     pub(super) fn read(
         &self,
@@ -40,40 +52,59 @@ impl Exec<'_> {
         keep_stale: bool,
         f: &mut dyn FnMut(Labels, &Samples) -> Result<(), QueryError>,
     ) -> Result<(), QueryError> {
-        let request = self.selects.get(selector.select).ok_or_else(|| super::eval::unexpected("an unknown select"))?;
-        let mut set = self.source.select(request)?;
         let mut samples = Samples::default();
-        while let Some(labels) = set.next_series()? {
-            self.stop.check()?;
-            samples.clear();
-            set.read_samples(&mut samples)?;
-            self.series_read.set(self.series_read.get() + 1);
-            self.samples_read.set(self.samples_read.get() + samples.len() as u64);
-            if selector.stats {
-                keep_stats(&mut samples);
+        if let Some(slice) = &self.slice {
+            for entry in slice.take() {
+                self.read_one(entry, selector, keep_stale, &mut samples, f)?;
             }
-            if !keep_stale {
-                drop_stale(&mut samples);
+            return Ok(());
+        }
+        let mut set = self.open(selector.select)?;
+        while let Some(entry) = set.next_series()? {
+            if self.is_wanted(selector.select, &entry.labels) {
+                self.read_one(entry, selector, keep_stale, &mut samples, f)?;
             }
-            if !self.options.start_timestamps {
-                samples.float_starts.clear();
-                samples.histogram_starts.clear();
-            }
-            if samples.is_empty() {
-                continue;
-            }
-            let floats = samples.times.len() as u64;
-            let mut cost = Cost { samples: floats, bytes: floats * 16 };
-            for (_, h) in &samples.histograms {
-                cost += histogram_cost(h);
-            }
-            self.budget.hold(cost)?;
-            f(labels, &samples)?;
-            self.budget.release(cost);
         }
         for warning in set.warnings() {
             self.notes.borrow_mut().add_source_warning(warning);
         }
+        Ok(())
+    }
+
+    fn read_one(
+        &self,
+        entry: Entry<'_>,
+        selector: &Selector,
+        keep_stale: bool,
+        samples: &mut Samples,
+        f: &mut dyn FnMut(Labels, &Samples) -> Result<(), QueryError>,
+    ) -> Result<(), QueryError> {
+        self.stop.check()?;
+        samples.clear();
+        entry.data.decode(samples)?;
+        self.counters.series.fetch_add(1, Ordering::Relaxed);
+        self.counters.samples.fetch_add(samples.len() as u64, Ordering::Relaxed);
+        if selector.stats {
+            keep_stats(samples);
+        }
+        if !keep_stale {
+            drop_stale(samples);
+        }
+        if !self.options.start_timestamps {
+            samples.float_starts.clear();
+            samples.histogram_starts.clear();
+        }
+        if samples.is_empty() {
+            return Ok(());
+        }
+        let floats = samples.times.len() as u64;
+        let mut cost = Cost { samples: floats, bytes: floats * 16 };
+        for (_, h) in &samples.histograms {
+            cost += histogram_cost(h);
+        }
+        self.budget.hold(Holder::Samples, cost)?;
+        f(entry.labels, samples)?;
+        self.budget.release(Holder::Samples, cost);
         Ok(())
     }
 
@@ -133,9 +164,9 @@ impl Exec<'_> {
         self.stream(child, inner, &mut |series| {
             samples_of(&series, inner, &mut samples);
             let cost = series.column.cost();
-            self.budget.hold(cost)?;
+            self.budget.hold(Holder::Samples, cost)?;
             f(Head { labels: series.labels, drop_name: series.drop_name }, &samples)?;
-            self.budget.release(cost);
+            self.budget.release(Holder::Samples, cost);
             Ok(())
         })
     }

@@ -8,8 +8,9 @@ use std::sync::Arc;
 /// that the async side can fetch them concurrently.
 #[derive(Clone, Debug)]
 pub struct SelectRequest {
-    /// Index in [`super::Plan::selects`]; the evaluation asks with the very same request, at most
-    /// once per select (not at all if the answer turns out not to need it).
+    /// Index in [`super::Plan::selects`]. Several uses may share one select: each asks with its own matchers, times
+    /// and hints, which lie within those of the list; a source may answer with more than the use's matchers and times
+    /// ask for. A select that no answer needs is not asked for.
     pub id: usize,
     /// All conditions; a series must pass each.
     pub matchers: Vec<Matcher>,
@@ -34,26 +35,56 @@ pub struct SelectHints {
     pub grouping: Vec<String>,
     /// True if `grouping` is of `by`, false for `without` (and without any grouping).
     pub by: bool,
+    /// Labels whose values matter above the select, sorted; `None` = all. Others may be left out by a source that
+    /// still gives each series by itself.
+    pub projection: Option<Vec<String>>,
 }
 
-/// Where samples come from. Called on a CPU thread; it may block on a channel that an async side fills.
-pub trait Source {
+/// Where samples come from. Asked on a CPU thread; it may block on a channel that an async side fills.
+pub trait Source: Sync {
     /// Opens the series of one select.
-    fn select(&self, request: &SelectRequest) -> Result<Box<dyn SeriesSet + '_>, QueryError>;
+    fn select<'s>(&'s self, request: &SelectRequest) -> Result<Box<dyn SeriesSet<'s> + 's>, QueryError>;
+
+    /// True if a select may be opened more than once. Then an evaluation that would hold too much goes through the
+    /// data again, a part of the steps at a time.
+    fn repeatable(&self) -> bool {
+        false
+    }
+
+    /// How many series a select has, if that is known before it is opened: hopeless queries are refused at once.
+    fn series(&self, _request: &SelectRequest) -> Option<u64> {
+        None
+    }
 }
 
 /// Series sorted by labels, each at most once.
-pub trait SeriesSet {
-    /// Moves to the next series and returns its labels, or `None` behind the last.
-    fn next_series(&mut self) -> Result<Option<Labels>, QueryError>;
-
-    /// Decodes the current series' samples into `out`, which the caller has cleared: times strictly ascending.
-    /// Samples outside `[mint, maxt]` of the request are allowed and ignored. Called at most once per series.
-    fn read_samples(&mut self, out: &mut Samples) -> Result<(), QueryError>;
+pub trait SeriesSet<'s> {
+    /// The next series, or `None` behind the last.
+    fn next_series(&mut self) -> Result<Option<Entry<'s>>, QueryError>;
 
     /// What the user should know about the answer (a store that did not answer); asked after the last series.
     fn warnings(&mut self) -> Vec<String> {
         Vec::new()
+    }
+}
+
+/// A series whose samples are not decoded yet.
+pub struct Entry<'s> {
+    /// Its labels.
+    pub labels: Labels,
+    /// Its samples.
+    pub data: Box<dyn Encoded + 's>,
+}
+
+/// The samples of one series as they came. They are decoded on any of the threads that evaluate the query.
+pub trait Encoded: Send {
+    /// Decodes into `out`, which is empty: times strictly ascending. Samples outside the request's range are allowed
+    /// and ignored. Called at most once.
+    fn decode(&self, out: &mut Samples) -> Result<(), QueryError>;
+
+    /// Bytes that it occupies as long as it is not dropped; 0 if somebody else accounts for them.
+    fn bytes(&self) -> u64 {
+        0
     }
 }
 

@@ -1,6 +1,7 @@
 //! Functions that look at more than values: times of samples, absence, order, labels.
 
 use super::QueryError;
+use super::budget::Holder;
 use super::column::{Bits, Column, SeriesColumn};
 use super::eval::{Exec, Sink, text};
 use super::merge::Merged;
@@ -95,7 +96,7 @@ impl Exec<'_> {
         let by_value = matches!(id, FunctionId::Sort | FunctionId::SortDesc);
         let descending = matches!(id, FunctionId::SortDesc | FunctionId::SortByLabelDesc);
         let names: Vec<&str> = labels.iter().map(text).collect::<Result<_, _>>()?;
-        let mut held = self.collect(arg, grid)?;
+        let mut held = self.collect(arg, grid, Holder::Input)?;
         if grid.spread {
             self.notes.borrow_mut().sort_in_range_query(node.span);
         }

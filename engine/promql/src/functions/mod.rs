@@ -2,6 +2,7 @@
 
 pub(crate) mod classic;
 pub(crate) mod elementwise;
+pub(crate) mod extended;
 pub(crate) mod label;
 pub(crate) mod math;
 pub(crate) mod over_time;

@@ -3,9 +3,10 @@
 use super::duration::Extent;
 use super::{Aggregate, Binary, Call, Grid, Kind, Node, Planned, RangeArg, Selector, Subquery};
 use crate::exec::{EngineOptions, QueryError, SelectHints, SelectRequest, Times};
+use crate::functions::extended::X_LOOKBACK_MS;
 use crate::parse::{
     AggregateExpr, At, BinaryExpr, BinaryOp, DurationExpr, Expr, FunctionId, Gate, RangeMode, Sign, SubqueryExpr,
-    ValueType, VectorSelector,
+    ValueType, VectorSelector, function,
 };
 use model::labels::METRIC_NAME;
 use model::{MatchOp, Matcher};
@@ -17,7 +18,7 @@ const MAX_STEPS: usize = 1 << 24;
 const TARGET_INFO: &str = "target_info";
 
 /// Plans `expr`.
-pub(crate) fn build(expr: &Expr, times: Times, options: &EngineOptions) -> Result<Planned, QueryError> {
+pub(crate) fn build(query: &str, expr: &Expr, times: Times, options: &EngineOptions) -> Result<Planned, QueryError> {
     let (grid, step) = match times {
         Times::Instant(t) => (Grid::single(t), 0),
         Times::Range { step, .. } if step <= 0 => {
@@ -44,7 +45,7 @@ pub(crate) fn build(expr: &Expr, times: Times, options: &EngineOptions) -> Resul
     let mut builder = Builder { options, start, end, extent, selects: Vec::new() };
     let root = builder
         .expr(expr, Context { grid, step_hint: step, func: "", grouping: None, stats: false, buckets: false })?;
-    Ok(Planned { root: root.wrapped(), grid, selects: builder.selects })
+    Ok(super::rewrite::finish(root.wrapped(), grid, builder.selects, query, options))
 }
 
 fn check_steps(grid: &Grid) -> Result<(), QueryError> {
@@ -95,7 +96,7 @@ impl Built {
             return self.node;
         }
         let (span, value_type, injective) = (self.node.span, self.node.value_type, self.node.injective);
-        Node { kind: Kind::Invariant(Box::new(self.node)), span, value_type, injective }
+        Node { kind: Kind::Invariant(Box::new(self.node)), span, value_type, injective, id: 0, sliced: false }
     }
 }
 
@@ -170,6 +171,7 @@ impl<'a> Builder<'a> {
         let (back, ahead) = match (range, v.mode) {
             (0, RangeMode::Smoothed) => (lookback, lookback),
             (0, _) => (lookback, 0),
+            (_, RangeMode::Plain) if is_extended(cx.func) => (range.saturating_add(X_LOOKBACK_MS), 0),
             (_, RangeMode::Plain) => (range, 0),
             (_, RangeMode::Anchored) => (range.saturating_add(lookback), 0),
             (_, RangeMode::Smoothed) => (range.saturating_add(lookback), lookback),
@@ -189,6 +191,7 @@ impl<'a> Builder<'a> {
                 func: cx.func.to_owned(),
                 grouping,
                 by: cx.grouping.is_some_and(|a| !a.without),
+                projection: None,
             },
         });
         Ok(selector)
@@ -203,8 +206,14 @@ impl<'a> Builder<'a> {
         let range = self.duration(s.range_ms, s.range_expr.as_deref(), false)?;
         let at = self.at(s.at);
         // The child is planned last, but its grid is needed to plan it.
-        let placeholder =
-            Node { kind: Kind::Number(0.0), span: s.span, value_type: ValueType::Vector, injective: true };
+        let placeholder = Node {
+            kind: Kind::Number(0.0),
+            span: s.span,
+            value_type: ValueType::Vector,
+            injective: true,
+            id: 0,
+            sliced: false,
+        };
         let mut subquery = Subquery { child: placeholder, range, step: step.max(1), offset, at };
         let grid = subquery.grid(&cx.grid);
         check_steps(&grid)?;
@@ -279,9 +288,12 @@ impl<'a> Builder<'a> {
     }
 
     fn call(&mut self, expr: &Expr, c: &'a crate::parse::Call, cx: Context<'a>) -> Result<Built, QueryError> {
-        if c.func.gate == Gate::Extended {
-            // Refused rather than answered wrongly.
-            return Err(QueryError::execution(format!("{}() is not available in this version", c.func.name)));
+        if c.func.gate == Gate::Extended && c.args.iter().any(|a| matches!(a.unparen(), Expr::Subquery(_))) {
+            // Thanos has no answer either.
+            return Err(QueryError::execution(format!(
+                "{}() works on range selectors, not on subqueries",
+                c.func.name
+            )));
         }
         let seconds = |ms: i64| ms as f64 / 1000.0;
         let folded = match c.func.id {
@@ -362,7 +374,8 @@ impl<'a> Builder<'a> {
             hints: SelectHints { step_ms: cx.step_hint, func: "info".to_owned(), ..SelectHints::default() },
         });
         let span = c.args.get(1).map_or(c.span, Expr::span);
-        args.push(Node { kind: Kind::Instant(selector), span, value_type: ValueType::Vector, injective: false });
+        let (value_type, injective) = (ValueType::Vector, false);
+        args.push(Node { kind: Kind::Instant(selector), span, value_type, injective, id: 0, sliced: false });
         let kind = Kind::Call(Box::new(Call { func: c.func, args }));
         Ok(Built { node: node(expr, kind, false), invariant: false, wrap: false })
     }
@@ -380,10 +393,16 @@ pub(crate) fn info_names(given: &[Matcher]) -> Result<Vec<Matcher>, QueryError> 
     Ok(std::iter::once(any).chain(given.iter().cloned()).collect())
 }
 
+/// True for `xrate` and its like, which look at the sample before the window.
+fn is_extended(func: &str) -> bool {
+    function(func).is_some_and(|f| f.gate == Gate::Extended)
+}
+
 /// As of when the first selector below is read: `@` and offset, those of subqueries around it included.
 fn reference(node: &Node) -> Option<(Option<i64>, i64)> {
     match &node.kind {
         Kind::Number(_) | Kind::Text(_) | Kind::Bytes(_) => None,
+        Kind::Shared(s) => reference(&s.node),
         Kind::Instant(s) | Kind::Range(RangeArg::Selector { selector: s, .. }) => Some((s.at, s.offset)),
         Kind::Range(RangeArg::Subquery(s)) => reference(&s.child).map(|(at, offset)| match at {
             Some(_) => (at, offset),
@@ -397,7 +416,7 @@ fn reference(node: &Node) -> Option<(Option<i64>, i64)> {
 }
 
 fn node(expr: &Expr, kind: Kind, injective: bool) -> Node {
-    Node { kind, span: expr.span(), value_type: expr.value_type(), injective }
+    Node { kind, span: expr.span(), value_type: expr.value_type(), injective, id: 0, sliced: false }
 }
 
 /// True if all matching series have one name.

@@ -3,6 +3,8 @@
 
 mod build;
 mod duration;
+mod rewrite;
+mod slice;
 
 pub(crate) use build::{build, info_names};
 
@@ -60,6 +62,10 @@ pub(crate) struct Node {
     pub(crate) value_type: ValueType,
     /// True if its series differ in more than the metadata labels, so that dropping the name can't make two equal.
     pub(crate) injective: bool,
+    /// Its number in the order of the text, for measurements.
+    pub(crate) id: usize,
+    /// It reads one select and treats each series by itself, so that parts of the select can be evaluated apart.
+    pub(crate) sliced: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -79,12 +85,23 @@ pub(crate) enum Kind {
     Call(Box<Call>),
     Aggregate(Box<Aggregate>),
     Binary(Box<Binary>),
+    /// Occurs more than once with equal values: evaluated once and kept, if memory allows.
+    Shared(Box<Shared>),
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Shared {
+    /// Which of the plan's shared subtrees.
+    pub(crate) id: usize,
+    /// Uses of it that follow this one.
+    pub(crate) left: usize,
+    pub(crate) node: Node,
 }
 
 /// A select and how it is laid over the grid.
 #[derive(Clone, Debug)]
 pub(crate) struct Selector {
-    /// Index into the plan's selects.
+    /// Index into the plan's uses of selects.
     pub(crate) select: usize,
     /// What it matches.
     pub(crate) matchers: Vec<Matcher>,
@@ -192,5 +209,55 @@ pub(crate) struct Binary {
 pub(crate) struct Planned {
     pub(crate) root: Node,
     pub(crate) grid: Grid,
+    /// What each selector asks for; `id` is that of the select which answers it.
+    pub(crate) uses: Vec<SelectRequest>,
+    /// For each use the conditions that its select does not know.
+    pub(crate) narrow: Vec<Vec<Matcher>>,
+    /// What is fetched.
     pub(crate) selects: Vec<SelectRequest>,
+    /// Number of nodes.
+    pub(crate) nodes: usize,
+}
+
+impl Node {
+    /// The nodes directly below, in the order of the text.
+    pub(crate) fn children(&self) -> Vec<&Node> {
+        match &self.kind {
+            Kind::Number(_) | Kind::Text(_) | Kind::Bytes(_) | Kind::Instant(_) => Vec::new(),
+            Kind::Range(RangeArg::Selector { .. }) => Vec::new(),
+            Kind::Range(RangeArg::Subquery(s)) => vec![&s.child],
+            Kind::Invariant(n) | Kind::Plus(n) | Kind::Negate(n) => vec![n],
+            Kind::Call(c) => c.args.iter().collect(),
+            Kind::Aggregate(a) => a.param.iter().chain(std::iter::once(&a.arg)).collect(),
+            Kind::Binary(b) => vec![&b.lhs, &b.rhs],
+            Kind::Shared(s) => vec![&s.node],
+        }
+    }
+
+    /// The nodes directly below, to be changed.
+    pub(crate) fn children_mut(&mut self) -> Vec<&mut Node> {
+        match &mut self.kind {
+            Kind::Number(_) | Kind::Text(_) | Kind::Bytes(_) | Kind::Instant(_) => Vec::new(),
+            Kind::Range(RangeArg::Selector { .. }) => Vec::new(),
+            Kind::Range(RangeArg::Subquery(s)) => vec![&mut s.child],
+            Kind::Invariant(n) | Kind::Plus(n) | Kind::Negate(n) => vec![n],
+            Kind::Call(c) => c.args.iter_mut().collect(),
+            Kind::Aggregate(a) => a.param.iter_mut().chain(std::iter::once(&mut a.arg)).collect(),
+            Kind::Binary(b) => vec![&mut b.lhs, &mut b.rhs],
+            Kind::Shared(s) => vec![&mut s.node],
+        }
+    }
+
+    /// The selector that this node itself is.
+    pub(crate) fn selector(&self) -> Option<&Selector> {
+        match &self.kind {
+            Kind::Instant(s) | Kind::Range(RangeArg::Selector { selector: s, .. }) => Some(s),
+            _ => None,
+        }
+    }
+
+    /// The first selector in this subtree, in the order of the text.
+    pub(crate) fn first_selector(&self) -> Option<&Selector> {
+        self.selector().or_else(|| self.children().into_iter().find_map(Node::first_selector))
+    }
 }

@@ -36,7 +36,10 @@ impl From<QueryError> for ApiError {
         match e {
             QueryError::Parse(_) => super::params::invalid("query", &message),
             QueryError::BadRequest(_) => Self::bad_data(message),
-            QueryError::Execution(_) | QueryError::TooManySamples | QueryError::Storage(_) => Self::execution(message),
+            QueryError::Execution(_)
+            | QueryError::TooManySamples
+            | QueryError::TooManyBytes(_)
+            | QueryError::Storage(_) => Self::execution(message),
             QueryError::Timeout => Self { kind: "timeout", status: StatusCode::SERVICE_UNAVAILABLE, message },
             QueryError::Canceled => Self { kind: "canceled", status: StatusCode::SERVICE_UNAVAILABLE, message },
         }

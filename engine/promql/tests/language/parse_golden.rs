@@ -1,7 +1,5 @@
 //! The parser against what Prometheus 3.14 answered: tree, printed forms, types, and error texts with positions.
 
-#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stderr, reason = "tests fail by panicking")]
-
 use promql::parse::{Options, json::ast_json, parse_expr, prettify};
 use serde_json::Value;
 use std::path::Path;

@@ -1,7 +1,5 @@
 //! The evaluator against Prometheus' own test files, with the settings of Prometheus' runner.
 
-#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stderr, reason = "tests fail by panicking")]
-
 use promql::promqltest::{MemoryEngine, run};
 use std::fmt::Write;
 use std::path::Path;
@@ -34,7 +32,7 @@ fn prometheus_test_files() {
 /// Scripts of our own, in the same language.
 #[test]
 fn our_scripts() {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scripts");
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/language/scripts");
     let mut files = 0;
     for entry in std::fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();

@@ -1,7 +1,5 @@
 //! Each construct of the language, and each class of error, with the text and the position that Prometheus gives.
 
-#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stderr, reason = "tests fail by panicking")]
-
 use promql::parse::*;
 
 fn parse(input: &str) -> Expr {

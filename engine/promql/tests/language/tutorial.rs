@@ -2,11 +2,9 @@
 //! instant vector, and answer on data of the shape that cAdvisor, kube-state-metrics and node-exporter give.
 //! Variables are written as Grafana fills them in.
 
-mod support;
-
+use super::support::Lab;
 use promql::exec::{Plan, Times};
 use promql::parse::ValueType;
-use support::Lab;
 
 const MINUTES: i64 = 60;
 

@@ -1,9 +1,8 @@
 //! One test per construct of the language, on small data with answers worked out by hand.
 
-mod support;
-
-use promql::exec::{EngineOptions, Plan, QueryError, Source, Stop, Times};
-use support::Lab;
+use super::support::Lab;
+use promql::exec::budget::{Limit, Phase};
+use promql::exec::{EngineOptions, Plan, QueryError, Rewrites, Source, Stop, Times};
 
 /// A counter of 1 per second and two gauges, every 10 s.
 fn lab() -> Lab {
@@ -309,7 +308,15 @@ fn limits_and_the_end_of_patience() {
     lab.options.max_bytes = 1 << 20;
     let times = Times::Range { start: 0, end: 100_000_000, step: 1000 };
     let error = lab.run("requests_total", times).unwrap_err().to_string();
-    assert!(error.starts_with("query processing would hold more than 1048576 bytes"), "{error}");
+    assert!(error.contains("more than the 1048576 bytes that one query may hold"), "{error}");
+    let error = lab.run("sum(requests_total)", times).unwrap_err();
+    let QueryError::TooManyBytes(e) = error else { panic!("{error}") };
+    assert_eq!((e.limit, e.phase, e.max), (Limit::Query, Phase::Evaluation, 1 << 20));
+    // Nothing is read when even one series is too much.
+    let times = Times::Range { start: 0, end: 1_000_000_000, step: 1000 };
+    let error = lab.run("requests_total + time()", times).unwrap_err();
+    let QueryError::TooManyBytes(e) = error else { panic!("{error}") };
+    assert_eq!(e.phase, Phase::Estimate);
     let stop = Stop::new();
     let plan = Plan::new("sum(requests_total)", Times::Instant(0), &lab.options).unwrap();
     stop.cancel();
@@ -337,15 +344,16 @@ fn deep_trees_are_evaluated_on_a_small_stack() {
 }
 
 /// A source that gives each select once, as a stream does.
-struct Once<'a>(&'a promql::exec::memory::MemorySource, std::cell::RefCell<Vec<usize>>);
+struct Once<'a>(&'a promql::exec::memory::MemorySource, std::sync::Mutex<Vec<usize>>);
 
 impl Source for Once<'_> {
-    fn select(
-        &self,
+    fn select<'s>(
+        &'s self,
         request: &promql::exec::SelectRequest,
-    ) -> Result<Box<dyn promql::exec::SeriesSet + '_>, QueryError> {
-        assert!(!self.1.borrow().contains(&request.id), "select {} was asked twice", request.id);
-        self.1.borrow_mut().push(request.id);
+    ) -> Result<Box<dyn promql::exec::SeriesSet<'s> + 's>, QueryError> {
+        let mut asked = self.1.lock().unwrap();
+        assert!(!asked.contains(&request.id), "select {} was asked twice", request.id);
+        asked.push(request.id);
         self.0.select(request)
     }
 }
@@ -364,10 +372,12 @@ fn each_select_is_read_once() {
         "quantile_over_time(scalar(limit), requests_total[5m]) or timestamp(limit) or sort(limit)",
     ] {
         let times = Times::Range { start: 0, end: 600_000, step: 60_000 };
-        let plan = Plan::new(query, times, &lab.options).unwrap();
-        let once = Once(&lab.source, std::cell::RefCell::default());
+        // A stream serves one use only.
+        let rewrites = Rewrites { merge_selects: false, ..Rewrites::ALL };
+        let plan = Plan::new(query, times, &EngineOptions { rewrites, ..lab.options.clone() }).unwrap();
+        let once = Once(&lab.source, std::sync::Mutex::default());
         plan.execute(&once, &Stop::new()).unwrap_or_else(|e| panic!("{query}: {e}"));
-        let mut asked = once.1.into_inner();
+        let mut asked = once.1.into_inner().unwrap();
         asked.sort_unstable();
         assert_eq!(asked, (0..plan.selects().len()).collect::<Vec<_>>(), "{query}");
     }

@@ -1,6 +1,4 @@
 //! A small laboratory: series in memory, queries as text, answers as text.
-#![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a failed test panics")]
 
 use model::Labels;
 use model::number::format_g;
@@ -10,19 +8,19 @@ use promql::exec::{EngineOptions, Plan, QueryError, QueryResult, QueryValue, Sto
 use promql::parse::{Options, parse_metric};
 
 #[derive(Default)]
-pub struct Lab {
-    pub source: MemorySource,
-    pub options: EngineOptions,
+pub(crate) struct Lab {
+    pub(crate) source: MemorySource,
+    pub(crate) options: EngineOptions,
 }
 
 impl Lab {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let parser = Options::ALL;
         Self { source: MemorySource::new(), options: EngineOptions { parser, ..EngineOptions::default() } }
     }
 
     /// `values` every `step` seconds from 0; NaN with the stale bits is a marker.
-    pub fn load(mut self, step: i64, series: &str, values: impl IntoIterator<Item = f64>) -> Self {
+    pub(crate) fn load(mut self, step: i64, series: &str, values: impl IntoIterator<Item = f64>) -> Self {
         let labels = parse_metric(series).unwrap();
         for (i, v) in values.into_iter().enumerate() {
             self.source.push(&labels, i as i64 * step * 1000, v);
@@ -30,29 +28,29 @@ impl Lab {
         self
     }
 
-    pub fn run(&self, query: &str, times: Times) -> Result<QueryResult, QueryError> {
+    pub(crate) fn run(&self, query: &str, times: Times) -> Result<QueryResult, QueryError> {
         Plan::new(query, times, &self.options)?.execute(&self.source, &Stop::new())
     }
 
     /// The answer at `t` seconds, a line per series.
-    pub fn at(&self, t: i64, query: &str) -> Vec<String> {
+    pub(crate) fn at(&self, t: i64, query: &str) -> Vec<String> {
         let result = self.run(query, Times::Instant(t * 1000)).unwrap_or_else(|e| panic!("{query}: {e}"));
         lines(&result.value)
     }
 
     /// The answer from `start` to `end` every `step` seconds, a line per series.
-    pub fn over(&self, start: i64, end: i64, step: i64, query: &str) -> Vec<String> {
+    pub(crate) fn over(&self, start: i64, end: i64, step: i64, query: &str) -> Vec<String> {
         let times = Times::Range { start: start * 1000, end: end * 1000, step: step * 1000 };
         let result = self.run(query, times).unwrap_or_else(|e| panic!("{query}: {e}"));
         lines(&result.value)
     }
 
-    pub fn error(&self, t: i64, query: &str) -> String {
+    pub(crate) fn error(&self, t: i64, query: &str) -> String {
         self.run(query, Times::Instant(t * 1000)).expect_err(query).to_string()
     }
 
     /// Warnings and infos of the answer at `t` seconds.
-    pub fn notes(&self, t: i64, query: &str) -> Vec<String> {
+    pub(crate) fn notes(&self, t: i64, query: &str) -> Vec<String> {
         let result = self.run(query, Times::Instant(t * 1000)).unwrap_or_else(|e| panic!("{query}: {e}"));
         let (mut warnings, infos) = result.annotations.strings(query, 10);
         warnings.extend(infos);
