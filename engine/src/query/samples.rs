@@ -196,10 +196,10 @@ mod tests {
     fn encoded(source: u32, samples: &[(i64, f64)]) -> Chunk {
         let mut e = XorEncoder::default();
         for (t, v) in samples {
-            assert!(e.append(*t, *v));
+            e.append(*t, *v).unwrap();
         }
         let (min_time, max_time) = e.range();
-        let raw = Some(Slot { encoding: 0, data: e.finish(), hash: 0 });
+        let raw = Some(Slot { encoding: 0, data: e.bytes(), hash: 0 });
         Chunk { min_time, max_time, raw, aggregates: None, source }
     }
 

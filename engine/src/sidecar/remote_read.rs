@@ -8,8 +8,7 @@ use proto::prometheus::{
     BucketSpan, ChunkedReadResponse, ChunkedSeries, Histogram, Query, ReadRequest, ReadResponse, TimeSeries, histogram,
 };
 use proto::thanos::{AggrChunk, LabelMatcher, Series};
-use tsdb::chunk::histogram::FloatHistogramEncoder;
-use tsdb::chunk::{SAMPLES_PER_CHUNK, XorEncoder};
+use tsdb::chunk::Recoder;
 
 use crate::storeapi::wire;
 
@@ -181,40 +180,24 @@ pub(super) fn samples(packed: &[u8]) -> Result<Vec<TimeSeries>, ReadError> {
     Ok(response.results.into_iter().flat_map(|r| r.timeseries).collect())
 }
 
-/// A series of plain samples, cut into chunks. Histograms become float histograms, which lose nothing below 2^53.
+/// A series of plain samples, cut into chunks. Histograms become float histograms, which lose nothing below 2^53; one whose
+/// spans and buckets differ in number is left out.
 pub(super) fn series_of_samples(s: TimeSeries) -> Series {
-    let mut chunks = Vec::new();
-    for part in s.samples.chunks(SAMPLES_PER_CHUNK) {
-        let mut encoder = XorEncoder::default();
-        for sample in part {
-            // A part is far shorter than what a chunk can hold.
-            let _fits = encoder.append(sample.timestamp, sample.value);
-        }
-        let (min_time, max_time) = encoder.range();
-        let raw = Some(wire::chunk(0, encoder.finish()));
-        chunks.push(AggrChunk { min_time, max_time, raw, ..AggrChunk::default() });
+    // Two, since a series that changed its kind lists both apart.
+    let (mut floats, mut histograms) = (Recoder::default(), Recoder::default());
+    for sample in &s.samples {
+        // Floats always fit.
+        let _fits = floats.push_float(sample.timestamp, sample.value);
     }
-    let mut encoder: Option<FloatHistogramEncoder> = None;
-    let mut finish = |e: FloatHistogramEncoder| {
-        let (min_time, max_time) = e.range();
-        let raw = Some(wire::chunk(2, e.finish()));
-        chunks.push(AggrChunk { min_time, max_time, raw, ..AggrChunk::default() });
-    };
     for sample in &s.histograms {
-        let h = float_histogram(sample);
-        if let Some(e) = &mut encoder
-            && usize::from(e.count()) < SAMPLES_PER_CHUNK
-            && e.append(sample.timestamp, &h)
-        {
-            continue;
-        }
-        if let Some(full) = encoder.replace(FloatHistogramEncoder::new(sample.timestamp, &h)) {
-            finish(full);
-        }
+        let _fits = histograms.push_histogram(sample.timestamp, float_histogram(sample));
     }
-    if let Some(last) = encoder {
-        finish(last);
-    }
+    let all = floats.finish().into_iter().chain(histograms.finish());
+    let chunks = all.map(|c| {
+        let raw = Some(wire::chunk(c.encoding.to_store_api(), c.data));
+        AggrChunk { min_time: c.min_t, max_time: c.max_t, raw, ..AggrChunk::default() }
+    });
+    let mut chunks: Vec<_> = chunks.collect();
     chunks.sort_by_key(|c| c.min_time);
     Series { labels: s.labels, chunks }
 }

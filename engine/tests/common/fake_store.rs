@@ -105,10 +105,10 @@ impl Store for Data {
             let mut encoder = tsdb::chunk::XorEncoder::default();
             let end = r.max_time.min(if l.get(GONE.0).is_some() { now - GONE.1 } else { now }) / 1000;
             for t in end - 60..=end {
-                assert!(encoder.append(t * 1000, 1.0));
+                encoder.append(t * 1000, 1.0).unwrap();
             }
             let (min_time, max_time) = encoder.range();
-            let raw = Some(Chunk { r#type: 0, data: encoder.finish(), hash: 0 });
+            let raw = Some(Chunk { r#type: 0, data: encoder.bytes(), hash: 0 });
             let chunks = if r.skip_chunks {
                 vec![]
             } else {

@@ -254,10 +254,10 @@ impl Fake {
 fn chunk(samples: &[(i64, f64)]) -> AggrChunk {
     let mut e = XorEncoder::default();
     for (t, v) in samples {
-        assert!(e.append(*t, *v));
+        e.append(*t, *v).unwrap();
     }
     let (min_time, max_time) = e.range();
-    let raw = Some(Chunk { r#type: 0, data: e.finish(), hash: 0 });
+    let raw = Some(Chunk { r#type: 0, data: e.bytes(), hash: 0 });
     AggrChunk { min_time, max_time, raw, ..Default::default() }
 }
 

@@ -1,23 +1,38 @@
-//! Chunks: a run of samples of one series, compressed.
+//! Chunks: a run of samples of one series, compressed. The bytes are described in `FORMAT.md` beside this file.
 //!
-//! [`decode`] gives an iterator over the samples of any chunk that we know; bytes from a peer may be anything, so every
-//! step can fail and none panics. [`decoded`] counts the chunks that this process has opened: a part that only passes
-//! chunks on proves it by a zero.
+//! Reading: [`decode`] gives an iterator over the samples of any chunk as PromQL sees them (histograms with float counts),
+//! [`floats`] the samples of a chunk of floats in two columns, which is the fastest, and [`exact`] the samples as they were stored
+//! (integer counts, start times), for whoever writes them again. Bytes from a peer may be anything, so every step can fail and
+//! none panics. [`check`] reads a chunk only to see whether it can be read.
+//!
+//! Writing: an encoder per kind, byte for byte like Prometheus's, and [`Recoder`], which cuts a run of samples into chunks.
+//!
+//! [`decoded`] counts the chunks that this process has opened: a part that only passes chunks on proves it by a zero.
 
+pub mod aggregate;
 mod bits;
+mod check;
+mod error;
 pub mod histogram;
+mod recode;
+mod start_time;
 mod varbit;
 pub mod xor;
+pub mod xor2;
 
 use bytes::Bytes;
-use model::sample::{Sample, Value};
+use model::histogram::{FloatHistogram, IntHistogram};
+use model::sample;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-pub use bits::Truncated;
-pub use histogram::{FloatHistogramIter, HistogramIter};
+pub use check::{Stats, check};
+pub use error::{ChunkError, EncodeError, ErrorKind, Section};
+pub use histogram::{HistogramEncoder, HistogramIter};
+pub use recode::{Chunk, Recoder};
 pub use xor::{XorEncoder, XorIter};
+pub use xor2::{Xor2Encoder, Xor2Iter};
 
 /// How many samples Prometheus and Thanos put into one chunk when they cut it themselves.
 pub const SAMPLES_PER_CHUNK: usize = 120;
@@ -77,6 +92,16 @@ impl Encoding {
             Self::Unknown(n) => n,
         }
     }
+
+    /// The StoreAPI's number.
+    pub fn to_store_api(self) -> i32 {
+        i32::from(self.to_prometheus()) - 1
+    }
+
+    /// Whether its samples are floats, so that [`floats`] can read it.
+    pub fn is_float(self) -> bool {
+        matches!(self, Self::Xor | Self::Xor2)
+    }
 }
 
 impl fmt::Display for Encoding {
@@ -94,42 +119,6 @@ impl fmt::Display for Encoding {
     }
 }
 
-/// A chunk that can't be read.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{encoding} chunk, byte {offset} of {length}: {kind}")]
-pub struct ChunkError {
-    /// The chunk's format.
-    pub encoding: Encoding,
-    /// About where reading stopped, in bytes from the chunk's start.
-    pub offset: usize,
-    /// The chunk's size in bytes.
-    pub length: usize,
-    /// What is wrong.
-    pub kind: ErrorKind,
-}
-
-/// What is wrong with a chunk.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ErrorKind {
-    /// The bytes end before the announced samples do.
-    #[error("it ends early, at sample {sample} of {total}")]
-    Truncated {
-        /// Samples read so far.
-        sample: u16,
-        /// Samples announced.
-        total: u16,
-    },
-    /// A field holds what no writer produces.
-    #[error("corrupt: {0}")]
-    Corrupt(&'static str),
-    /// A histogram's resolution that this version does not know.
-    #[error("histogram schema {0} is not supported")]
-    Schema(i64),
-    /// The format is not known here.
-    #[error("this version can't read the encoding; keep Prometheus's chunk encoding at its default (xor)")]
-    UnknownEncoding,
-}
-
 static DECODED: AtomicU64 = AtomicU64::new(0);
 
 /// How many chunks this process has opened for reading samples.
@@ -137,26 +126,98 @@ pub fn decoded() -> u64 {
     DECODED.load(Ordering::Relaxed)
 }
 
-/// Opens a chunk for reading its samples.
+/// Number of samples that a chunk of samples announces, without opening it; `None` if it is too short. Of an aggregate chunk see
+/// [`aggregate::Container::announced_samples`].
+pub fn announced_samples(encoding: Encoding, data: &[u8]) -> Option<u16> {
+    let count = u16::from_be_bytes(*data.first_chunk()?);
+    let has_header = matches!(encoding, Encoding::HistogramSt | Encoding::FloatHistogramSt);
+    Some(if has_header { count & 0x3fff } else { count })
+}
+
+/// Opens a chunk for reading its samples, those of histograms with float counts.
+///
+/// # Errors
+/// An unknown encoding, a container, or no head.
 pub fn decode(encoding: Encoding, data: Bytes) -> Result<ChunkIter, ChunkError> {
     DECODED.fetch_add(1, Ordering::Relaxed);
     match encoding {
         Encoding::Xor => XorIter::new(data).map(ChunkIter::Xor),
-        Encoding::Histogram => HistogramIter::new(data).map(|i| ChunkIter::Histogram(Box::new(i))),
-        Encoding::FloatHistogram => FloatHistogramIter::new(data).map(|i| ChunkIter::FloatHistogram(Box::new(i))),
-        Encoding::Xor2
-        | Encoding::HistogramSt
-        | Encoding::FloatHistogramSt
-        | Encoding::Aggregate
-        | Encoding::Unknown(_) => {
-            Err(ChunkError { encoding, offset: 0, length: data.len(), kind: ErrorKind::UnknownEncoding })
+        Encoding::Xor2 => Xor2Iter::new(data).map(ChunkIter::Xor2),
+        Encoding::Histogram | Encoding::HistogramSt => {
+            HistogramIter::new(encoding == Encoding::HistogramSt, data).map(|i| ChunkIter::Histogram(Box::new(i)))
         }
+        Encoding::FloatHistogram | Encoding::FloatHistogramSt => {
+            HistogramIter::new(encoding == Encoding::FloatHistogramSt, data)
+                .map(|i| ChunkIter::FloatHistogram(Box::new(i)))
+        }
+        Encoding::Aggregate => Err(refused(encoding, &data, ErrorKind::Container)),
+        Encoding::Unknown(_) => Err(refused(encoding, &data, ErrorKind::UnknownEncoding)),
     }
 }
 
-/// Number of samples that a chunk of any format announces, without opening it; `None` if it is too short.
-pub fn announced_samples(data: &[u8]) -> Option<u16> {
-    data.first_chunk::<2>().map(|b| u16::from_be_bytes(*b))
+fn refused(encoding: Encoding, data: &[u8], kind: ErrorKind) -> ChunkError {
+    ChunkError { encoding, section: Section::Head, bit: 0, length: data.len(), kind }
+}
+
+/// Samples of floats, column by column. Both columns have the same length.
+#[derive(Debug, Default, Clone)]
+pub struct Columns {
+    /// Milliseconds since the epoch.
+    pub times: Vec<i64>,
+    /// The values.
+    pub values: Vec<f64>,
+}
+
+impl Columns {
+    /// The samples, row by row.
+    pub fn iter(&self) -> impl Iterator<Item = (i64, f64)> + '_ {
+        self.times.iter().copied().zip(self.values.iter().copied())
+    }
+
+    /// Empties both columns and keeps their memory.
+    pub fn clear(&mut self) {
+        self.times.clear();
+        self.values.clear();
+    }
+
+    /// Appends the samples that `step` writes, `total` of them or until it fails. A sample takes at least a bit: more than
+    /// `bytes` has can't come, whatever a head announces, and are not made room for.
+    #[inline(always)]
+    fn fill(
+        &mut self,
+        total: u16,
+        bytes: usize,
+        mut step: impl FnMut(u16, &mut i64, &mut f64) -> Result<(), ChunkError>,
+    ) -> Result<(), ChunkError> {
+        let (old, rows) = (self.times.len(), total.min(u16::try_from(bytes.saturating_mul(8)).unwrap_or(u16::MAX)));
+        self.times.resize(old + usize::from(rows), 0);
+        self.values.resize(old + usize::from(rows), 0.0);
+        let times = self.times.get_mut(old..).unwrap_or_default();
+        let values = self.values.get_mut(old..).unwrap_or_default();
+        for ((index, t), v) in (0..rows).zip(times).zip(values) {
+            if let Err(error) = step(index, t, v) {
+                self.times.truncate(old + usize::from(index));
+                self.values.truncate(old + usize::from(index));
+                return Err(error);
+            }
+        }
+        // Fewer rows than announced: the head took some bits, so the step that reads behind the last row fails.
+        if rows < total { step(rows, &mut 0, &mut 0.0) } else { Ok(()) }
+    }
+}
+
+/// Appends all samples of a chunk of floats to `columns`: the fastest way to read one.
+///
+/// # Errors
+/// An encoding that has no floats ([`Encoding::is_float`]), or bytes that can't be read; then the samples before the fault are
+/// there.
+pub fn floats(encoding: Encoding, data: &[u8], columns: &mut Columns) -> Result<(), ChunkError> {
+    DECODED.fetch_add(1, Ordering::Relaxed);
+    match encoding {
+        Encoding::Xor => xor::read_columns(data, columns),
+        Encoding::Xor2 => xor2::read_columns(data, columns),
+        _ => Err(refused(encoding, data, ErrorKind::UnknownEncoding)),
+    }
 }
 
 /// The samples of one chunk, in the order of the chunk. Ends after the first error.
@@ -164,21 +225,82 @@ pub fn announced_samples(data: &[u8]) -> Option<u16> {
 pub enum ChunkIter {
     /// Floats.
     Xor(XorIter),
+    /// Floats with start times.
+    Xor2(Xor2Iter),
     /// Native histograms that were stored with integer counts.
-    Histogram(Box<HistogramIter>),
+    Histogram(Box<HistogramIter<u64>>),
     /// Native histograms that were stored with float counts.
-    FloatHistogram(Box<FloatHistogramIter>),
+    FloatHistogram(Box<HistogramIter<f64>>),
 }
 
 impl Iterator for ChunkIter {
-    type Item = Result<Sample, ChunkError>;
+    type Item = Result<sample::Sample, ChunkError>;
 
     fn next(&mut self) -> Option<Self::Item> {
+        let float = |(t, v)| sample::Sample { t, v: sample::Value::Float(v) };
+        let histogram = |(t, h)| sample::Sample { t, v: sample::Value::Histogram(Arc::new(h)) };
         match self {
-            Self::Xor(i) => Some(i.next()?.map(|(t, v)| Sample { t, v: Value::Float(v) })),
-            Self::Histogram(i) => Some(i.next()?.map(|(t, h)| Sample { t, v: Value::Histogram(Arc::new(h)) })),
-            Self::FloatHistogram(i) => Some(i.next()?.map(|(t, h)| Sample { t, v: Value::Histogram(Arc::new(h)) })),
+            Self::Xor(i) => Some(i.next()?.map(float)),
+            Self::Xor2(i) => Some(i.next()?.map(float)),
+            Self::Histogram(i) => Some(i.next_float()?.map(histogram)),
+            Self::FloatHistogram(i) => Some(i.next_float()?.map(histogram)),
         }
+    }
+}
+
+/// A value as it is stored.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Value {
+    /// A float.
+    Float(f64),
+    /// A histogram with integer counts.
+    Histogram(IntHistogram),
+    /// A histogram with float counts.
+    FloatHistogram(FloatHistogram),
+}
+
+/// A sample as it is stored.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Exact {
+    /// When its counter began, in milliseconds since the epoch; 0: not known.
+    pub st: i64,
+    /// Milliseconds since the epoch.
+    pub t: i64,
+    /// The value.
+    pub v: Value,
+}
+
+/// Opens a chunk for reading its samples as they are stored.
+///
+/// # Errors
+/// As [`decode`].
+pub fn exact(encoding: Encoding, data: Bytes) -> Result<ExactIter, ChunkError> {
+    decode(encoding, data).map(ExactIter)
+}
+
+/// The samples of one chunk as they are stored. Ends after the first error.
+#[derive(Debug)]
+pub struct ExactIter(ChunkIter);
+
+impl Iterator for ExactIter {
+    type Item = Result<Exact, ChunkError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        Some(match &mut self.0 {
+            ChunkIter::Xor(i) => i.next()?.map(|(t, v)| Exact { st: 0, t, v: Value::Float(v) }),
+            ChunkIter::Xor2(i) => {
+                let sample = i.next()?;
+                sample.map(|(t, v)| Exact { st: i.start_time(), t, v: Value::Float(v) })
+            }
+            ChunkIter::Histogram(i) => {
+                let sample = i.next()?;
+                sample.map(|(t, h)| Exact { st: i.start_time(), t, v: Value::Histogram(h) })
+            }
+            ChunkIter::FloatHistogram(i) => {
+                let sample = i.next()?;
+                sample.map(|(t, h)| Exact { st: i.start_time(), t, v: Value::FloatHistogram(h) })
+            }
+        })
     }
 }
 
@@ -189,13 +311,16 @@ mod tests {
 
     #[test]
     fn unknown_encodings_are_named() {
-        let error = decode(Encoding::from_store_api(3), Bytes::from_static(&[0, 1])).unwrap_err().to_string();
-        assert!(error.contains("XOR2") && error.contains("default (xor)"), "{error}");
+        let error = decode(Encoding::from_store_api(6), Bytes::from_static(&[0, 1])).unwrap_err().to_string();
+        assert!(error.contains("unknown (7) chunk, head, bit 0 of 16") && error.contains("default (xor)"), "{error}");
         assert_eq!(Encoding::from_store_api(-5), Encoding::Unknown(0));
         assert_eq!(Encoding::from_store_api(300), Encoding::Unknown(0));
         for n in 0..=255 {
             assert_eq!(Encoding::from_prometheus(n).to_prometheus(), n);
         }
+        assert_eq!(decode(Encoding::Aggregate, Bytes::new()).unwrap_err().kind, ErrorKind::Container);
+        let mut columns = Columns::default();
+        assert_eq!(floats(Encoding::Histogram, &[], &mut columns).unwrap_err().kind, ErrorKind::UnknownEncoding);
     }
 
     #[test]
@@ -205,14 +330,33 @@ mod tests {
         assert!(decoded() > before);
     }
 
+    #[test]
+    fn an_announced_sample_that_can_t_be_there_is_an_error() {
+        // 65,535 samples in no bits at all, and in a few.
+        for data in [&[0xff, 0xff][..], &[0xff, 0xff, 0], &[0xff, 0xff, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]] {
+            for encoding in [Encoding::Xor, Encoding::Xor2] {
+                let mut columns = Columns::default();
+                assert!(floats(encoding, data, &mut columns).is_err());
+                assert!(columns.times.len() <= data.len() * 8 && columns.times.len() == columns.values.len());
+            }
+        }
+    }
+
     proptest! {
         // Any bytes at all: an error or samples, never a panic, and never more samples than announced.
         #[test]
-        fn hostile_bytes_do_not_panic(encoding in 0u8..5, data in prop::collection::vec(any::<u8>(), 0..400)) {
-            let announced = announced_samples(&data).map_or(0, usize::from);
-            if let Ok(iter) = decode(Encoding::from_prometheus(encoding), data.into()) {
+        fn hostile_bytes_do_not_panic(encoding in 0u8..8, data in prop::collection::vec(any::<u8>(), 0..400)) {
+            let (encoding, data) = (Encoding::from_prometheus(encoding), Bytes::from(data));
+            let announced = announced_samples(encoding, &data).map_or(0, usize::from);
+            if let Ok(iter) = decode(encoding, data.clone()) {
                 prop_assert!(iter.count() <= announced + 1);
             }
+            let mut columns = Columns::default();
+            let columns_ok = floats(encoding, &data, &mut columns).is_ok();
+            if encoding.is_float() {
+                prop_assert_eq!(columns_ok, check(encoding, &data).is_ok());
+            }
+            let _read_or_refused = check(Encoding::Aggregate, &data);
         }
     }
 }

@@ -1,75 +1,144 @@
 //! XOR chunks: floats. Times are stored as differences of differences, values as the XOR with the previous value.
 
-use super::bits::{BitReader, BitWriter, Truncated};
+use super::bits::{BitReader, BitWriter};
+use super::error::{ChunkError, EncodeError, Fault, Section, no_head};
 use super::varbit::{fits, sign_extend};
-use super::{ChunkError, Encoding, ErrorKind};
+use super::{Columns, Encoding};
 use bytes::Bytes;
+use std::ops::Deref;
 
-/// The window of significant bits that a XOR-coded value shares with its predecessor.
-#[derive(Debug, Clone, Copy, Default)]
+/// The bits of a XOR that are written: those that a value shares with its predecessor's window are left out.
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Window {
     leading: u32,
     trailing: u32,
 }
 
-/// Why one value could not be read.
-pub(crate) enum XorFault {
-    Truncated,
-    Corrupt(&'static str),
+impl Window {
+    /// What a reader assumes before it has read one.
+    pub(crate) const WHOLE: Self = Self { leading: 0, trailing: 0 };
+    /// What a writer begins with: nothing fits into it.
+    pub(crate) const NONE: Self = Self { leading: 65, trailing: 65 };
+
+    /// Reads a new window.
+    #[inline(always)]
+    pub(crate) fn read<D: Deref<Target = [u8]>>(r: &mut BitReader<D>) -> Result<Self, Fault> {
+        let both = r.take(11) as u32;
+        let (leading, significant) = (both >> 6, both & 63);
+        // 64 does not fit into six bits and is written as 0.
+        let significant = if significant == 0 { 64 } else { significant };
+        match 64u32.checked_sub(leading + significant) {
+            Some(trailing) => Ok(Self { leading, trailing }),
+            None => Err(Fault::Corrupt("a value has more than 64 significant bits")),
+        }
+    }
+
+    /// Reads a XOR that lies in this window.
+    #[inline(always)]
+    pub(crate) fn read_xor<D: Deref<Target = [u8]>>(self, r: &mut BitReader<D>) -> u64 {
+        r.take(64 - self.leading - self.trailing) << self.trailing
+    }
+
+    /// Writes a XOR that is not 0, behind one of two prefixes (bits, their number): for this window, if it fits, or for a new
+    /// one, which is then kept.
+    pub(crate) fn write(&mut self, w: &mut BitWriter, xor: u64, same: (u64, u32), new: (u64, u32)) {
+        // Five bits hold the number of leading zeros.
+        let (leading, trailing) = (xor.leading_zeros().min(31), xor.trailing_zeros());
+        if leading >= self.leading && trailing >= self.trailing {
+            w.write(same.0, same.1);
+        } else {
+            *self = Self { leading, trailing };
+            w.write(new.0, new.1);
+            w.write(u64::from(leading), 5);
+            w.write(u64::from(64 - leading - trailing) & 63, 6);
+        }
+        w.write(xor >> self.trailing, 64 - self.leading - self.trailing);
+    }
 }
 
-impl From<Truncated> for XorFault {
-    fn from(Truncated: Truncated) -> Self {
-        Self::Truncated
+/// Reads the successor of the value with the bits `value`.
+#[inline(always)]
+pub(crate) fn read_xor<D: Deref<Target = [u8]>>(
+    r: &mut BitReader<D>,
+    value: &mut u64,
+    window: &mut Window,
+) -> Result<(), Fault> {
+    if r.bit() {
+        if r.bit() {
+            *window = Window::read(r)?;
+        }
+        *value ^= window.read_xor(r);
     }
-}
-
-/// Reads the successor of `value`.
-#[inline]
-pub(crate) fn read_xor(r: &mut BitReader, value: &mut f64, window: &mut Window) -> Result<(), XorFault> {
-    if !r.bit()? {
-        return Ok(());
-    }
-    if r.bit()? {
-        let leading = r.read(5)? as u32;
-        let significant = match r.read(6)? as u32 {
-            0 => 64,
-            n => n,
-        };
-        let Some(trailing) = 64u32.checked_sub(leading + significant) else {
-            return Err(XorFault::Corrupt("a value has more than 64 significant bits"));
-        };
-        *window = Window { leading, trailing };
-    }
-    let bits = r.read(64 - window.leading - window.trailing)?;
-    *value = f64::from_bits(value.to_bits() ^ (bits << window.trailing));
     Ok(())
 }
 
-/// Writes `value` as the successor of `previous`; `window` is `None` until the first difference is written.
-pub(crate) fn write_xor(w: &mut BitWriter, previous: f64, value: f64, window: &mut Option<Window>) {
-    let delta = previous.to_bits() ^ value.to_bits();
-    if delta == 0 {
-        w.write(0, 1);
-        return;
+/// Writes `value` as the successor of `previous`.
+pub(crate) fn write_xor(w: &mut BitWriter, previous: f64, value: f64, window: &mut Window) {
+    match previous.to_bits() ^ value.to_bits() {
+        0 => w.write(0, 1),
+        xor => window.write(w, xor, (0b10, 2), (0b11, 2)),
     }
-    // Five bits hold the number of leading zeros.
-    let (leading, trailing) = (delta.leading_zeros().min(31), delta.trailing_zeros());
-    if let Some(o) = window
-        && leading >= o.leading
-        && trailing >= o.trailing
-    {
-        w.write(0b10, 2);
-        w.write(delta >> o.trailing, 64 - o.leading - o.trailing);
-        return;
+}
+
+/// What is known while a chunk is read.
+#[derive(Debug, Clone)]
+struct State {
+    t: i64,
+    delta: u64,
+    value: u64,
+    window: Window,
+}
+
+/// Widths of a difference of differences after 0…3 ones; after 4 it is 64.
+const WIDTHS: [u32; 4] = [0, 14, 17, 20];
+
+impl State {
+    const START: Self = Self { t: 0, delta: 0, value: 0, window: Window::WHOLE };
+
+    /// Reads sample `index`, in a chunk's head (0 and 1) or behind.
+    #[inline(always)]
+    fn step<D: Deref<Target = [u8]>>(&mut self, r: &mut BitReader<D>, index: u16) -> Result<(), Fault> {
+        if index < 2 { self.first(r, index) } else { self.next(r) }
     }
-    let significant = 64 - leading - trailing;
-    w.write(0b11, 2);
-    w.write(u64::from(leading), 5);
-    // 64 does not fit into six bits and is written as 0.
-    w.write(u64::from(significant & 63), 6);
-    w.write(delta >> trailing, significant);
-    *window = Some(Window { leading, trailing });
+
+    fn first<D: Deref<Target = [u8]>>(&mut self, r: &mut BitReader<D>, index: u16) -> Result<(), Fault> {
+        const LONG: Fault = Fault::Corrupt("a variable-length time has more than 64 bits");
+        if index == 0 {
+            self.t = r.varint().ok_or(LONG)?;
+            self.value = r.take(64);
+        } else {
+            self.delta = r.uvarint().ok_or(LONG)?;
+            self.t = self.t.wrapping_add(self.delta as i64);
+            read_xor(r, &mut self.value, &mut self.window)?;
+        }
+        if r.overrun() { Err(Fault::Truncated) } else { Ok(()) }
+    }
+
+    /// The hot path of all queries. One refill covers the time (at most 24 bits, or 4 and the rare 64) and the two bits that say
+    /// how the value is stored.
+    #[inline(always)]
+    fn next<D: Deref<Target = [u8]>>(&mut self, r: &mut BitReader<D>) -> Result<(), Fault> {
+        r.refill();
+        if r.peek() >> 63 == 0 {
+            r.skip(1);
+        } else {
+            let ones = r.peek().leading_ones();
+            let change = match WIDTHS.get(ones as usize) {
+                Some(width) => {
+                    r.skip(ones + 1);
+                    sign_extend(r.take(*width), *width)
+                }
+                None => {
+                    r.skip(4);
+                    r.take(64) as i64
+                }
+            };
+            self.delta = self.delta.wrapping_add_signed(change);
+        }
+        self.t = self.t.wrapping_add(self.delta as i64);
+        read_xor(r, &mut self.value, &mut self.window)?;
+        if r.overrun() { Err(Fault::Truncated) } else { Ok(()) }
+    }
 }
 
 /// The samples of a XOR chunk: time in milliseconds since the epoch, value.
@@ -78,57 +147,24 @@ pub struct XorIter {
     r: BitReader,
     total: u16,
     read: u16,
-    t: i64,
-    delta: u64,
-    value: f64,
-    window: Window,
-    failed: bool,
+    state: State,
 }
 
 impl XorIter {
     /// Opens a chunk; fails if it has no head. Prefer [`super::decode`], which counts.
     pub fn new(data: Bytes) -> Result<Self, ChunkError> {
-        let Some(total) = super::announced_samples(&data) else {
-            let kind = ErrorKind::Corrupt("it is shorter than its head of 2 bytes");
-            return Err(ChunkError { encoding: Encoding::Xor, offset: 0, length: data.len(), kind });
-        };
-        let r = BitReader::new(data, 2);
-        Ok(Self { r, total, read: 0, t: 0, delta: 0, value: 0.0, window: Window::default(), failed: false })
+        let total = announced(&data)?;
+        Ok(Self { r: BitReader::new(data, 2), total, read: 0, state: State::START })
     }
 
     /// Samples that the head announces.
     pub fn announced(&self) -> u16 {
         self.total
     }
+}
 
-    #[inline]
-    fn step(&mut self) -> Result<(), XorFault> {
-        match self.read {
-            0 => {
-                let raw = read_uvarint(&mut self.r)?;
-                // Zigzag: the sign is the lowest bit.
-                self.t = (raw >> 1) as i64 ^ -((raw & 1) as i64);
-                self.value = f64::from_bits(self.r.read(64)?);
-                return Ok(());
-            }
-            1 => self.delta = read_uvarint(&mut self.r)?,
-            _ => {
-                let width = match self.r.ones(4)? {
-                    0 => 0,
-                    1 => 14,
-                    2 => 17,
-                    3 => 20,
-                    _ => 64,
-                };
-                if width > 0 {
-                    let dod = sign_extend(self.r.read(width)?, width);
-                    self.delta = self.delta.wrapping_add_signed(dod);
-                }
-            }
-        }
-        self.t = self.t.wrapping_add(self.delta as i64);
-        read_xor(&mut self.r, &mut self.value, &mut self.window)
-    }
+fn announced(data: &[u8]) -> Result<u16, ChunkError> {
+    data.first_chunk().map(|b| u16::from_be_bytes(*b)).ok_or_else(|| no_head(Encoding::Xor, data))
 }
 
 impl Iterator for XorIter {
@@ -136,17 +172,19 @@ impl Iterator for XorIter {
 
     #[inline]
     fn next(&mut self) -> Option<Self::Item> {
-        if self.failed || self.read == self.total {
+        if self.read == self.total {
             return None;
         }
-        match self.step() {
+        match self.state.step(&mut self.r, self.read) {
             Ok(()) => {
                 self.read += 1;
-                Some(Ok((self.t, self.value)))
+                Some(Ok((self.state.t, f64::from_bits(self.state.value))))
             }
             Err(fault) => {
-                self.failed = true;
-                Some(Err(error(Encoding::Xor, &self.r, fault, self.read, self.total)))
+                let section = Section::Sample { index: self.read, total: self.total };
+                // Nothing comes after an error.
+                self.read = self.total;
+                Some(Err(fault.at(Encoding::Xor, section, &self.r)))
             }
         }
     }
@@ -156,39 +194,20 @@ impl Iterator for XorIter {
     }
 }
 
-pub(crate) fn error(encoding: Encoding, r: &BitReader, fault: XorFault, sample: u16, total: u16) -> ChunkError {
-    let kind = match fault {
-        XorFault::Truncated => ErrorKind::Truncated { sample, total },
-        XorFault::Corrupt(what) => ErrorKind::Corrupt(what),
-    };
-    ChunkError { encoding, offset: r.offset(), length: r.length(), kind }
+/// Appends all samples to `columns`: the fastest way to read a chunk. After an error those before the fault are there.
+pub fn read_columns(data: &[u8], columns: &mut Columns) -> Result<(), ChunkError> {
+    let total = announced(data)?;
+    let (mut r, mut state) = (BitReader::new(data, 2), State::START);
+    columns.fill(total, data.len(), |index, t, v| {
+        state.step(&mut r, index).map_err(|fault| fault.at(Encoding::Xor, Section::Sample { index, total }, &r))?;
+        *t = state.t;
+        *v = f64::from_bits(state.value);
+        Ok(())
+    })
 }
 
-fn read_uvarint(r: &mut BitReader) -> Result<u64, XorFault> {
-    let mut value = 0u64;
-    for shift in (0..64).step_by(7) {
-        let byte = r.read(8)?;
-        if shift == 63 && byte > 1 {
-            break;
-        }
-        value |= (byte & 0x7f) << shift;
-        if byte < 0x80 {
-            return Ok(value);
-        }
-    }
-    Err(XorFault::Corrupt("a variable-length number has more than 64 bits"))
-}
-
-fn write_uvarint(w: &mut BitWriter, mut v: u64) {
-    while v >= 0x80 {
-        w.write(v & 0x7f | 0x80, 8);
-        v >>= 7;
-    }
-    w.write(v, 8);
-}
-
-/// Builds a XOR chunk.
-#[derive(Debug)]
+/// Builds a XOR chunk, byte for byte as Prometheus does.
+#[derive(Debug, Clone)]
 pub struct XorEncoder {
     w: BitWriter,
     count: u16,
@@ -196,47 +215,41 @@ pub struct XorEncoder {
     t: i64,
     delta: u64,
     value: f64,
-    window: Option<Window>,
+    window: Window,
 }
 
 impl Default for XorEncoder {
     fn default() -> Self {
-        Self { w: BitWriter::head(&[0, 0]), count: 0, first: 0, t: 0, delta: 0, value: 0.0, window: None }
+        let w = BitWriter::head(&[0, 0]);
+        Self { w, count: 0, first: 0, t: 0, delta: 0, value: 0.0, window: Window::NONE }
     }
 }
 
 impl XorEncoder {
-    /// Appends a sample; false, and nothing is written, if the chunk has 65,535 samples already. Times should not go back.
-    #[must_use]
-    pub fn append(&mut self, t: i64, value: f64) -> bool {
-        let Some(count) = self.count.checked_add(1) else { return false };
+    /// Appends a sample. Times should not go back; the same time twice is fine.
+    ///
+    /// # Errors
+    /// [`EncodeError::Full`] at 65,535 samples; nothing is written then.
+    pub fn append(&mut self, t: i64, value: f64) -> Result<(), EncodeError> {
+        let count = self.count.checked_add(1).ok_or(EncodeError::Full(self.count))?;
         let delta = t.wrapping_sub(self.t) as u64;
         match self.count {
             0 => {
                 self.first = t;
-                write_uvarint(&mut self.w, ((t << 1) ^ (t >> 63)) as u64);
+                self.w.varint(t);
                 self.w.write(value.to_bits(), 64);
             }
             1 => {
-                write_uvarint(&mut self.w, delta);
+                self.w.uvarint(delta);
                 write_xor(&mut self.w, self.value, value, &mut self.window);
             }
             _ => {
-                let dod = delta.wrapping_sub(self.delta) as i64;
-                match dod {
+                let change = delta.wrapping_sub(self.delta) as i64;
+                match change {
                     0 => self.w.write(0, 1),
-                    d if fits(d, 14) => {
-                        self.w.write(0b10, 2);
-                        self.w.write(d as u64, 14);
-                    }
-                    d if fits(d, 17) => {
-                        self.w.write(0b110, 3);
-                        self.w.write(d as u64, 17);
-                    }
-                    d if fits(d, 20) => {
-                        self.w.write(0b1110, 4);
-                        self.w.write(d as u64, 20);
-                    }
+                    d if fits(d, 14) => self.w.write(0b10 << 14 | d as u64 & 0x3fff, 16),
+                    d if fits(d, 17) => self.w.write(0b110 << 17 | d as u64 & 0x1_ffff, 20),
+                    d if fits(d, 20) => self.w.write(0b1110 << 20 | d as u64 & 0xf_ffff, 24),
                     d => {
                         self.w.write(0b1111, 4);
                         self.w.write(d as u64, 64);
@@ -247,8 +260,7 @@ impl XorEncoder {
         }
         (self.t, self.value, self.count) = (t, value, count);
         self.delta = if count == 1 { 0 } else { delta };
-        self.w.set_count(count);
-        true
+        Ok(())
     }
 
     /// Samples so far.
@@ -256,28 +268,34 @@ impl XorEncoder {
         self.count
     }
 
+    /// Size so far, in bytes.
+    pub fn size(&self) -> usize {
+        self.w.length()
+    }
+
     /// Times of the first and the last sample, in milliseconds since the epoch.
     pub fn range(&self) -> (i64, i64) {
         (self.first, self.t)
     }
 
-    /// The chunk's bytes.
-    pub fn finish(self) -> Bytes {
-        self.w.finish()
+    /// The chunk's bytes so far; more can be appended afterwards.
+    pub fn bytes(&self) -> Bytes {
+        self.w.finish(&self.count.to_be_bytes())
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::ErrorKind;
     use super::*;
     use proptest::prelude::*;
 
     fn encode(samples: &[(i64, f64)]) -> Bytes {
         let mut e = XorEncoder::default();
         for (t, v) in samples {
-            assert!(e.append(*t, *v));
+            e.append(*t, *v).unwrap();
         }
-        e.finish()
+        e.bytes()
     }
 
     fn bits(samples: &[(i64, f64)]) -> Vec<(i64, u64)> {
@@ -285,17 +303,24 @@ mod tests {
     }
 
     fn decode(data: Bytes) -> Result<Vec<(i64, f64)>, ChunkError> {
-        XorIter::new(data)?.collect()
+        let one_by_one: Result<Vec<_>, _> = XorIter::new(data.clone())?.collect();
+        let mut columns = Columns::default();
+        let at_once = read_columns(&data, &mut columns);
+        assert_eq!(at_once.is_err(), one_by_one.is_err());
+        if let Ok(samples) = &one_by_one {
+            assert_eq!(bits(samples), columns.iter().map(|(t, v)| (t, v.to_bits())).collect::<Vec<_>>());
+        }
+        one_by_one
     }
 
     proptest! {
         #[test]
-        fn round_trips(start in any::<i32>(), steps in prop::collection::vec((0i64..1 << 40, any::<f64>(), 0u8..4), 0..300)) {
+        fn round_trips(start in any::<i32>(), steps in prop::collection::vec((0i64..1 << 40, any::<f64>(), 0u8..5), 0..300)) {
             let mut t = i64::from(start);
             let samples: Vec<(i64, f64)> = steps.iter().map(|(d, v, kind)| {
                 // Steady scrapes, jitter, jumps; repeated and whole values.
-                t += match kind { 0 => 15_000, 1 => 15_000 + d % 2000 - 1000, 2 => 0, _ => *d };
-                (t, if *kind == 3 { *v } else { (d % 100) as f64 })
+                t += match kind { 0 | 4 => 15_000, 1 => 15_000 + d % 2000 - 1000, 2 => 0, _ => *d };
+                (t, match kind { 3 => *v, 4 => 7.0, _ => (d % 100) as f64 })
             }).collect();
             prop_assert_eq!(bits(&decode(encode(&samples)).unwrap()), bits(&samples));
         }
@@ -305,8 +330,10 @@ mod tests {
             let samples: Vec<(i64, f64)> = (0..n).map(|i| (i as i64 * 1000, (i as f64).sqrt())).collect();
             let whole = encode(&samples);
             let cut = whole.slice(..cut.min(whole.len() - 1));
+            let length = cut.len();
             let error = decode(cut).unwrap_err();
-            prop_assert!(matches!(error.kind, ErrorKind::Truncated { .. }), "{}", error);
+            prop_assert_eq!(&error.kind, &ErrorKind::Truncated, "{}", &error);
+            prop_assert_eq!(error.bit, 8 * length);
         }
     }
 
@@ -322,22 +349,29 @@ mod tests {
     fn refuses_impossible_bits() {
         // Two samples; the second value has 31 leading zeros and 63 significant bits.
         let mut w = BitWriter::head(&[0, 2]);
-        write_uvarint(&mut w, 0);
+        w.uvarint(0);
         w.write(0, 64);
-        write_uvarint(&mut w, 1);
+        w.uvarint(1);
         w.write(0b11, 2);
         w.write(31, 5);
         w.write(63, 6);
         w.write(u64::MAX, 64);
-        let error = decode(w.finish()).unwrap_err();
-        assert!(
-            error.to_string().contains("XOR chunk, byte 14") && error.to_string().contains("significant"),
-            "{error}"
+        let error = decode(w.finish(&[])).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "XOR chunk, sample 1 of 2, bit 109 of 176: corrupt: a value has more than 64 significant bits"
         );
         assert!(decode(Bytes::from_static(&[1])).is_err());
-        assert!(
-            decode(Bytes::from_static(&[0, 1, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]))
-                .is_err()
-        );
+        let long = [0, 1, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff];
+        assert!(decode(Bytes::copy_from_slice(&long)).is_err());
+    }
+
+    #[test]
+    fn a_full_chunk_takes_no_more() {
+        let mut e = XorEncoder::default();
+        for i in 0..=u16::MAX {
+            assert_eq!(e.append(i64::from(i), 1.0).is_ok(), i < u16::MAX);
+        }
+        assert_eq!(decode(e.bytes()).unwrap().len(), 65_535);
     }
 }
