@@ -10,7 +10,7 @@ use model::histogram::{CUSTOM_BUCKETS_SCHEMA, Histogram, Span};
 
 /// Resolutions that can be read; those above [`super::reduce::FINEST`] are reduced to it.
 const SCHEMAS: std::ops::RangeInclusive<i64> = -9..=52;
-/// So many buckets (spans, bounds) may a chunk have at least. Beyond, it may have one for each four bytes: a bucket takes only a
+/// So many buckets (spans, bounds) may a chunk have at least. Beyond, it may have one for each eight bytes: a bucket takes only a
 /// bit, but memory for it up to 24 bytes, and what a chunk makes us allocate is bounded (1 MiB and 16 times its size).
 const MANY: usize = 8192;
 
@@ -27,7 +27,7 @@ pub(crate) struct Layout {
 impl Layout {
     /// Reads the layout, and gives the numbers of positive and negative buckets with it.
     pub(crate) fn read(r: &mut BitReader) -> Result<(Self, usize, usize), Fault> {
-        let most = MANY.saturating_add(r.length() / 4);
+        let most = MANY.saturating_add(r.length() / 8);
         let zero_threshold = read_zero_threshold(r);
         let schema = read_int(r);
         let has_bounds = schema == i64::from(CUSTOM_BUCKETS_SCHEMA);
