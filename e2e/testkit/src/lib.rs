@@ -9,6 +9,7 @@
 
 pub mod apiserver;
 pub mod certs;
+pub mod gcs;
 pub mod goal;
 pub mod http;
 pub mod metrics_source;
