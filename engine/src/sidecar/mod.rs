@@ -12,6 +12,9 @@ mod store;
 mod upload;
 mod watch;
 
+#[doc(hidden)]
+pub mod foreign;
+
 use crate::server::{self, Context, RECEIVE_MAX, Service};
 use crate::storage::Storage;
 use crate::storeapi::Limits;

@@ -381,7 +381,7 @@ fn escape_name(name: &str) -> String {
 }
 
 /// The external labels in a configuration as Prometheus prints it. Only the `global` block is read: the rest may be megabytes.
-fn external_labels(yaml: &str) -> Result<BTreeMap<String, String>, PromError> {
+pub(super) fn external_labels(yaml: &str) -> Result<BTreeMap<String, String>, PromError> {
     #[derive(Deserialize, Default)]
     struct Global {
         #[serde(default)]
@@ -403,7 +403,7 @@ fn external_labels(yaml: &str) -> Result<BTreeMap<String, String>, PromError> {
         .map_err(|e| PromError::Nonsense(format!("its configuration can't be read: {e}")))
 }
 
-fn lowest_timestamp(metrics: &str) -> Option<i64> {
+pub(super) fn lowest_timestamp(metrics: &str) -> Option<i64> {
     let line = metrics.lines().find_map(|l| l.strip_prefix("prometheus_tsdb_lowest_timestamp_seconds"))?;
     let seconds: f64 = line.split_ascii_whitespace().next()?.parse().ok()?;
     // An empty head shows the largest number there is.

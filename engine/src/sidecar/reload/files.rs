@@ -84,10 +84,15 @@ pub(crate) fn read_input(path: &Path) -> Result<Input, FileError> {
             Err(e) => return Err(e),
         }
     }
+    unpack(path, bytes)
+}
+
+/// What the bytes of a configuration say; `path` is for the error.
+pub(crate) fn unpack(path: &Path, mut bytes: Vec<u8>) -> Result<Input, FileError> {
     if bytes.starts_with(&[0x1f, 0x8b]) {
         let mut unpacked = Vec::new();
-        let unpack = |error| FileError::Unpack { path: path.to_owned(), error };
-        GzDecoder::new(bytes.as_slice()).take(MAX_BYTES + 1).read_to_end(&mut unpacked).map_err(unpack)?;
+        let broken = |error| FileError::Unpack { path: path.to_owned(), error };
+        GzDecoder::new(bytes.as_slice()).take(MAX_BYTES + 1).read_to_end(&mut unpacked).map_err(broken)?;
         bytes = unpacked;
     }
     if bytes.len() as u64 > MAX_BYTES {

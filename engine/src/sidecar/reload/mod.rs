@@ -30,6 +30,13 @@ const RELOAD: Duration = Duration::from_secs(300);
 /// Longest pause between two tries of the same refused configuration.
 const MAX_PAUSE: Duration = Duration::from_secs(60);
 
+/// What a configuration says once it is unpacked and its variables are replaced; only `HOME` has a value.
+pub(super) fn expanded(bytes: &[u8]) -> Result<String, String> {
+    let input = files::unpack(Path::new("next.yaml"), bytes.to_vec()).map_err(|e| e.to_string())?;
+    expand::expand(&input.text, |name| (name == "HOME").then(|| "/home/prometheus".to_owned()))
+        .map_err(|e| e.to_string())
+}
+
 /// The files.
 #[derive(Clone, Debug)]
 struct Paths {

@@ -1,0 +1,143 @@
+//! What people type: PromQL, matchers, regular expressions, durations, series of the test language.
+
+use super::{Decoder, said, text, texts};
+use model::{MatchOp, Matcher};
+use promql::parse::{Options, parse_expr, parse_metric, parse_metric_selector};
+
+const WORDS: &[&str] = &[
+    "sum",
+    "by",
+    "without",
+    "(",
+    ")",
+    "{",
+    "}",
+    "[5m]",
+    "[5m:30s]",
+    "offset",
+    "@",
+    "-",
+    "+",
+    "^",
+    "unless",
+    "on",
+    "group_left",
+    "ignoring",
+    "bool",
+    "rate(",
+    "histogram_quantile(",
+    "0x",
+    "1e9",
+    "\"",
+    "`",
+    "\\",
+    "=~",
+    "!~",
+    "up",
+    ",",
+    "NaN",
+    "start()",
+    "\u{1F600}",
+    "{{schema:0 buckets:[1]}}",
+    "_x99999999999",
+    "#",
+    "\n",
+];
+const REGEX: &[&str] = &[
+    "(",
+    ")",
+    "[",
+    "]",
+    "{1000}",
+    "{2,}",
+    "*",
+    "+?",
+    "|",
+    "\\pL",
+    "\\b",
+    "(?i)",
+    ".*",
+    "^",
+    "$",
+    "[^",
+    "\\x{10FFFF}",
+    "(?:",
+    "\\Q",
+    "[[:alpha:]]",
+    "a",
+    "é",
+];
+
+pub(crate) const LANGUAGE: &[Decoder] = &[
+    Decoder::new("promql", |b| text(b, |t| said(parse_expr(t, &Options::default()))), expressions).words(WORDS),
+    Decoder::new("selector", |b| text(b, |t| said(parse_metric_selector(t))), selectors).words(WORDS),
+    Decoder::new("metric", |b| text(b, |t| said(parse_metric(t))), metrics).words(WORDS),
+    Decoder::new("series-description", series_description, series).words(WORDS),
+    Decoder::new("regex", regex, regexes).words(REGEX),
+    Decoder::new("duration", |b| text(b, |t| said(model::time::parse_duration(t))), durations).words(&["ms", "1", "y"]),
+    Decoder::new("number", |b| text(b, |t| said(promql::parse::parse_number(t))), numbers).words(&["0x", "_", "e"]),
+];
+
+/// What follows is expanded by `load`: only its parts are read here.
+fn series_description(b: &[u8]) -> Result<(), String> {
+    text(b, |t| said(promql::parse::series::parse_series_description(t)))
+}
+
+/// Compiled, and matched against what stands in a label.
+fn regex(b: &[u8]) -> Result<(), String> {
+    text(b, |t| {
+        let matcher = Matcher::new(MatchOp::Regex, "x", t).map_err(|e| e.to_string())?;
+        for value in ["", "a", "prometheus-0", &"ab".repeat(200)] {
+            std::hint::black_box(matcher.matches(value));
+        }
+        Ok(())
+    })
+}
+
+fn expressions() -> Vec<Vec<u8>> {
+    texts(&[
+        "up",
+        "sum by (job) (rate(http_requests_total{code=~\"5..\",job!=\"x\"}[5m] offset 1h)) / on (job) group_left (a) b > bool 0",
+        "histogram_quantile(0.9, sum by (le) (increase(x_bucket[1h:5m] @ end())))",
+        "-1 ^ 2 + +foo unless ignoring (x) bar or topk(3, {__name__=~\"a|b\"}) @ 1.5e3",
+        "label_replace(up, \"a\", \"$1\", 'b', `(.*)`) # comment\n",
+        "{\"a.b\", \"c\"=\"d\"}[0x1p3s]",
+    ])
+}
+
+fn selectors() -> Vec<Vec<u8>> {
+    texts(&["up", "{a=\"b\"}", "x{a=~\"b.*\",c!=\"d\",e!~\"f|g\"}", "{\"utf8 name\", \"é\"=\"ü\"}"])
+}
+
+fn metrics() -> Vec<Vec<u8>> {
+    texts(&["up", "up{a=\"b\", c=\"d\"}", "{\"a.b\"=\"\\n\\\"\"}"])
+}
+
+fn series() -> Vec<Vec<u8>> {
+    texts(&[
+        "m{a=\"b\"} 1 2 _ stale NaN -Inf",
+        "m 0+10x5 100-1x3 _x4",
+        "h {{schema:1 sum:3 count:4 z_bucket:1 z_bucket_w:0.001 buckets:[1 2 1] offset:1 n_buckets:[1]}}x3",
+        "h {{schema:0 count:2 buckets:[1 1]}}+{{schema:0 count:2 buckets:[1 1]}}x4",
+    ])
+}
+
+fn regexes() -> Vec<Vec<u8>> {
+    texts(&[
+        "prometheus-[0-9]+",
+        "a|b|prefix.*",
+        "(?i:up)|.*(node|pod).+",
+        "[^a-z\\d]{2,5}x*?",
+        "\\pL+\\x{1F600}",
+        "(a{2}){3}",
+        "((a+)+)+b",
+    ])
+}
+
+fn durations() -> Vec<Vec<u8>> {
+    texts(&["5m", "1h30m", "1y2w3d4h5m6s7ms", "0"])
+}
+
+fn numbers() -> Vec<Vec<u8>> {
+    texts(&["1", "-0x1F", "1_000.5e-3", "Inf", "nan", "5m"])
+}

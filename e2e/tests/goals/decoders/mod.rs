@@ -1,0 +1,62 @@
+//! The register of decoders of foreign bytes: one line each. Goal G20 and the fuzz targets (e2e/fuzz) share it.
+
+mod blocks;
+mod documents;
+mod language;
+mod wire;
+
+pub(crate) use blocks::BLOCKS;
+pub(crate) use documents::DOCUMENTS;
+pub(crate) use language::LANGUAGE;
+pub(crate) use wire::WIRE;
+
+/// Something that reads bytes which others wrote.
+pub(crate) struct Decoder {
+    /// What it reads, as in `fuzz TARGET=chunk-xor`.
+    pub(crate) name: &'static str,
+    /// Reads everything in the input, lazily read parts as well; the error is what a user would see.
+    pub(crate) decode: fn(&[u8]) -> Result<(), String>,
+    /// Valid inputs.
+    pub(crate) seeds: fn() -> Vec<Vec<u8>>,
+    /// What a text is made of; empty for binary formats.
+    pub(crate) words: &'static [&'static str],
+    /// Makes checksums right again, so that a mutated input passes them.
+    pub(crate) repair: Option<fn(&mut Vec<u8>)>,
+    /// The bytes that memory and time are measured against, where that is not the input's size: what a compressed input
+    /// unpacks to.
+    pub(crate) size: Option<fn(&[u8]) -> usize>,
+}
+
+impl Decoder {
+    const fn new(name: &'static str, decode: fn(&[u8]) -> Result<(), String>, seeds: fn() -> Vec<Vec<u8>>) -> Self {
+        Self { name, decode, seeds, words: &[], repair: None, size: None }
+    }
+
+    const fn words(mut self, words: &'static [&'static str]) -> Self {
+        self.words = words;
+        self
+    }
+
+    const fn repaired(mut self, repair: fn(&mut Vec<u8>)) -> Self {
+        self.repair = Some(repair);
+        self
+    }
+
+    const fn sized(mut self, size: fn(&[u8]) -> usize) -> Self {
+        self.size = Some(size);
+        self
+    }
+}
+
+/// Hands a text on to its reader; other bytes are refused before they come to it.
+fn text(input: &[u8], read: impl FnOnce(&str) -> Result<(), String>) -> Result<(), String> {
+    read(std::str::from_utf8(input).map_err(|e| e.to_string())?)
+}
+
+fn said<T, E: std::fmt::Display>(result: Result<T, E>) -> Result<(), String> {
+    result.map(drop).map_err(|e| e.to_string())
+}
+
+fn texts(all: &[&str]) -> Vec<Vec<u8>> {
+    all.iter().map(|text| text.as_bytes().to_vec()).collect()
+}
