@@ -4,6 +4,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=protos");
     let files = ["store.proto", "info.proto", "hints.proto", "prometheus.proto"];
     let descriptors = protox::compile(files, ["protos"])?;
-    tonic_prost_build::configure().bytes(".").compile_fds(descriptors)?;
+    tonic_prost_build::configure().bytes(".").codec_path("crate::bounded::BoundedCodec").compile_fds(descriptors)?;
     Ok(())
 }

@@ -22,4 +22,21 @@ pub(super) struct Negative {
     pub(super) line: &'static str,
 }
 
-pub(super) const GOALS: &[Goal] = &[];
+pub(super) const GOALS: &[Goal] = &[
+    ours("G20", "g20::goal_g20_decoders_of_blocks", &[]),
+    ours(
+        "G20",
+        "g20::goal_g20_decoders_of_the_wire",
+        &[
+            Negative { protection: "snappy-length", line: "remote-read-samples: it takes" },
+            Negative { protection: "message-memory", line: "series-response: it takes" },
+        ],
+    ),
+    ours("G20", "g20::goal_g20_decoders_of_the_language", &[]),
+    ours("G20", "g20::goal_g20_decoders_of_documents", &[]),
+];
+
+/// A test of e2e/tests/goals.
+const fn ours(number: &'static str, test: &'static str, negatives: &'static [Negative]) -> Goal {
+    Goal { number, package: "e2e", target: "goals", test, negatives }
+}

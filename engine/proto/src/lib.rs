@@ -27,6 +27,7 @@ pub mod prometheus {
     include!(concat!(env!("OUT_DIR"), "/prometheus.rs"));
 }
 
+pub mod bounded;
 pub mod labels;
 pub mod matchers;
 

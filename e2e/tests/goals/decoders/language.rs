@@ -73,7 +73,8 @@ pub(crate) const LANGUAGE: &[Decoder] = &[
     Decoder::new("selector", |b| text(b, |t| said(parse_metric_selector(t))), selectors).words(WORDS),
     Decoder::new("metric", |b| text(b, |t| said(parse_metric(t))), metrics).words(WORDS),
     Decoder::new("series-description", series_description, series).words(WORDS),
-    Decoder::new("regex", regex, regexes).words(REGEX),
+    // An automaton may take 10 MiB (`model::regex`), and building it more, however short its pattern: goal G43 is about its cost.
+    Decoder::new("regex", regex, regexes).words(REGEX).allowed(32 << 20),
     Decoder::new("duration", |b| text(b, |t| said(model::time::parse_duration(t))), durations).words(&["ms", "1", "y"]),
     Decoder::new("number", |b| text(b, |t| said(promql::parse::parse_number(t))), numbers).words(&["0x", "_", "e"]),
 ];
@@ -99,9 +100,9 @@ fn expressions() -> Vec<Vec<u8>> {
         "up",
         "sum by (job) (rate(http_requests_total{code=~\"5..\",job!=\"x\"}[5m] offset 1h)) / on (job) group_left (a) b > bool 0",
         "histogram_quantile(0.9, sum by (le) (increase(x_bucket[1h:5m] @ end())))",
-        "-1 ^ 2 + +foo unless ignoring (x) bar or topk(3, {__name__=~\"a|b\"}) @ 1.5e3",
+        "-1 ^ 2 + +foo unless ignoring (x) bar or topk(3, {__name__=~\"a|b\"} @ 1.5e3)",
         "label_replace(up, \"a\", \"$1\", 'b', `(.*)`) # comment\n",
-        "{\"a.b\", \"c\"=\"d\"}[0x1p3s]",
+        "{\"a.b\", \"c\"=\"d\"}[90s]",
     ])
 }
 
@@ -139,5 +140,5 @@ fn durations() -> Vec<Vec<u8>> {
 }
 
 fn numbers() -> Vec<Vec<u8>> {
-    texts(&["1", "-0x1F", "1_000.5e-3", "Inf", "nan", "5m"])
+    texts(&["1", "0x1F", "1_000.5e-3", "Inf", "nan"])
 }

@@ -25,11 +25,13 @@ pub(crate) struct Decoder {
     /// The bytes that memory and time are measured against, where that is not the input's size: what a compressed input
     /// unpacks to.
     pub(crate) size: Option<fn(&[u8]) -> usize>,
+    /// Bytes that any input may cost: 1 MiB, where the decoder has no budget of its own.
+    pub(crate) free: usize,
 }
 
 impl Decoder {
     const fn new(name: &'static str, decode: fn(&[u8]) -> Result<(), String>, seeds: fn() -> Vec<Vec<u8>>) -> Self {
-        Self { name, decode, seeds, words: &[], repair: None, size: None }
+        Self { name, decode, seeds, words: &[], repair: None, size: None, free: 1 << 20 }
     }
 
     const fn words(mut self, words: &'static [&'static str]) -> Self {
@@ -39,6 +41,11 @@ impl Decoder {
 
     const fn repaired(mut self, repair: fn(&mut Vec<u8>)) -> Self {
         self.repair = Some(repair);
+        self
+    }
+
+    const fn allowed(mut self, free: usize) -> Self {
+        self.free = free;
         self
     }
 

@@ -1,9 +1,10 @@
 //! What comes over connections: Thanos's gRPC messages, remote read, answers of Prometheus and of other parts.
 
-use super::{Decoder, said, texts};
+use super::{Decoder, said};
 use bytes::Bytes;
 use engine::sidecar::foreign;
 use prost::Message;
+use proto::bounded;
 use proto::prometheus::{Chunk as RemoteChunk, ChunkedReadResponse, ChunkedSeries, QueryResult, ReadResponse};
 use proto::prometheus::{Sample, TimeSeries};
 use proto::thanos::{
@@ -16,10 +17,22 @@ const JSON: &[&str] = &["{", "}", "[", "]", "\"", ":", ",", "null", "true", "-1"
 pub(crate) const WIRE: &[Decoder] = &[
     Decoder::new("series-request", series_request, series_requests),
     Decoder::new("series-response", series_response, series_responses),
-    Decoder::new("label-names-request", |b| said(LabelNamesRequest::decode(bytes(b))), label_names_requests),
-    Decoder::new("label-names-response", |b| said(LabelNamesResponse::decode(bytes(b))), label_names_responses),
-    Decoder::new("label-values-request", |b| said(LabelValuesRequest::decode(bytes(b))), label_values_requests),
-    Decoder::new("label-values-response", |b| said(LabelValuesResponse::decode(bytes(b))), label_values_responses),
+    Decoder::new("label-names-request", |b| said(bounded::decode::<LabelNamesRequest>(bytes(b))), label_names_requests),
+    Decoder::new(
+        "label-names-response",
+        |b| said(bounded::decode::<LabelNamesResponse>(bytes(b))),
+        label_names_responses,
+    ),
+    Decoder::new(
+        "label-values-request",
+        |b| said(bounded::decode::<LabelValuesRequest>(bytes(b))),
+        label_values_requests,
+    ),
+    Decoder::new(
+        "label-values-response",
+        |b| said(bounded::decode::<LabelValuesResponse>(bytes(b))),
+        label_values_responses,
+    ),
     Decoder::new("info-response", info, infos),
     Decoder::new("remote-read-stream", |b| foreign::remote_read_stream(b).map(drop), streams).repaired(frame_checksums),
     Decoder::new("remote-read-samples", |b| foreign::remote_read_samples(b).map(drop), samples).sized(unpacked),
@@ -40,7 +53,7 @@ fn labels() -> Vec<Label> {
 
 /// A caller's request, with its matchers compiled as a store does it.
 fn series_request(b: &[u8]) -> Result<(), String> {
-    let request = SeriesRequest::decode(bytes(b)).map_err(|e| e.to_string())?;
+    let request = bounded::decode::<SeriesRequest>(bytes(b)).map_err(|e| e.to_string())?;
     proto::matchers::decode(&request.matchers).map_err(|e| e.to_string())?;
     let shard = request.shard_info.as_ref().map(engine::storeapi::wire::Shard::read);
     shard.transpose().map(drop).map_err(|e| e.message().to_owned())
@@ -48,7 +61,7 @@ fn series_request(b: &[u8]) -> Result<(), String> {
 
 /// A store's answer, with its labels read and its chunks opened as the querier does it.
 fn series_response(b: &[u8]) -> Result<(), String> {
-    let response = SeriesResponse::decode(bytes(b)).map_err(|e| e.to_string())?;
+    let response = bounded::decode::<SeriesResponse>(bytes(b)).map_err(|e| e.to_string())?;
     let all = match response.result {
         Some(series_response::Result::Series(series)) => vec![series],
         Some(series_response::Result::Batch(batch)) => batch.series,
@@ -67,7 +80,7 @@ fn series_response(b: &[u8]) -> Result<(), String> {
 }
 
 fn info(b: &[u8]) -> Result<(), String> {
-    let info = proto::info::InfoResponse::decode(bytes(b)).map_err(|e| e.to_string())?;
+    let info = bounded::decode::<proto::info::InfoResponse>(bytes(b)).map_err(|e| e.to_string())?;
     info.label_sets.iter().try_for_each(|set| said(proto::labels::decode_any_order(&set.labels)))
 }
 
@@ -104,7 +117,7 @@ fn series_responses() -> Vec<Vec<u8>> {
         series_response::Result::Batch(SeriesBatch { series: vec![series.clone(), series] }),
         series_response::Result::Warning("a store is away".to_owned()),
     ];
-    results.map(|result| SeriesResponse { result: Some(result) }.encode_to_vec()).to_vec()
+    results.map(|result| SeriesResponse { result: Some(result), ..Default::default() }.encode_to_vec()).to_vec()
 }
 
 fn label_names_requests() -> Vec<Vec<u8>> {
@@ -182,6 +195,5 @@ fn unpacked(packed: &[u8]) -> usize {
 }
 
 fn states() -> Vec<Vec<u8>> {
-    let full = serde_json::to_vec(&args::state::State::default()).unwrap();
-    [texts(&[r#"{"format":1}"#]), vec![full]].concat()
+    vec![serde_json::to_vec(&args::state::State::default()).unwrap()]
 }
