@@ -1,6 +1,6 @@
 //! What people and other programs write as documents: custom resources, rule files, configurations, lists of endpoints.
 
-use super::{Decoder, said, text, texts};
+use super::{Decoder, nested, said, text, texts};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use operator::api::{MonitoringCluster, RemoteStore};
@@ -40,20 +40,27 @@ const YAML: &[&str] = &[
 const JSON: &[&str] = &["{", "}", "[", "]", "\"", ":", ",", "null", "true", "-1", "1e999", "\\u0000", "\"spec\":"];
 
 pub(crate) const DOCUMENTS: &[Decoder] = &[
-    Decoder::new("monitoring-cluster", monitoring_cluster, monitoring_clusters).words(JSON),
-    Decoder::new("remote-store", |b| said(serde_json::from_slice::<RemoteStore>(b)), remote_stores).words(JSON),
-    Decoder::new("rule-file", rule_file, rule_files).words(YAML),
-    Decoder::new("scrape-configs", scrape_configs, scrapes).words(YAML),
-    Decoder::new("objstore-secret", objstore_secret, objstores).words(YAML),
+    Decoder::new("monitoring-cluster", monitoring_cluster, monitoring_clusters)
+        .bombs(|| nested("[", "", "]"))
+        .words(JSON),
+    Decoder::new("remote-store", |b| said(serde_json::from_slice::<RemoteStore>(b)), remote_stores)
+        .bombs(|| nested("[", "", "]"))
+        .words(JSON),
+    Decoder::new("rule-file", rule_file, rule_files).bombs(yaml_bombs).words(YAML),
+    Decoder::new("scrape-configs", scrape_configs, scrapes).bombs(yaml_bombs).words(YAML),
+    Decoder::new("objstore-secret", objstore_secret, objstores).bombs(yaml_bombs).words(YAML),
     Decoder::new(
         "endpoints",
         |b| text(b, |t| said(serde_saphyr::from_str::<args::endpoints::Endpoints>(t))),
         endpoints,
     )
+    .bombs(yaml_bombs)
     .words(YAML),
-    Decoder::new("links", |b| text(b, |t| said(serde_saphyr::from_str::<args::links::Links>(t))), links).words(YAML),
-    Decoder::new("prometheus-config", prometheus_config, prometheus_configs).words(YAML),
-    Decoder::new("reloaded-config", reloaded, reloads).words(YAML).sized(unpacked),
+    Decoder::new("links", |b| text(b, |t| said(serde_saphyr::from_str::<args::links::Links>(t))), links)
+        .bombs(yaml_bombs)
+        .words(YAML),
+    Decoder::new("prometheus-config", prometheus_config, prometheus_configs).bombs(yaml_bombs).words(YAML),
+    Decoder::new("reloaded-config", reloaded, reloads).bombs(yaml_bombs).words(YAML).sized(unpacked),
     Decoder::new("store-address", |b| text(b, |t| said(engine::query::address::Address::parse(t))), addresses)
         .words(&["dns+", "dnssrv+", "[", "]", ":", "://", "%", ".", "65536"]),
 ];
@@ -203,4 +210,12 @@ fn reloads() -> Vec<Vec<u8>> {
 
 fn addresses() -> Vec<Vec<u8>> {
     texts(&["a:10901", "dns+a.b:10901", "dnssrv+_grpc._tcp.a", "[::1]:10901"])
+}
+
+fn yaml_bombs() -> Vec<Vec<u8>> {
+    let laughs: String =
+        (1..12).map(|i| format!("a{i}: &a{i} [{}]\n", vec![format!("*a{}", i - 1); 10].join(","))).collect();
+    let laughs = format!("a0: &a0 lol\n{laughs}groups: *a11\nendpoints: *a11\nlinks: *a11\n");
+    let reloaded = "$(HOME)".repeat(2000);
+    [nested("[", "", "]"), nested("{a: ", "1", "}"), nested("- ", "1", ""), texts(&[&laughs, &reloaded])].concat()
 }

@@ -1,6 +1,6 @@
 //! What people type: PromQL, matchers, regular expressions, durations, series of the test language.
 
-use super::{Decoder, said, text, texts};
+use super::{Decoder, nested, said, text, texts};
 use model::{MatchOp, Matcher};
 use promql::parse::{Options, parse_expr, parse_metric, parse_metric_selector};
 
@@ -69,12 +69,14 @@ const REGEX: &[&str] = &[
 ];
 
 pub(crate) const LANGUAGE: &[Decoder] = &[
-    Decoder::new("promql", |b| text(b, |t| said(parse_expr(t, &Options::default()))), expressions).words(WORDS),
+    Decoder::new("promql", |b| text(b, |t| said(parse_expr(t, &Options::default()))), expressions)
+        .bombs(expression_bombs)
+        .words(WORDS),
     Decoder::new("selector", |b| text(b, |t| said(parse_metric_selector(t))), selectors).words(WORDS),
     Decoder::new("metric", |b| text(b, |t| said(parse_metric(t))), metrics).words(WORDS),
-    Decoder::new("series-description", series_description, series).words(WORDS),
+    Decoder::new("series-description", series_description, series).bombs(series_bombs).words(WORDS),
     // An automaton may take 10 MiB (`model::regex`), and building it more, however short its pattern: goal G43 is about its cost.
-    Decoder::new("regex", regex, regexes).words(REGEX).allowed(32 << 20),
+    Decoder::new("regex", regex, regexes).bombs(regex_bombs).words(REGEX).allowed(32 << 20),
     Decoder::new("duration", |b| text(b, |t| said(model::time::parse_duration(t))), durations).words(&["ms", "1", "y"]),
     Decoder::new("number", |b| text(b, |t| said(promql::parse::parse_number(t))), numbers).words(&["0x", "_", "e"]),
 ];
@@ -141,4 +143,37 @@ fn durations() -> Vec<Vec<u8>> {
 
 fn numbers() -> Vec<Vec<u8>> {
     texts(&["1", "0x1F", "1_000.5e-3", "Inf", "nan"])
+}
+
+fn expression_bombs() -> Vec<Vec<u8>> {
+    [
+        nested("(", "up", ")"),
+        nested("-", "up", ""),
+        nested("sum(", "up", ")"),
+        nested("up + ", "up", ""),
+        nested("up[1m:", "", "]"),
+        nested("{", "", ""),
+        nested("1^", "1", ""),
+    ]
+    .concat()
+}
+
+fn regex_bombs() -> Vec<Vec<u8>> {
+    [
+        nested("(", "a", ")"),
+        nested("a|", "a", ""),
+        nested("[", "a", "]"),
+        texts(&[
+            "((a{100}){100}){10}",
+            "(((a*)*)*)*b",
+            "\\pL{1000}",
+            "(\\pL{31}|\\pN{31}){31}",
+            "[\\x{0}-\\x{10FFFF}]{1000}",
+        ]),
+    ]
+    .concat()
+}
+
+fn series_bombs() -> Vec<Vec<u8>> {
+    texts(&["m 1x18446744073709551615", "m 0+1x4294967295", "m _x9999999999", "m {{buckets:[1]}}x4294967295"])
 }

@@ -18,6 +18,8 @@ pub(crate) struct Decoder {
     pub(crate) decode: fn(&[u8]) -> Result<(), String>,
     /// Valid inputs.
     pub(crate) seeds: fn() -> Vec<Vec<u8>>,
+    /// Inputs made to harm, tried once each: elements of nothing, nesting, references to references.
+    pub(crate) bombs: fn() -> Vec<Vec<u8>>,
     /// What a text is made of; empty for binary formats.
     pub(crate) words: &'static [&'static str],
     /// Makes checksums right again, so that a mutated input passes them.
@@ -31,7 +33,12 @@ pub(crate) struct Decoder {
 
 impl Decoder {
     const fn new(name: &'static str, decode: fn(&[u8]) -> Result<(), String>, seeds: fn() -> Vec<Vec<u8>>) -> Self {
-        Self { name, decode, seeds, words: &[], repair: None, size: None, free: 1 << 20 }
+        Self { name, decode, seeds, bombs: Vec::new, words: &[], repair: None, size: None, free: 1 << 20 }
+    }
+
+    const fn bombs(mut self, bombs: fn() -> Vec<Vec<u8>>) -> Self {
+        self.bombs = bombs;
+        self
     }
 
     const fn words(mut self, words: &'static [&'static str]) -> Self {
@@ -66,4 +73,9 @@ fn said<T, E: std::fmt::Display>(result: Result<T, E>) -> Result<(), String> {
 
 fn texts(all: &[&str]) -> Vec<Vec<u8>> {
     all.iter().map(|text| text.as_bytes().to_vec()).collect()
+}
+
+/// Deep nesting: `open` many times, and something in the middle.
+fn nested(open: &str, middle: &str, close: &str) -> Vec<Vec<u8>> {
+    [100, 2_000, 100_000].map(|n| [&open.repeat(n), middle, &close.repeat(n)].concat().into_bytes()).to_vec()
 }

@@ -1,6 +1,6 @@
 //! What comes over connections: Thanos's gRPC messages, remote read, answers of Prometheus and of other parts.
 
-use super::{Decoder, said};
+use super::{Decoder, nested, said};
 use bytes::Bytes;
 use engine::sidecar::foreign;
 use prost::Message;
@@ -15,9 +15,10 @@ use proto::thanos::{
 const JSON: &[&str] = &["{", "}", "[", "]", "\"", ":", ",", "null", "true", "-1", "1e999", "\\u0000", "\"format\":"];
 
 pub(crate) const WIRE: &[Decoder] = &[
-    Decoder::new("series-request", series_request, series_requests),
-    Decoder::new("series-response", series_response, series_responses),
-    Decoder::new("label-names-request", |b| said(bounded::decode::<LabelNamesRequest>(bytes(b))), label_names_requests),
+    Decoder::new("series-request", series_request, series_requests).bombs(series_request_bombs),
+    Decoder::new("series-response", series_response, series_responses).bombs(series_response_bombs),
+    Decoder::new("label-names-request", |b| said(bounded::decode::<LabelNamesRequest>(bytes(b))), label_names_requests)
+        .bombs(string_bombs),
     Decoder::new(
         "label-names-response",
         |b| said(bounded::decode::<LabelNamesResponse>(bytes(b))),
@@ -33,10 +34,16 @@ pub(crate) const WIRE: &[Decoder] = &[
         |b| said(bounded::decode::<LabelValuesResponse>(bytes(b))),
         label_values_responses,
     ),
-    Decoder::new("info-response", info, infos),
-    Decoder::new("remote-read-stream", |b| foreign::remote_read_stream(b).map(drop), streams).repaired(frame_checksums),
-    Decoder::new("remote-read-samples", |b| foreign::remote_read_samples(b).map(drop), samples).sized(unpacked),
-    Decoder::new("state-document", |b| said(args::state::State::parse(b)), states).words(JSON),
+    Decoder::new("info-response", info, infos).bombs(info_bombs),
+    Decoder::new("remote-read-stream", |b| foreign::remote_read_stream(b).map(drop), streams)
+        .bombs(stream_bombs)
+        .repaired(frame_checksums),
+    Decoder::new("remote-read-samples", |b| foreign::remote_read_samples(b).map(drop), samples)
+        .bombs(samples_bombs)
+        .sized(unpacked),
+    Decoder::new("state-document", |b| said(args::state::State::parse(b)), states)
+        .bombs(|| nested("[", "", "]"))
+        .words(JSON),
 ];
 
 fn bytes(b: &[u8]) -> Bytes {
@@ -196,4 +203,65 @@ fn unpacked(packed: &[u8]) -> usize {
 
 fn states() -> Vec<Vec<u8>> {
     vec![serde_json::to_vec(&args::state::State::default()).unwrap()]
+}
+
+/// Half a million elements of nothing, inside the fields of the path.
+fn nothings(path: &[u8], element: u8) -> Vec<u8> {
+    let mut message = [element, 0].repeat(500_000);
+    for field in path.iter().rev() {
+        let mut outer = vec![field << 3 | 2];
+        outer.extend(crate::mutate::uvarint(message.len() as u64));
+        outer.extend(message);
+        message = outer;
+    }
+    message
+}
+
+const fn key(field: u8) -> u8 {
+    field << 3 | 2
+}
+
+fn series_request_bombs() -> Vec<Vec<u8>> {
+    vec![nothings(&[], key(3)), nothings(&[13], key(4)), nothings(&[12, 4], key(3)), nothings(&[], 5 << 3)]
+}
+
+fn series_response_bombs() -> Vec<Vec<u8>> {
+    vec![nothings(&[1], key(1)), nothings(&[1], key(2)), nothings(&[4], key(1)), nothings(&[4, 1], key(2))]
+}
+
+fn string_bombs() -> Vec<Vec<u8>> {
+    (1..=8).map(|field| nothings(&[], key(field))).collect()
+}
+
+fn info_bombs() -> Vec<Vec<u8>> {
+    vec![nothings(&[], key(1)), nothings(&[1], key(1)), nothings(&[3], key(6)), nothings(&[3, 6, 1], key(1))]
+}
+
+fn samples_bombs() -> Vec<Vec<u8>> {
+    let all = [
+        nothings(&[], key(1)),
+        nothings(&[1], key(1)),
+        nothings(&[1, 1], key(2)),
+        nothings(&[1, 1], key(3)),
+        nothings(&[1, 1], key(4)),
+        nothings(&[1, 1, 4], key(8)),
+    ];
+    let packed = all.map(|message| snap::raw::Encoder::new().compress_vec(&message).unwrap());
+    [packed.to_vec(), vec![vec![0xff, 0xff, 0xff, 0xff, 0x0f], vec![0xff, 0xff, 0xff, 0x7f, 0, 0]]].concat()
+}
+
+fn stream_bombs() -> Vec<Vec<u8>> {
+    let framed = |message: Vec<u8>| {
+        let mut out = crate::mutate::uvarint(message.len() as u64);
+        out.extend([0; 4]);
+        out.extend(message);
+        frame_checksums(&mut out);
+        out
+    };
+    vec![
+        framed(nothings(&[], key(1))),
+        framed(nothings(&[1], key(1))),
+        framed(nothings(&[1], key(2))),
+        vec![0xff, 0xff, 0xff, 0x1f, 1, 2, 3, 4],
+    ]
 }
