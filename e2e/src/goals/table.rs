@@ -33,7 +33,11 @@ pub(super) const GOALS: &[Goal] = &[
         ],
     ),
     ours("G20", "g20::goal_g20_decoders_of_the_language", &[]),
-    ours("G20", "g20::goal_g20_decoders_of_documents", &[]),
+    ours(
+        "G20",
+        "g20::goal_g20_decoders_of_documents",
+        &[Negative { protection: "yaml-aliases", line: "links: it takes" }],
+    ),
 ];
 
 /// A test of e2e/tests/goals.

@@ -11,6 +11,7 @@ mod query;
 mod server;
 mod sidecar;
 pub mod state;
+pub mod yaml;
 
 pub use flag::{List, Millis, Switch, normalize};
 pub use query::QueryArgs;

@@ -80,7 +80,7 @@ impl<T: serde::de::DeserializeOwned + Clone> Parsed<T> {
         {
             return Ok(value.clone());
         }
-        let value: T = serde_saphyr::from_str(&text).map_err(|e| format!("{}: {e}", path.display()))?;
+        let value: T = args::yaml::read(&text).map_err(|e| format!("{}: {e}", path.display()))?;
         self.0.insert(path.to_owned(), (text, value.clone()));
         Ok(value)
     }

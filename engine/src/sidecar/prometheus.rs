@@ -398,7 +398,7 @@ pub(super) fn external_labels(yaml: &str) -> Result<BTreeMap<String, String>, Pr
     if block.trim().is_empty() {
         return Ok(BTreeMap::new());
     }
-    serde_saphyr::from_str::<Global>(&block)
+    args::yaml::read::<Global>(&block)
         .map(|g| g.external_labels)
         .map_err(|e| PromError::Nonsense(format!("its configuration can't be read: {e}")))
 }

@@ -1,17 +1,45 @@
-//! What lies in blocks: chunks of every encoding.
+//! What lies in blocks and buckets: chunks of every encoding, meta.json, marks, our catalogue.
 
-use super::Decoder;
+use super::{Decoder, nested, said, texts};
+use bucket::catalogue::{Commit, File, Intent, Snapshot};
+use bucket::document;
 use bytes::Bytes;
 use model::FloatHistogram;
 use model::histogram::Span;
 use tsdb::chunk::histogram::FloatHistogramEncoder;
 use tsdb::chunk::{Encoding, XorEncoder, decode};
+use tsdb::marks::{DeletionMark, Mark as _, NoCompactMark, NoDownsampleMark};
+use tsdb::meta::BlockMeta;
 
 pub(crate) const BLOCKS: &[Decoder] = &[
     Decoder::new("chunk-xor", |b| chunk(Encoding::Xor, b), xor),
     Decoder::new("chunk-histogram", |b| chunk(Encoding::Histogram, b), histogram),
     Decoder::new("chunk-float-histogram", |b| chunk(Encoding::FloatHistogram, b), float_histogram),
+    Decoder::new("meta-json", |b| said(BlockMeta::read("meta.json", b)), metas).bombs(json_bombs).words(JSON),
+    Decoder::new("deletion-mark", |b| said(DeletionMark::read("deletion-mark.json", b)), marks)
+        .bombs(json_bombs)
+        .words(JSON),
+    Decoder::new("no-compact-mark", |b| said(NoCompactMark::read("no-compact-mark.json", b)), no_compact_marks)
+        .bombs(json_bombs)
+        .words(JSON),
+    Decoder::new("no-downsample-mark", no_downsample_mark, no_downsample_marks).bombs(json_bombs).words(JSON),
+    Decoder::new("catalogue-intent", |b| said(document::read::<Intent>("intent", b)), intents)
+        .bombs(json_bombs)
+        .words(JSON)
+        .repaired(document_checksum),
+    Decoder::new("catalogue-commit", |b| said(document::read::<Commit>("commit", b)), commits)
+        .bombs(json_bombs)
+        .words(JSON)
+        .repaired(document_checksum),
+    Decoder::new("catalogue-snapshot", |b| said(document::read::<Snapshot>("snapshot", b)), snapshots)
+        .bombs(json_bombs)
+        .words(JSON)
+        .repaired(document_checksum),
 ];
+
+const JSON: &[&str] =
+    &["{", "}", "[", "]", "\"", ":", ",", "null", "true", "-1", "1e999", "\\u0000", "\"thanos\":", "\"ulid\":"];
+const ID: &str = "01ARZ3NDEKTSV4RRFFQ69G5FAV";
 
 fn chunk(encoding: Encoding, bytes: &[u8]) -> Result<(), String> {
     for sample in decode(encoding, Bytes::copy_from_slice(bytes)).map_err(|e| e.to_string())? {
@@ -56,4 +84,74 @@ fn float_histogram() -> Vec<Vec<u8>> {
         assert!(encoder.append(1_700_000_000_000 + i * 15_000, &h));
     }
     vec![encoder.finish().to_vec()]
+}
+
+fn no_downsample_mark(b: &[u8]) -> Result<(), String> {
+    said(NoDownsampleMark::read("no-downsample-mark.json", b))
+}
+
+fn json_bombs() -> Vec<Vec<u8>> {
+    [nested("[", "", "]"), nested("{\"a\":", "1", "}"), nested("{\"thanos\":{\"extensions\":[", "", "")].concat()
+}
+
+/// As Thanos's compactor writes it.
+pub(crate) fn meta() -> BlockMeta {
+    let text = format!(
+        r#"{{"ulid":"{ID}","minTime":1700000000000,"maxTime":1700007200000,
+        "stats":{{"numSamples":553673,"numSeries":1346,"numChunks":4440}},
+        "compaction":{{"level":2,"sources":["{ID}","01ARZ3NDEKTSV4RRFFQ69G5FAW"],
+        "parents":[{{"ulid":"{ID}","minTime":1700000000000,"maxTime":1700007200000}}]}},"version":1,
+        "thanos":{{"labels":{{"cluster":"prod","prometheus_replica":"0"}},"downsample":{{"resolution":300000}},
+        "source":"compactor","segment_files":["000001"],"files":[{{"rel_path":"chunks/000001","size_bytes":4711}},
+        {{"rel_path":"index","size_bytes":815,"hash":{{"hashFunc":"SHA256","value":"00ff"}}}},{{"rel_path":"meta.json"}}],
+        "index_stats":{{"series_max_size":100}},"extensions":{{"parquet_migrated":true}},
+        "upload_time":"2026-11-22T10:00:00Z"}},"unknown":[1,{{"a":null}}]}}"#
+    );
+    BlockMeta::read("meta.json", text.as_bytes()).unwrap()
+}
+
+fn metas() -> Vec<Vec<u8>> {
+    vec![meta().write().unwrap()]
+}
+
+fn marks() -> Vec<Vec<u8>> {
+    let plain = format!(r#"{{"id":"{ID}","version":1,"deletion_time":1700000000}}"#);
+    [vec![DeletionMark::new(meta().id, 1_700_000_000, "by hand").write().unwrap()], texts(&[&plain])].concat()
+}
+
+fn no_compact_marks() -> Vec<Vec<u8>> {
+    vec![NoCompactMark::new(meta().id, 1_700_000_000, "manual", "by hand").write().unwrap()]
+}
+
+fn no_downsample_marks() -> Vec<Vec<u8>> {
+    vec![NoDownsampleMark::new(meta().id, 1_700_000_000, "manual", "by hand").write().unwrap()]
+}
+
+fn intents() -> Vec<Vec<u8>> {
+    let files =
+        vec![File { path: "index".to_owned(), size: 815 }, File { path: "chunks/000001".to_owned(), size: 4711 }];
+    let intent = Intent { block: meta().id, time_ms: 1_700_000_000_000, writer: "w".to_owned(), files };
+    vec![document::write("intent", &intent).unwrap()]
+}
+
+fn commits() -> Vec<Vec<u8>> {
+    let commit = Commit { time_ms: 1_700_000_000_000, writer: "w".to_owned(), meta: meta() };
+    vec![document::write("commit", &commit).unwrap()]
+}
+
+fn snapshots() -> Vec<Vec<u8>> {
+    let snapshot = Snapshot { number: 7, blocks: vec![meta(), meta()], folded: vec![meta().id], ..Default::default() };
+    vec![document::write("snapshot", &snapshot).unwrap()]
+}
+
+/// Makes the checksum in a document's first line right.
+fn document_checksum(bytes: &mut Vec<u8>) {
+    let Some(end) = bytes.iter().position(|b| *b == b'\n') else { return };
+    let (head, body) = bytes.split_at_mut(end + 1);
+    let crc = format!("{:08x}", crc32c::crc32c(body));
+    let key = b"\"crc32c\":\"";
+    let Some(at) = head.windows(key.len()).position(|w| w == key) else { return };
+    if let Some(old) = head.get_mut(at + key.len()..at + key.len() + 8) {
+        old.copy_from_slice(crc.as_bytes());
+    }
 }

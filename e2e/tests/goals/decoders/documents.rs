@@ -49,14 +49,10 @@ pub(crate) const DOCUMENTS: &[Decoder] = &[
     Decoder::new("rule-file", rule_file, rule_files).bombs(yaml_bombs).words(YAML),
     Decoder::new("scrape-configs", scrape_configs, scrapes).bombs(yaml_bombs).words(YAML),
     Decoder::new("objstore-secret", objstore_secret, objstores).bombs(yaml_bombs).words(YAML),
-    Decoder::new(
-        "endpoints",
-        |b| text(b, |t| said(serde_saphyr::from_str::<args::endpoints::Endpoints>(t))),
-        endpoints,
-    )
-    .bombs(yaml_bombs)
-    .words(YAML),
-    Decoder::new("links", |b| text(b, |t| said(serde_saphyr::from_str::<args::links::Links>(t))), links)
+    Decoder::new("endpoints", |b| text(b, |t| said(args::yaml::read::<args::endpoints::Endpoints>(t))), endpoints)
+        .bombs(yaml_bombs)
+        .words(YAML),
+    Decoder::new("links", |b| text(b, |t| said(args::yaml::read::<args::links::Links>(t))), links)
         .bombs(yaml_bombs)
         .words(YAML),
     Decoder::new("prometheus-config", prometheus_config, prometheus_configs).bombs(yaml_bombs).words(YAML),
@@ -177,7 +173,10 @@ fn scrapes() -> Vec<Vec<u8>> {
 }
 
 fn objstores() -> Vec<Vec<u8>> {
-    texts(&["type: S3\nconfig:\n  bucket: b\n  endpoint: e:9000\n  access_key: k\n  secret_key: s\n"])
+    texts(&[
+        "type: S3\nconfig:\n  bucket: b\n  endpoint: e:9000\n  access_key: k\n  secret_key: s\n",
+        "type: FILESYSTEM\nconfig: {directory: /var/bucket}\nprefix: a/b\n",
+    ])
 }
 
 fn endpoints() -> Vec<Vec<u8>> {
