@@ -6,9 +6,14 @@
 pub mod chunk;
 pub mod disk;
 mod error;
+pub mod header;
+pub mod index;
 pub mod json;
 pub mod marks;
 pub mod meta;
+mod read;
+pub mod segment;
+pub mod tombstones;
 
 pub use error::{Error, ErrorKind, Result};
 pub use meta::BlockMeta;

@@ -36,6 +36,17 @@ pub trait FileWriter: io::Write + Send {
     fn sync(&mut self) -> io::Result<()>;
 }
 
+/// A file that is read in parts, without mapping it.
+pub trait FileReader: Send + Sync {
+    /// Size in bytes when it was opened.
+    fn size(&self) -> u64;
+    /// Fills `buffer` with the bytes from `offset` on.
+    ///
+    /// # Errors
+    /// When the disk refuses, or the file ends before.
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()>;
+}
+
 /// A disk. All calls block: run them off the async threads.
 ///
 /// # Errors
@@ -44,6 +55,8 @@ pub trait Disk: Send + Sync + 'static {
     /// A whole file, for reading in any order: mapped into memory, or in it. The file must not be changed afterwards;
     /// removing or renaming it is fine.
     fn open(&self, path: &Path) -> Result<Bytes>;
+    /// A file for reading in parts: for large ones that are read once, since mapped pages count as memory.
+    fn reader(&self, path: &Path) -> Result<Box<dyn FileReader>>;
     /// A whole small file, read into memory; one that is larger than `max` bytes is refused.
     fn read(&self, path: &Path, max: u64) -> Result<Bytes>;
     /// Size of a file in bytes.

@@ -1,12 +1,12 @@
 //! The machine's disk.
 
-use super::{Disk, Entry, FileWriter, map};
+use super::{Disk, Entry, FileReader, FileWriter, map};
 use crate::error::{Error, ErrorKind, Result};
 use bytes::Bytes;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Read as _, Write as _};
 use std::os::unix::fs::FileExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Bytes that are gathered before the operating system is asked.
 const BUFFER: usize = 256 << 10;
@@ -37,6 +37,30 @@ impl FileWriter for RealFile {
     }
 }
 
+struct OpenFile {
+    file: File,
+    path: PathBuf,
+    size: u64,
+}
+
+impl FileReader for OpenFile {
+    fn size(&self) -> u64 {
+        self.size
+    }
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        self.file.read_exact_at(buffer, offset).map_err(|e| {
+            if e.kind() == io::ErrorKind::UnexpectedEof {
+                let kind = ErrorKind::Truncated {
+                    needed: buffer.len() as u64,
+                    left: self.size.saturating_sub(offset).min(buffer.len() as u64),
+                };
+                return Error::new(self.path.display(), "read", offset, kind);
+            }
+            Error { offset, ..Error::io(self.path.display(), "read", e) }
+        })
+    }
+}
+
 fn named<T>(path: &Path, what: &'static str, result: io::Result<T>) -> Result<T> {
     result.map_err(|e| Error::io(path.display(), what, e))
 }
@@ -51,6 +75,12 @@ fn missing_is_fine(result: io::Result<()>) -> io::Result<()> {
 impl Disk for RealDisk {
     fn open(&self, path: &Path) -> Result<Bytes> {
         named(path, "open", File::open(path).and_then(|mut f| map::bytes(&mut f)))
+    }
+
+    fn reader(&self, path: &Path) -> Result<Box<dyn FileReader>> {
+        let file = named(path, "open", File::open(path))?;
+        let size = named(path, "size", file.metadata())?.len();
+        Ok(Box::new(OpenFile { file, path: path.to_owned(), size }))
     }
 
     fn read(&self, path: &Path, max: u64) -> Result<Bytes> {
@@ -158,6 +188,11 @@ mod tests {
         let path = dir.path().join("meta.json");
         replace(&RealDisk, &path, &[b' '; 100]).unwrap();
         assert_eq!(RealDisk.read(&path, 100).unwrap().len(), 100);
+        let reader = RealDisk.reader(&path).unwrap();
+        assert_eq!(reader.size(), 100);
+        reader.read_at(98, &mut [0; 2]).unwrap();
+        let error = reader.read_at(98, &mut [0; 3]).unwrap_err();
+        assert!(error.is_damage() && error.to_string().contains("at byte 98"), "{error}");
         let error = RealDisk.read(&path, 99).unwrap_err().to_string();
         assert!(error.contains("meta.json") && error.contains("larger than the 99 bytes"), "{error}");
     }

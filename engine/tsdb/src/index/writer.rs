@@ -1,0 +1,393 @@
+//! Writing an index of version 2, byte by byte as Prometheus's writer does for the same input.
+//!
+//! Symbols first, then series, then [`Writer::finish`]. In memory are about 20 bytes per symbol and, at the end, 12 bytes
+//! per series; postings are gathered from the series section that was just written, some label names at a time.
+
+use super::series::{self, ChunkMeta, Series};
+use super::symbols::{Symbols, sized};
+use super::toc::{MAGIC, Toc, Version};
+use super::{ALIGN, HEADER_LEN};
+use crate::disk::{Disk, TempFile};
+use crate::error::{Error, Result};
+use crate::read::{Cursor, put_sized, put_uvarint};
+use bytes::Bytes;
+use model::Labels;
+use model::labels::is_sorted;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Series references have 32 bits, in units of 16 bytes.
+const MAX_SIZE: u64 = 16 * (u32::MAX as u64);
+/// Pairs of label value and series that are held at once, at least.
+const BATCH: usize = 1 << 20;
+
+/// What was written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Series.
+    pub series: u64,
+    /// Chunks.
+    pub chunks: u64,
+    /// Size of the file in bytes.
+    pub size: u64,
+    /// Bytes of the longest series entry (Thanos's `series_max_size`).
+    pub series_max_size: u64,
+}
+
+/// Writes an index.
+pub struct Writer<'a> {
+    disk: &'a dyn Disk,
+    path: PathBuf,
+    name: Arc<str>,
+    file: TempFile<'a>,
+    position: u64,
+    toc: Toc,
+    symbol_count: u32,
+    last_symbol: String,
+    symbols: Option<Lookup>,
+    /// How many series have each label name, by the number of its symbol.
+    uses: hashbrown::HashMap<u32, u64>,
+    last_labels: Option<Labels>,
+    last_chunk: u64,
+    stats: Stats,
+    out: Vec<u8>,
+    body: Vec<u8>,
+    references: Vec<(u32, u32)>,
+}
+
+/// Finds the numbers of symbols by the bytes in the file.
+struct Lookup {
+    symbols: Symbols,
+    bytes: Bytes,
+    /// Place of the symbol in the file (at its length) and its number.
+    table: hashbrown::HashTable<(u64, u32)>,
+}
+
+fn hash(bytes: &[u8]) -> u64 {
+    xxhash_rust::xxh3::xxh3_64(bytes)
+}
+
+impl Lookup {
+    fn at(bytes: &Bytes, place: u64) -> &[u8] {
+        bytes.get(place as usize..).and_then(sized).map_or(&[], |(s, _)| s)
+    }
+
+    fn find(&self, symbol: &str) -> Option<u32> {
+        let same = |(place, _): &(u64, u32)| Self::at(&self.bytes, *place) == symbol.as_bytes();
+        self.table.find(hash(symbol.as_bytes()), same).map(|(_, n)| *n)
+    }
+}
+
+impl<'a> Writer<'a> {
+    /// Begins the file `path` (as `<path>.tmp` until [`Writer::finish`]).
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn create(disk: &'a dyn Disk, path: &Path) -> Result<Self> {
+        let file = TempFile::create(disk, path)?;
+        let mut writer = Self {
+            disk,
+            path: path.to_owned(),
+            name: path.display().to_string().into(),
+            file,
+            position: 0,
+            toc: Toc::default(),
+            symbol_count: 0,
+            last_symbol: String::new(),
+            symbols: None,
+            uses: hashbrown::HashMap::new(),
+            last_labels: None,
+            last_chunk: 0,
+            stats: Stats::default(),
+            out: Vec::new(),
+            body: Vec::new(),
+            references: Vec::new(),
+        };
+        writer.put(&MAGIC.to_be_bytes())?;
+        writer.put(&[Version::V2.byte()])?;
+        writer.toc.symbols = writer.position;
+        // Length and count: written when they are known.
+        writer.put(&[0; 8])?;
+        Ok(writer)
+    }
+
+    fn put(&mut self, bytes: &[u8]) -> Result<()> {
+        self.position += bytes.len() as u64;
+        if self.position > MAX_SIZE {
+            return Err(self.refused("index", "an index can't be larger than 64 GiB"));
+        }
+        self.file.write(bytes)
+    }
+
+    fn refused(&self, section: &'static str, what: impl Into<String>) -> Error {
+        Error::refused(&self.name, section, what)
+    }
+
+    fn pad(&mut self, to: u64) -> Result<()> {
+        let over = self.position % to;
+        let zeros = [0u8; ALIGN as usize];
+        if over > 0 { self.put(zeros.get(..(to - over) as usize).unwrap_or_default()) } else { Ok(()) }
+    }
+
+    /// Adds a symbol: every label name and value of the block, sorted, each once; before the first series.
+    ///
+    /// # Errors
+    /// When it is out of order, or series were added already, or the disk refuses.
+    pub fn add_symbol(&mut self, symbol: &str) -> Result<()> {
+        if self.symbols.is_some() {
+            return Err(self.refused("symbols", "a symbol after the first series"));
+        }
+        if self.symbol_count > 0 && symbol <= self.last_symbol.as_str() {
+            let what = format!("symbol {symbol:?} comes after {:?}: they must be sorted", self.last_symbol);
+            return Err(self.refused("symbols", what));
+        }
+        let Some(count) = self.symbol_count.checked_add(1) else {
+            return Err(self.refused("symbols", "more than 2^32 symbols"));
+        };
+        self.symbol_count = count;
+        symbol.clone_into(&mut self.last_symbol);
+        let mut out = std::mem::take(&mut self.out);
+        out.clear();
+        put_sized(&mut out, symbol.as_bytes());
+        let done = self.put(&out);
+        self.out = out;
+        done
+    }
+
+    fn finish_symbols(&mut self) -> Result<()> {
+        if self.symbols.is_some() {
+            return Ok(());
+        }
+        let length = self.position - self.toc.symbols - 4;
+        let Ok(length) = u32::try_from(length) else {
+            return Err(self.refused("symbols", "the symbols are larger than 4 GiB"));
+        };
+        self.file.write_at(self.toc.symbols, &length.to_be_bytes())?;
+        self.file.write_at(self.toc.symbols + 4, &self.symbol_count.to_be_bytes())?;
+        self.file.flush()?;
+        let content = self.disk.open(self.file.path())?;
+        let from = self.toc.symbols as usize + 4;
+        let crc = crc32c::crc32c(content.get(from..).unwrap_or_default());
+        drop(content);
+        self.put(&crc.to_be_bytes())?;
+        self.file.flush()?;
+        let bytes = self.disk.open(self.file.path())?;
+        let symbols = Symbols::read(self.name.clone(), bytes.clone(), Version::V2, self.toc.symbols, 0)?;
+        let mut table = hashbrown::HashTable::with_capacity(self.symbol_count as usize);
+        let mut place = self.toc.symbols + 8;
+        for n in 0..self.symbol_count {
+            let symbol = Lookup::at(&bytes, place);
+            table.insert_unique(hash(symbol), (place, n), |(p, _)| hash(Lookup::at(&bytes, *p)));
+            self.out.clear();
+            put_uvarint(&mut self.out, symbol.len() as u64);
+            place += (self.out.len() + symbol.len()) as u64;
+        }
+        self.symbols = Some(Lookup { symbols, bytes, table });
+        self.toc.series = self.position;
+        Ok(())
+    }
+
+    /// Adds a series. Gives its reference, as postings have it.
+    ///
+    /// # Errors
+    /// When its labels are not behind those of the series before, a symbol was not added, chunks overlap, go back in time
+    /// or in the files, or the disk refuses.
+    pub fn add_series(&mut self, labels: &Labels, chunks: &[ChunkMeta]) -> Result<u32> {
+        self.finish_symbols()?;
+        self.check(labels, chunks)?;
+        self.references.clear();
+        for (name, value) in labels {
+            let find = |s: &str| {
+                let lookup = self.symbols.as_ref()?;
+                lookup.find(s)
+            };
+            let (Some(n), Some(v)) = (find(name), find(value)) else {
+                return Err(self.refused("series", format!("of {name:?} and {value:?} one is not among the symbols")));
+            };
+            self.references.push((n, v));
+        }
+        for (n, _) in &self.references {
+            *self.uses.entry(*n).or_default() += 1;
+        }
+        self.pad(ALIGN)?;
+        let Ok(reference) = u32::try_from(self.position / ALIGN) else {
+            return Err(self.refused("series", "an index can't be larger than 64 GiB"));
+        };
+        let mut out = std::mem::take(&mut self.out);
+        out.clear();
+        series::write(&mut out, &mut self.body, &self.references, chunks);
+        self.put(&out)?;
+        self.stats.series_max_size = self.stats.series_max_size.max(out.len() as u64);
+        self.out = out;
+        self.stats.series += 1;
+        self.stats.chunks += chunks.len() as u64;
+        self.last_labels = Some(labels.clone());
+        if let Some(c) = chunks.last() {
+            self.last_chunk = c.reference;
+        }
+        Ok(reference)
+    }
+
+    fn check(&self, labels: &Labels, chunks: &[ChunkMeta]) -> Result<()> {
+        if labels.is_empty() || !is_sorted(labels) {
+            return Err(self.refused("series", format!("a series must have labels, sorted: {labels}")));
+        }
+        if let Some(last) = self.last_labels.as_ref().filter(|l| *l >= labels) {
+            return Err(self.refused("series", format!("series {labels} comes after {last}: they must be sorted")));
+        }
+        let (mut reference, mut end) = (self.last_chunk, None);
+        for c in chunks {
+            if c.reference < reference {
+                let what = format!("a chunk of {labels} lies at {}, the one before at {reference}", c.reference);
+                return Err(self.refused("series", what));
+            }
+            if c.max_time < c.min_time || end.is_some_and(|e| c.min_time <= e) {
+                let what = format!(
+                    "a chunk of {labels} goes from {} to {} ms, after one that ends at {end:?}",
+                    c.min_time, c.max_time
+                );
+                return Err(self.refused("series", what));
+            }
+            (reference, end) = (c.reference, Some(c.max_time));
+        }
+        Ok(())
+    }
+
+    /// Writes postings and tables, and gives the file its name.
+    ///
+    /// # Errors
+    /// When the disk refuses; there is no file then.
+    pub fn finish(mut self) -> Result<Stats> {
+        self.finish_symbols()?;
+        self.file.flush()?;
+        let bytes = self.disk.open(self.file.path())?;
+        let series = bytes.slice(self.toc.series as usize..);
+        // No label indices: their place is where the series end.
+        self.toc.label_indices = self.position;
+        self.toc.postings = self.position;
+
+        let mut spill_path = self.path.clone().into_os_string();
+        spill_path.push("_postings_table");
+        // The table follows the lists but grows with them; it waits in a file of its own, which is never committed.
+        let mut spill = TempFile::create(self.disk, Path::new(&spill_path))?;
+        let entries = self.write_lists(&series, &mut spill)?;
+        spill.flush()?;
+        let table = self.disk.open(spill.path())?;
+
+        self.toc.label_indices_table = self.position;
+        self.toc.postings_table = self.position;
+        let Ok(length) = u32::try_from(table.len() + 4) else {
+            return Err(self.refused("postings table", "it is larger than 4 GiB"));
+        };
+        self.put(&length.to_be_bytes())?;
+        self.put(&entries.to_be_bytes())?;
+        self.put(&table)?;
+        let crc = crc32c::crc32c_append(crc32c::crc32c(&entries.to_be_bytes()), &table);
+        self.put(&crc.to_be_bytes())?;
+        drop(table);
+        drop(spill);
+        let toc = self.toc.write();
+        self.put(&toc)?;
+        let stats = Stats { size: self.position, ..self.stats };
+        self.file.commit()?;
+        Ok(stats)
+    }
+
+    fn write_lists(&mut self, section: &[u8], spill: &mut TempFile<'_>) -> Result<u32> {
+        let mut all = Vec::with_capacity(self.stats.series as usize);
+        walk(&self.name, section, self.toc.series, |reference, _| all.push(reference))?;
+        let mut entries = 0;
+        self.write_list(spill, &mut entries, "", "", &all)?;
+        let limit = all.len().max(BATCH);
+        drop(all);
+
+        let Some(lookup) = self.symbols.take() else { return Ok(entries) };
+        // Symbols are sorted, so the order of their numbers is that of the names.
+        let mut names: Vec<(u32, u64)> = std::mem::take(&mut self.uses).into_iter().collect();
+        names.sort_unstable();
+        let mut pairs: Vec<(u32, u32, u32)> = Vec::new();
+        let mut rest = names.as_slice();
+        while let Some((_, first_uses)) = rest.first() {
+            let (mut take, mut total) = (1, *first_uses);
+            while let Some((_, uses)) = rest.get(take).filter(|(_, u)| total + u <= limit as u64) {
+                total += uses;
+                take += 1;
+            }
+            let (batch, tail) = rest.split_at_checked(take).unwrap_or((rest, &[]));
+            rest = tail;
+            pairs.clear();
+            pairs.reserve_exact(usize::try_from(total).unwrap_or(0));
+            walk(&self.name, section, self.toc.series, |reference, labels| {
+                for (name, value) in labels {
+                    if batch.binary_search_by_key(name, |(n, _)| *n).is_ok() {
+                        pairs.push((*name, *value, reference));
+                    }
+                }
+            })?;
+            pairs.sort_unstable();
+            let mut references = Vec::new();
+            for list in pairs.chunk_by(|a, b| (a.0, a.1) == (b.0, b.1)) {
+                let Some((name, value, _)) = list.first() else { continue };
+                references.clear();
+                references.extend(list.iter().map(|p| p.2));
+                let (name, value) = (lookup.symbols.lookup(*name)?, lookup.symbols.lookup(*value)?);
+                self.write_list(spill, &mut entries, name, value, &references)?;
+            }
+        }
+        Ok(entries)
+    }
+
+    fn write_list(
+        &mut self,
+        spill: &mut TempFile<'_>,
+        entries: &mut u32,
+        name: &str,
+        value: &str,
+        references: &[u32],
+    ) -> Result<()> {
+        self.pad(4)?;
+        let place = self.position;
+        let mut out = std::mem::take(&mut self.out);
+        out.clear();
+        let count = references.len() as u32;
+        let Some(length) = count.checked_mul(4).and_then(|n| n.checked_add(4)) else {
+            return Err(self.refused("postings", "a list is larger than 4 GiB"));
+        };
+        out.extend_from_slice(&length.to_be_bytes());
+        out.extend_from_slice(&count.to_be_bytes());
+        for r in references {
+            out.extend_from_slice(&r.to_be_bytes());
+        }
+        let crc = crc32c::crc32c(out.get(4..).unwrap_or_default());
+        out.extend_from_slice(&crc.to_be_bytes());
+        self.put(&out)?;
+        out.clear();
+        put_uvarint(&mut out, 2);
+        put_sized(&mut out, name.as_bytes());
+        put_sized(&mut out, value.as_bytes());
+        put_uvarint(&mut out, place);
+        spill.write(&out)?;
+        self.out = out;
+        *entries =
+            entries.checked_add(1).ok_or_else(|| self.refused("postings table", "more than 2^32 label pairs"))?;
+        Ok(())
+    }
+}
+
+/// Calls `f` with the reference and the labels of each series in the section, which lies at `at` in the file.
+fn walk(file: &str, section: &[u8], at: u64, mut f: impl FnMut(u32, &[(u32, u32)])) -> Result<()> {
+    let mut series = Series::default();
+    let mut place = at.next_multiple_of(ALIGN);
+    while let Some(rest) = section.get((place - at) as usize..).filter(|r| !r.is_empty()) {
+        let mut cursor = Cursor::new(file, "series", rest, place);
+        let length = cursor.length()?;
+        let body = cursor.take(length)?;
+        series.read_labels(Cursor::new(file, "series", body, cursor.offset()))?;
+        cursor.be32()?;
+        f((place / ALIGN) as u32, &series.symbols);
+        place = (place + cursor.position() as u64).next_multiple_of(ALIGN);
+    }
+    Ok(())
+}
+
+const _: () = assert!(HEADER_LEN == 5, "the symbols begin behind magic and version");

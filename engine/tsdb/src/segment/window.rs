@@ -1,0 +1,86 @@
+//! Reading a segment's chunks in order through a window of memory, without mapping the file.
+
+use super::{CRC_LEN, Chunk, HEADER_LEN, MAX_LENGTH_LEN, check_header, read_chunk};
+use crate::disk::FileReader;
+use crate::error::{Error, ErrorKind, Result};
+use crate::read::{Varint, uvarint};
+use std::sync::Arc;
+
+/// Bytes that are read at once.
+const WINDOW: usize = 1 << 20;
+
+/// A segment, read through a window. Memory: 1 MiB, or the size of the largest chunk.
+pub struct Window {
+    file: Arc<str>,
+    reader: Box<dyn FileReader>,
+    buffer: Vec<u8>,
+    start: u64,
+}
+
+impl Window {
+    /// Opens a segment; `file` is named in errors.
+    ///
+    /// # Errors
+    /// When it has no proper header.
+    pub fn open(file: impl Into<Arc<str>>, reader: Box<dyn FileReader>) -> Result<Self> {
+        let mut window = Self { file: file.into(), reader, buffer: Vec::new(), start: 0 };
+        window.load(0, HEADER_LEN)?;
+        check_header(&window.file, window.buffer.get(..HEADER_LEN).unwrap_or(&window.buffer))?;
+        Ok(window)
+    }
+
+    /// Size of the segment in bytes.
+    pub fn size(&self) -> u64 {
+        self.reader.size()
+    }
+
+    /// The segment's name.
+    pub fn file(&self) -> &str {
+        &self.file
+    }
+
+    /// Has at least `length` bytes from `at` in the buffer, or all that there are.
+    fn load(&mut self, at: u64, length: usize) -> Result<()> {
+        let have = self.start..self.start + self.buffer.len() as u64;
+        let end = at.saturating_add(length as u64).min(self.size());
+        if at >= have.start && end <= have.end {
+            return Ok(());
+        }
+        let n = length.max(WINDOW).min(usize::try_from(self.size().saturating_sub(at)).unwrap_or(usize::MAX));
+        self.buffer.clear();
+        self.buffer.resize(n, 0);
+        self.start = at;
+        self.reader.read_at(at, &mut self.buffer)
+    }
+
+    /// The chunk at this place, and its size there.
+    ///
+    /// # Errors
+    /// When it is damaged, or lies beyond the end.
+    pub fn chunk(&mut self, offset: u32) -> Result<(Chunk<'_>, usize)> {
+        let at = u64::from(offset);
+        if at < HEADER_LEN as u64 || at >= self.size() {
+            let what = format!("a chunk would lie here; chunks lie from {HEADER_LEN} to {}", self.size());
+            return Err(Error::corrupt(&self.file, "chunk", at, what));
+        }
+        self.load(at, MAX_LENGTH_LEN)?;
+        let head = self.from(at);
+        if let Varint::Value(length, used) = uvarint(head) {
+            let total = length.saturating_add((used + 1 + CRC_LEN) as u64);
+            let left = self.size() - at;
+            if total > left {
+                // Told before so much memory is taken.
+                let kind = ErrorKind::Truncated { needed: total, left };
+                return Err(Error::new(&self.file, "chunk", at, kind));
+            }
+            self.load(at, usize::try_from(total).unwrap_or(usize::MAX))?;
+        }
+        let from = usize::try_from(at - self.start).unwrap_or(usize::MAX);
+        read_chunk(&self.file, self.buffer.get(from..).unwrap_or_default(), at)
+    }
+
+    fn from(&self, at: u64) -> &[u8] {
+        let from = usize::try_from(at - self.start).unwrap_or(usize::MAX);
+        self.buffer.get(from..).unwrap_or_default()
+    }
+}
