@@ -3,6 +3,7 @@
 //! Each format has a `FORMAT.md` beside its code. Every reader takes foreign bytes: it checks each length, never
 //! panics, and holds no more than 1 MiB + 16 × input.
 
+pub mod block;
 pub mod chunk;
 pub mod disk;
 mod error;

@@ -8,6 +8,8 @@ use std::sync::Arc;
 
 /// Bytes that are read at once.
 const WINDOW: usize = 1 << 20;
+/// Bytes that are read at least.
+const SMALL: usize = 4 << 10;
 
 /// A segment, read through a window. Memory: 1 MiB, or the size of the largest chunk.
 pub struct Window {
@@ -46,7 +48,12 @@ impl Window {
         if at >= have.start && end <= have.end {
             return Ok(());
         }
-        let n = length.max(WINDOW).min(usize::try_from(self.size().saturating_sub(at)).unwrap_or(usize::MAX));
+        // Forward by little: the next one is likely close. Else only what is asked for, so that places told in any order
+        // don't cost a window each.
+        let ahead = at >= have.start && at <= have.end.saturating_add(WINDOW as u64);
+        let n = length
+            .max(if ahead { WINDOW } else { SMALL })
+            .min(usize::try_from(self.size().saturating_sub(at)).unwrap_or(usize::MAX));
         self.buffer.clear();
         self.buffer.resize(n, 0);
         self.start = at;

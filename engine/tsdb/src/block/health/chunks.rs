@@ -1,0 +1,158 @@
+//! The chunks of a block: places, checksums, samples.
+
+use super::files::{SegmentFile, file_problem};
+use super::{ChunkCheck, Kind, Problem, Report};
+use crate::chunk::{self, Encoding};
+use crate::disk::Disk;
+use crate::index::{ChunkMeta, INDEX_FILE, Series};
+use crate::segment::{HEADER_LEN, Window, name, split};
+use bytes::Bytes;
+use model::Labels;
+
+/// Reads the chunks that series tell, segment by segment, through a window.
+pub(super) struct Checker<'a> {
+    disk: &'a dyn Disk,
+    segments: Vec<SegmentFile>,
+    check: ChunkCheck,
+    /// The segment that is open, or could not be opened.
+    open: Option<(usize, Option<Window>)>,
+    /// Bytes of chunks that were read.
+    read: u64,
+    given_up: bool,
+    /// Something could not be read, so bytes that seem to belong to nobody may not.
+    incomplete: bool,
+}
+
+impl<'a> Checker<'a> {
+    pub(super) fn new(disk: &'a dyn Disk, segments: Vec<SegmentFile>, check: ChunkCheck) -> Self {
+        Self { disk, segments, check, open: None, read: 0, given_up: false, incomplete: false }
+    }
+
+    fn total(&self) -> u64 {
+        self.segments.iter().map(|s| s.size).sum()
+    }
+
+    pub(super) fn series(&mut self, entry: &Series, labels: &Labels, at: u64, report: &mut Report) {
+        for c in &entry.chunks {
+            if self.given_up {
+                return;
+            }
+            self.chunk(c, labels, at, report);
+        }
+    }
+
+    fn chunk(&mut self, meta: &ChunkMeta, labels: &Labels, at: u64, report: &mut Report) {
+        let (number, offset) = split(meta.reference);
+        let Some(segment) = self.segments.get(number as usize) else {
+            let what = format!("a chunk would lie in {}, there are {} segments", name(number), self.segments.len());
+            return self.place(what, labels, at, report);
+        };
+        if u64::from(offset) < HEADER_LEN as u64 || u64::from(offset) >= segment.size {
+            let what = format!("a chunk would lie at {offset} of {}, which has {} bytes", segment.name, segment.size);
+            return self.place(what, labels, at, report);
+        }
+        if self.check == ChunkCheck::Places {
+            return;
+        }
+        if self.open.as_ref().is_none_or(|(n, _)| *n != number as usize) {
+            let opened = self.disk.reader(&segment.path).and_then(|r| Window::open(segment.name.as_str(), r));
+            let window = match opened {
+                Ok(window) => Some(window),
+                Err(e) => {
+                    file_problem(report, Kind::Segment, &segment.name, &e);
+                    None
+                }
+            };
+            self.open = Some((number as usize, window));
+        }
+        let Some((_, Some(window))) = &mut self.open else {
+            self.incomplete = true;
+            return;
+        };
+        let mut samples = 0;
+        let problem = match window.chunk(offset) {
+            Ok((chunk, size)) => {
+                self.read += size as u64;
+                report.stats.chunk_max_size = report.stats.chunk_max_size.max(size as u64);
+                samples = super::super::announced_samples(chunk.encoding, chunk.data);
+                match self.check {
+                    ChunkCheck::Decode => look(chunk.encoding, chunk.data, meta),
+                    ChunkCheck::Places | ChunkCheck::Checksums => None,
+                }
+                .map(|(kind, what)| (kind, "chunk", u64::from(offset), what))
+            }
+            Err(e) => {
+                self.incomplete = true;
+                Some((Kind::Chunk, e.section, e.offset, e.kind.to_string()))
+            }
+        };
+        report.stats.total_samples += samples;
+        if let Some((kind, section, offset, what)) = problem {
+            let file = window.file().to_owned();
+            report.add(Problem { kind, file, section, offset: Some(offset), series: Some(labels.clone()), what });
+        }
+        if self.read > self.total().saturating_mul(2) {
+            self.given_up = true;
+            let what = "chunks are referenced more than once; the rest was not read".to_owned();
+            report.add_file(Kind::TooManyReferences, INDEX_FILE, what);
+        }
+    }
+
+    fn place(&mut self, what: String, labels: &Labels, at: u64, report: &mut Report) {
+        self.incomplete = true;
+        report.add(Problem {
+            kind: Kind::ChunkReference,
+            file: INDEX_FILE.to_owned(),
+            section: "series",
+            offset: Some(at),
+            series: Some(labels.clone()),
+            what,
+        });
+    }
+
+    pub(super) fn finish(self, report: &mut Report) {
+        if self.check == ChunkCheck::Places
+            || self.incomplete
+            || self.given_up
+            || report.counts.contains_key(&Kind::Index)
+        {
+            return;
+        }
+        let headers = (self.segments.len() * HEADER_LEN) as u64;
+        let left = self.total().saturating_sub(headers).saturating_sub(self.read);
+        if left > 0 {
+            let what = format!("{left} bytes of the segments belong to no series");
+            report.add_file(Kind::Unreferenced, crate::segment::CHUNKS_DIR, what);
+        }
+    }
+}
+
+/// Decodes a chunk and compares its times with those in the index.
+fn look(encoding: Encoding, data: &[u8], meta: &ChunkMeta) -> Option<(Kind, String)> {
+    if let Encoding::Unknown(_) = encoding {
+        return Some((Kind::ChunkEncoding, format!("encoding {encoding} is not known")));
+    }
+    let (mut first, mut last) = (None, None);
+    match chunk::decode(encoding, Bytes::copy_from_slice(data)) {
+        Ok(samples) => {
+            for sample in samples {
+                match sample {
+                    Ok(s) => {
+                        first = first.or(Some(s.t));
+                        last = Some(s.t);
+                    }
+                    Err(e) => return Some((Kind::Chunk, e.to_string())),
+                }
+            }
+        }
+        Err(e) => return Some((Kind::Chunk, e.to_string())),
+    }
+    if (first, last) != (Some(meta.min_time), Some(meta.max_time)) {
+        let what = format!(
+            "its samples go from {first:?} to {last:?}, the index says from {} to {}",
+            meta.min_time, meta.max_time
+        );
+        return Some((Kind::ChunkTime, what));
+    }
+    None
+}
