@@ -316,6 +316,8 @@ func writeRaw(r struct {
 	Dir    string       `json:"dir"`
 	ULID   string       `json:"ulid"`
 	Series []seriesWire `json:"series"`
+	// SegmentSize: where segments are cut, in bytes; 0: Prometheus's own size.
+	SegmentSize int64 `json:"segment_size"`
 }) (any, error) {
 	id, err := ulid.Parse(r.ULID)
 	if err != nil {
@@ -325,7 +327,7 @@ func writeRaw(r struct {
 	if err := os.MkdirAll(dir, 0o777); err != nil {
 		return nil, err
 	}
-	cw, err := chunks.NewWriter(filepath.Join(dir, "chunks"))
+	cw, err := chunks.NewWriter(filepath.Join(dir, "chunks"), chunks.WithSegmentSize(r.SegmentSize))
 	if err != nil {
 		return nil, err
 	}
