@@ -1,13 +1,14 @@
 //! Writing a block: sorted series in, a folder out.
 
+use crate::chunk::aggregate::Container;
 use crate::chunk::{self, Encoding};
 use crate::disk::{Disk, replace};
 use crate::error::{Error, Result};
 use crate::index::{self, ChunkMeta, INDEX_FILE};
 use crate::meta::{BlockMeta, META_FILE, Stats};
-use crate::read::{Varint, uvarint};
 use crate::segment::{self, CHUNKS_DIR, MAX_SEGMENT_BYTES, NewChunk};
 use crate::tombstones::{TOMBSTONES_FILE, Tombstones};
+use bytes::Bytes;
 use model::Labels;
 use std::path::{Path, PathBuf};
 
@@ -122,15 +123,11 @@ impl<'a> Writer<'a> {
     }
 }
 
-/// How many samples a chunk announces; of a downsampled one, how many its count aggregate does.
+/// How many samples a chunk announces; of a downsampled one, how many its count aggregate does. 0 if it is too short.
 pub fn announced_samples(encoding: Encoding, data: &[u8]) -> u64 {
-    let data = match encoding {
-        Encoding::Aggregate => match uvarint(data) {
-            // The first of the five parts is the count: its length, its encoding, its data.
-            Varint::Value(n, used) if n > 0 => data.get(used + 1..).unwrap_or_default(),
-            _ => &[],
-        },
-        _ => data,
-    };
-    chunk::announced_samples(data).map_or(0, u64::from)
+    if encoding == Encoding::Aggregate {
+        let container = Container::parse(&Bytes::copy_from_slice(data));
+        return container.map_or(0, |c| u64::from(c.announced_samples()));
+    }
+    chunk::announced_samples(encoding, data).map_or(0, u64::from)
 }

@@ -106,10 +106,10 @@ pub(crate) fn files(dir: &Path) -> Vec<(String, Vec<u8>)> {
 pub(crate) fn floats(from: i64, values: &[f64]) -> ChunkData {
     let mut encoder = chunk::XorEncoder::default();
     for (i, v) in values.iter().enumerate() {
-        assert!(encoder.append(from + i as i64 * 15_000, *v));
+        encoder.append(from + i as i64 * 15_000, *v).expect("sample");
     }
     let max_time = from + (values.len() as i64 - 1) * 15_000;
-    ChunkData { encoding: 1, data: encoder.finish().to_vec(), min_time: from, max_time }
+    ChunkData { encoding: 1, data: encoder.bytes().to_vec(), min_time: from, max_time }
 }
 
 /// A block like those of a small fleet: `n` series of two chunks each, from `from` ms.

@@ -130,29 +130,29 @@ impl<'a> Checker<'a> {
 /// Decodes a chunk and compares its times with those in the index.
 fn look(encoding: Encoding, data: &[u8], meta: &ChunkMeta) -> Option<(Kind, String)> {
     if let Encoding::Unknown(_) = encoding {
-        return Some((Kind::ChunkEncoding, format!("encoding {encoding} is not known")));
+        return Some((Kind::ChunkEncoding, format!("encoding {encoding} can't be read by this version")));
     }
-    let (mut first, mut last) = (None, None);
-    match chunk::decode(encoding, Bytes::copy_from_slice(data)) {
-        Ok(samples) => {
-            for sample in samples {
-                match sample {
-                    Ok(s) => {
-                        first = first.or(Some(s.t));
-                        last = Some(s.t);
-                    }
-                    Err(e) => return Some((Kind::Chunk, e.to_string())),
-                }
-            }
-        }
+    let stats = match chunk::check(encoding, &Bytes::copy_from_slice(data)) {
+        Ok(stats) => stats,
         Err(e) => return Some((Kind::Chunk, e.to_string())),
+    };
+    if stats.samples == 0 {
+        return Some((Kind::Chunk, "it holds no samples".to_owned()));
     }
-    if (first, last) != (Some(meta.min_time), Some(meta.max_time)) {
-        let what = format!(
-            "its samples go from {first:?} to {last:?}, the index says from {} to {}",
-            meta.min_time, meta.max_time
-        );
-        return Some((Kind::ChunkTime, what));
+    if stats.out_of_order > 0 {
+        let what = format!("{} of its {} samples are not later than the one before", stats.out_of_order, stats.samples);
+        return Some((Kind::SampleOrder, what));
     }
-    None
+    let fits = match encoding {
+        // The counter of a downsampled chunk begins at the first raw sample, before the first window's time; and the time
+        // that Thanos writes for a chunk without some aggregate begins at 0.
+        Encoding::Aggregate => stats.max_t <= meta.max_time && stats.max_t >= meta.min_time,
+        _ => (stats.min_t, stats.max_t) == (meta.min_time, meta.max_time),
+    };
+    if fits {
+        return None;
+    }
+    let (from, to) = (stats.min_t, stats.max_t);
+    let what = format!("its samples go from {from} to {to} ms, the index says {} to {}", meta.min_time, meta.max_time);
+    Some((Kind::ChunkTime, what))
 }

@@ -105,6 +105,8 @@ pub enum Kind {
     ChunkEncoding,
     /// The samples of a chunk are not in the time range that the index says.
     ChunkTime,
+    /// The samples of a chunk go back in time, or one time is there twice.
+    SampleOrder,
     /// Bytes of a segment belong to no series.
     Unreferenced,
     /// Chunks are referenced so often that checking them was given up.
@@ -121,7 +123,7 @@ impl Kind {
             Self::LabelOrder | Self::ChunkOrder | Self::ChunkOutside | Self::ChunkCompletelyOutside => {
                 Severity::Disorder
             }
-            Self::SeriesOrder | Self::NoChunks => Severity::Disorder,
+            Self::SeriesOrder | Self::NoChunks | Self::SampleOrder => Severity::Disorder,
             _ => Severity::Damage,
         }
     }
@@ -154,6 +156,7 @@ impl Kind {
             Self::Chunk => "chunk",
             Self::ChunkEncoding => "chunk-encoding",
             Self::ChunkTime => "chunk-time",
+            Self::SampleOrder => "sample-order",
             Self::Unreferenced => "unreferenced",
             Self::TooManyReferences => "too-many-references",
             Self::Tombstones => "tombstones",
