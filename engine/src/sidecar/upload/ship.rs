@@ -153,28 +153,32 @@ impl Shipper {
     /// Sizes of the objects of a block, by path within it.
     async fn sizes(&self, id: BlockId) -> Result<BTreeMap<String, u64>, Failure> {
         let prefix = block::directory(id);
-        let all = self.bucket.list(&prefix).try_filter_map(|m| {
-            let name = m.path.strip_prefix(&prefix).map(|n| (n.to_owned(), m.size));
-            std::future::ready(Ok(name))
-        });
-        Ok(all.try_collect().await?)
+        let (mut sizes, mut all) = (BTreeMap::new(), self.bucket.list(&prefix));
+        while let Some(object) = all.try_next().await? {
+            if let Some(name) = object.path.strip_prefix(&prefix) {
+                sizes.insert(name.to_owned(), object.size);
+            }
+        }
+        Ok(sizes)
     }
 
     /// Sends the files that are wanted, several at a time, the index last. Gives the bytes sent.
     async fn send(&self, id: BlockId, staged: &Staged, wanted: impl Fn(&File) -> bool) -> Result<u64, Failure> {
-        let mut bytes = 0;
+        let mut bytes = 0u64;
         let (segments, index): (Vec<&File>, Vec<&File>) =
-            staged.files.iter().filter(|f| wanted(f)).partition(|f| f.rel_path.starts_with("chunks/"));
+            staged.files.iter().filter(|f| wanted(f)).partition(|f| f.rel_path.starts_with(block::CHUNKS));
         for group in [segments, index] {
-            let sent = futures::stream::iter(group)
-                .map(|f| async {
-                    self.bucket.upload_file(&block::object(id, &f.rel_path), &staged.dir().join(&f.rel_path)).await
+            let group: Vec<(String, PathBuf)> =
+                group.into_iter().map(|f| (block::object(id, &f.rel_path), staged.dir().join(&f.rel_path))).collect();
+            let mut sent = futures::stream::iter(group)
+                .map(|(object, file)| {
+                    let bucket = self.bucket.clone();
+                    async move { bucket.upload_file(&object, &file).await }
                 })
-                .buffer_unordered(self.concurrency)
-                .map_ok(|u| u.size)
-                .try_fold(0u64, |sum, size| std::future::ready(Ok(sum.saturating_add(size))))
-                .await?;
-            bytes += sent;
+                .buffer_unordered(self.concurrency);
+            while let Some(uploaded) = sent.try_next().await? {
+                bytes = bytes.saturating_add(uploaded.size);
+            }
         }
         Ok(bytes)
     }
