@@ -1,29 +1,70 @@
 //! What services hold.
 
 use crate::config::{self, Config, Provider};
+use crate::contract::Contract;
 use crate::error::{Error, Kind, Operation};
+use crate::layers::cache::Cache;
+use crate::layers::meter::{BucketMeter, Counted, Meter};
+use crate::layers::retry::{Policy, Retry};
+use crate::remote::{self, Surroundings, Timeouts};
 use crate::store::{Condition, Entry, FileSource, Meta, Object, Source, Store, Version};
 use crate::{Directory, Memory, Result, path};
-use arc_swap::ArcSwap;
 use bytes::Bytes;
-use futures::StreamExt as _;
 use futures::stream::{self, BoxStream};
+use futures::{StreamExt as _, TryStreamExt as _};
 use model::world::World;
+use std::future::Future;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// What a bucket needs beside its configuration.
+/// What a bucket needs beside its configuration. Keep one for a process and clone it: then a bucket that is opened again, with
+/// new credentials, goes on with the same metrics.
 #[derive(Clone)]
 pub struct Options {
     /// Time and randomness.
     pub world: World,
+    /// What is counted. Register it once.
+    pub meter: Meter,
+    /// How calls are tried again.
+    pub retry: Policy,
+    /// How long a client is patient.
+    pub timeouts: Timeouts,
+    /// Bytes of small objects that never change, kept in memory; 0: none.
+    pub cache_bytes: usize,
 }
 
 impl Options {
     /// The defaults.
     pub fn new(world: World) -> Self {
-        Self { world }
+        Self { world, meter: Meter::default(), retry: Policy::default(), timeouts: Timeouts::default(), cache_bytes: 0 }
     }
+}
+
+/// Ranges of one object that are read at the same time.
+const RANGES: usize = 8;
+/// Ranges with no more than this between them are read as one, in bytes; as in Thanos.
+const GAP: u64 = 512 << 10;
+/// A read that was made of several ranges is not longer than this, in bytes.
+const MERGED_MAX: u64 = 16 << 20;
+
+/// The reads that cover all ranges, sorted, not overlapping.
+fn merge(ranges: &[Range<u64>]) -> Vec<Range<u64>> {
+    let mut sorted: Vec<Range<u64>> = ranges.iter().filter(|r| !r.is_empty()).cloned().collect();
+    sorted.sort_by_key(|r| (r.start, r.end));
+    let mut out: Vec<Range<u64>> = Vec::new();
+    for range in sorted {
+        match out.last_mut() {
+            // What overlaps is always one read, else a range could lie in two.
+            Some(last)
+                if range.start < last.end
+                    || (range.start - last.end <= GAP && range.end - last.start <= MERGED_MAX) =>
+            {
+                last.end = last.end.max(range.end);
+            }
+            _ => out.push(range),
+        }
+    }
+    out
 }
 
 /// What an upload did.
@@ -43,21 +84,17 @@ pub struct Bucket {
 
 struct Shared {
     name: String,
-    options: Options,
-    current: ArcSwap<Current>,
-}
-
-/// What a reload exchanges.
-struct Current {
-    store: Arc<dyn Store>,
+    description: String,
     provider: config::Kind,
     prefix: String,
-    generation: u64,
+    options: Options,
+    meter: BucketMeter,
+    store: Arc<dyn Store>,
 }
 
 impl std::fmt::Debug for Bucket {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:?}", self.shared.current.load().store)
+        f.write_str(&self.shared.description)
     }
 }
 
@@ -66,15 +103,29 @@ impl Bucket {
     ///
     /// # Errors
     /// [`Kind::Config`] when no client can be made of it.
-    pub fn open(config: &Config, options: Options) -> Result<Self> {
-        let store: Arc<dyn Store> = match &config.provider {
-            Provider::Filesystem(c) => Arc::new(Directory::new(&c.directory, Arc::clone(&options.world.entropy))),
+    pub fn open(config: &Config, mut options: Options) -> Result<Self> {
+        let retries = match &config.provider {
+            Provider::Gcs(c) => c.max_retries,
+            Provider::S3(c) => c.max_retries,
+            Provider::Azure(c) => c.max_retries,
+            Provider::Filesystem(_) => 0,
         };
-        Ok(Self::with(
-            Current { store, provider: config.kind(), prefix: config.prefix.clone(), generation: 0 },
-            config.bucket_name(),
-            options,
-        ))
+        if retries > 0 {
+            options.retry.attempts = retries.saturating_add(1);
+        }
+        let name = config.bucket_name();
+        let around =
+            Surroundings { timeouts: options.timeouts, meter: options.meter.of(&name), world: options.world.clone() };
+        let store: Arc<dyn Store> = match &config.provider {
+            Provider::Gcs(c) => Arc::new(remote::open(c, &around)?),
+            Provider::S3(c) => Arc::new(remote::open(&**c, &around)?),
+            Provider::Azure(c) => Arc::new(remote::open(&**c, &around)?),
+            Provider::Filesystem(c) => {
+                let directory = Directory::new(&c.directory, Arc::clone(&options.world.entropy));
+                Arc::new(Counted::new(Arc::new(directory), around.meter))
+            }
+        };
+        Ok(Self::with(store, name, config.describe(), config.kind(), config.prefix.clone(), options))
     }
 
     /// A bucket in memory that is gone with its last clone.
@@ -85,21 +136,36 @@ impl Bucket {
 
     /// A bucket over any store, for tests and simulations.
     pub fn over(store: Arc<dyn Store>, name: &str, options: Options) -> Self {
-        Self::with(
-            Current { store, provider: config::Kind::Other, prefix: String::new(), generation: 0 },
-            name.to_owned(),
-            options,
-        )
+        let description = format!("{store:?}");
+        let store = Arc::new(Counted::new(store, options.meter.of(name)));
+        Self::with(store, name.to_owned(), description, config::Kind::Other, String::new(), options)
     }
 
-    fn with(current: Current, name: String, options: Options) -> Self {
-        let current = ArcSwap::from_pointee(current);
-        Self { shared: Arc::new(Shared { name, options, current }) }
+    fn with(
+        store: Arc<dyn Store>,
+        name: String,
+        description: String,
+        provider: config::Kind,
+        prefix: String,
+        options: Options,
+    ) -> Self {
+        let retry = Retry::new(options.retry, options.world.clone());
+        let mut store: Arc<dyn Store> = Arc::new(Contract::new(store, retry));
+        if options.cache_bytes > 0 {
+            store = Arc::new(Cache::new(store, options.cache_bytes));
+        }
+        let meter = options.meter.of(&name);
+        Self { shared: Arc::new(Shared { name, description, provider, prefix, options, meter, store }) }
     }
 
-    /// Its name, for people and for the `bucket` label of metrics.
+    /// Its name, as in the `bucket` label of metrics.
     pub fn name(&self) -> &str {
         &self.shared.name
+    }
+
+    /// Which bucket it is, for people; never a secret.
+    pub fn describe(&self) -> &str {
+        &self.shared.description
     }
 
     /// Time and randomness, as the bucket was opened with.
@@ -109,16 +175,12 @@ impl Bucket {
 
     /// The kind of its provider.
     pub fn provider(&self) -> config::Kind {
-        self.current().provider
+        self.shared.provider
     }
 
-    /// How often its client was exchanged since it was opened.
-    pub fn generation(&self) -> u64 {
-        self.current().generation
-    }
-
-    fn current(&self) -> arc_swap::Guard<Arc<Current>> {
-        self.shared.current.load()
+    /// What it counts, with all other buckets that were opened with the same options.
+    pub fn meter(&self) -> &Meter {
+        &self.shared.options.meter
     }
 
     /// A whole object of at most `max_bytes`.
@@ -127,8 +189,8 @@ impl Bucket {
     /// `NotFound`, `TooLarge`, `Corrupt`.
     pub async fn get(&self, path: &str, max_bytes: u64) -> Result<Object> {
         path::check(path, Operation::Get)?;
-        let current = Arc::clone(&self.current());
-        let mut object = current.store.get(&current.full(path), None, max_bytes).await.map_err(|e| current.cut(e))?;
+        let size = |o: &Object| o.bytes.len() as u64;
+        let mut object = self.call(Operation::Get, size, self.store().get(&self.full(path), None, max_bytes)).await?;
         object.meta.path = path.to_owned();
         Ok(object)
     }
@@ -142,9 +204,10 @@ impl Bucket {
         if range.is_empty() {
             return Ok(Bytes::new());
         }
-        let current = Arc::clone(&self.current());
         let max = range.end - range.start;
-        let object = current.store.get(&current.full(path), Some(range), max).await.map_err(|e| current.cut(e))?;
+        let size = |o: &Object| o.bytes.len() as u64;
+        let full = self.full(path);
+        let object = self.call(Operation::GetRange, size, self.store().get(&full, Some(range), max)).await?;
         Ok(object.bytes)
     }
 
@@ -153,11 +216,25 @@ impl Bucket {
     /// # Errors
     /// As [`get_range`](Self::get_range).
     pub async fn get_ranges(&self, path: &str, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
-        let mut out = Vec::with_capacity(ranges.len());
-        for range in ranges {
-            out.push(self.get_range(path, range.clone()).await?);
-        }
-        Ok(out)
+        let merged = merge(ranges);
+        let reads = merged.iter().map(|m| self.get_range(path, m.clone()));
+        let parts: Vec<Bytes> = stream::iter(reads).buffered(RANGES).try_collect().await?;
+        ranges
+            .iter()
+            .map(|range| {
+                if range.is_empty() {
+                    return Ok(Bytes::new());
+                }
+                let at = merged.partition_point(|m| m.end < range.end);
+                let part = merged.get(at).zip(parts.get(at)).filter(|(m, _)| m.start <= range.start);
+                let cut = part.and_then(|(m, bytes)| {
+                    let from = usize::try_from(range.start - m.start).ok()?;
+                    let to = usize::try_from(range.end - m.start).ok()?;
+                    (to <= bytes.len()).then(|| bytes.slice(from..to))
+                });
+                cut.ok_or_else(|| Error::new(Kind::Corrupt, Operation::GetRange, path, "a range is missing"))
+            })
+            .collect()
     }
 
     /// Size, time and version of an object.
@@ -165,9 +242,12 @@ impl Bucket {
     /// # Errors
     /// `NotFound`.
     pub async fn head(&self, path: &str) -> Result<Meta> {
-        path::check(path, Operation::Attributes)?;
-        let current = Arc::clone(&self.current());
-        let mut meta = current.store.head(&current.full(path)).await.map_err(|e| current.cut(e))?;
+        self.attributes(path, Operation::Attributes).await
+    }
+
+    async fn attributes(&self, path: &str, operation: Operation) -> Result<Meta> {
+        path::check(path, operation)?;
+        let mut meta = self.call(operation, |_| 0, self.store().head(&self.full(path))).await?;
         meta.path = path.to_owned();
         Ok(meta)
     }
@@ -177,10 +257,10 @@ impl Bucket {
     /// # Errors
     /// When the store doesn't say.
     pub async fn exists(&self, path: &str) -> Result<bool> {
-        match self.head(path).await {
+        match self.attributes(path, Operation::Exists).await {
             Ok(_) => Ok(true),
             Err(e) if e.is_not_found() => Ok(false),
-            Err(e) => Err(Error { operation: Operation::Exists, ..e }),
+            Err(e) => Err(e),
         }
     }
 
@@ -207,16 +287,24 @@ impl Bucket {
             Ok(prefix) => prefix,
             Err(e) => return stream::once(async { Err(e) }).boxed(),
         };
-        let current = Arc::clone(&self.current());
-        let pages = stream::try_unfold(Some(None), move |token: Option<Option<String>>| {
-            let (current, prefix) = (Arc::clone(&current), prefix.clone());
+        let bucket = self.clone();
+        // One call for a whole listing, however many pages it has: counted with its first page, or with the page that fails.
+        let pages = stream::try_unfold((Some(None), true), move |(token, is_first): (Option<Option<String>>, bool)| {
+            let (bucket, prefix) = (bucket.clone(), prefix.clone());
             async move {
                 let Some(token) = token else { return Ok(None) };
-                let full = current.full(&prefix);
-                let page = current.store.list(&full, one_level, token).await.map_err(|e| current.cut(e))?;
+                let start = bucket.world().clock.elapsed();
+                let listed = bucket.store().list(&bucket.full(&prefix), one_level, token).await;
+                let listed = listed.map_err(|e| bucket.told(Operation::Iter, e));
+                if is_first || listed.is_err() {
+                    let took = bucket.world().clock.elapsed().saturating_sub(start);
+                    let error = listed.as_ref().err();
+                    bucket.shared.meter.finished(bucket.world(), Operation::Iter, took, 0, error);
+                }
+                let page = listed?;
                 let entries: Vec<Result<Entry>> =
-                    page.entries.into_iter().filter_map(|e| current.inside(e, &prefix)).map(Ok).collect();
-                Ok::<_, Error>(Some((stream::iter(entries), page.next.map(Some))))
+                    page.entries.into_iter().filter_map(|e| bucket.inside(e, &prefix)).map(Ok).collect();
+                Ok::<_, Error>(Some((stream::iter(entries), (page.next.map(Some), false))))
             }
         });
         pages
@@ -253,8 +341,8 @@ impl Bucket {
 
     async fn write(&self, path: &str, body: Bytes, condition: Condition) -> Result<Version> {
         path::check(path, Operation::Upload)?;
-        let current = Arc::clone(&self.current());
-        current.store.put(&current.full(path), body, condition).await.map_err(|e| current.cut(e))
+        let size = body.len() as u64;
+        self.call(Operation::Upload, |_| size, self.store().put(&self.full(path), body, condition)).await
     }
 
     /// Uploads a file without holding it in memory.
@@ -273,9 +361,8 @@ impl Bucket {
     /// `Local` when the source can't be read.
     pub async fn upload(&self, path: &str, source: Arc<dyn Source>) -> Result<Uploaded> {
         path::check(path, Operation::Upload)?;
-        let current = Arc::clone(&self.current());
         let size = source.size();
-        let version = current.store.upload(&current.full(path), source).await.map_err(|e| current.cut(e))?;
+        let version = self.call(Operation::Upload, |_| size, self.store().upload(&self.full(path), source)).await?;
         Ok(Uploaded { size, version })
     }
 
@@ -285,19 +372,32 @@ impl Bucket {
     /// As the store says.
     pub async fn delete(&self, path: &str) -> Result<()> {
         path::check(path, Operation::Delete)?;
-        let current = Arc::clone(&self.current());
-        current.store.delete(&current.full(path)).await.map_err(|e| current.cut(e))
+        self.call(Operation::Delete, |()| 0, self.store().delete(&self.full(path))).await
     }
-}
 
-impl Current {
+    fn store(&self) -> &dyn Store {
+        &*self.shared.store
+    }
+
+    async fn call<T>(
+        &self,
+        operation: Operation,
+        size: impl FnOnce(&T) -> u64,
+        call: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        let call = async { call.await.map_err(|e| self.told(operation, e)) };
+        self.shared.meter.call(self.world(), operation, size, call).await
+    }
+
     fn full(&self, path: &str) -> String {
-        if self.prefix.is_empty() { path.to_owned() } else { format!("{}/{path}", self.prefix) }
+        let prefix = &self.shared.prefix;
+        if prefix.is_empty() { path.to_owned() } else { format!("{prefix}/{path}") }
     }
 
     /// Errors name what the caller asked for.
-    fn cut(&self, mut e: Error) -> Error {
-        if let Some(path) = e.path.strip_prefix(&self.prefix) {
+    fn told(&self, operation: Operation, mut e: Error) -> Error {
+        e.operation = operation;
+        if let Some(path) = e.path.strip_prefix(&self.shared.prefix) {
             e.path = path.trim_start_matches('/').to_owned();
         }
         e
@@ -306,7 +406,7 @@ impl Current {
     /// A listed name without the configured prefix. Names outside of what was asked for, and directory markers, are dropped.
     fn inside(&self, entry: Entry, asked: &str) -> Option<Entry> {
         let cut = |path: &str| -> Option<String> {
-            let path = match self.prefix.as_str() {
+            let path = match self.shared.prefix.as_str() {
                 "" => path,
                 prefix => path.strip_prefix(prefix)?.strip_prefix('/')?,
             };

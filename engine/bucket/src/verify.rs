@@ -87,12 +87,13 @@ impl fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
-/// A part's check, kept between two runs so that a part without the right to delete writes one marker only.
+/// A part's check of one bucket, kept between two runs so that a part without the right to delete writes one marker only.
+/// Make a new one when the configuration changed.
 #[derive(Debug)]
 pub struct Check {
     part: String,
     rights: &'static [Right],
-    left: Option<(u64, String)>,
+    left: Option<String>,
 }
 
 impl Check {
@@ -114,10 +115,10 @@ impl Check {
             })?;
         }
         if !self.rights.contains(&Right::Delete)
-            && let Some((generation, path)) = self.left.take()
+            && let Some(path) = self.left.take()
             && bucket.delete(&path).await.is_err()
         {
-            self.left = Some((generation, path));
+            self.left = Some(path);
         }
         Ok(())
     }
@@ -137,7 +138,7 @@ impl Check {
                 }
             }
             Right::Create => {
-                if self.left.as_ref().is_some_and(|(generation, _)| *generation == bucket.generation()) {
+                if self.left.is_some() {
                     return Ok(());
                 }
                 let world = bucket.world();
@@ -150,15 +151,15 @@ impl Check {
                     let what = "what was written is not what is read back";
                     return Err(Error::new(Kind::Corrupt, Operation::Get, path, what));
                 }
-                self.left = Some((bucket.generation(), path));
+                self.left = Some(path);
             }
             Right::Overwrite => {
-                if let Some((_, path)) = &self.left {
+                if let Some(path) = &self.left {
                     bucket.put(path, format!("{} may write over this; it can be deleted\n", self.part)).await?;
                 }
             }
             Right::Delete => {
-                if let Some((_, path)) = self.left.take() {
+                if let Some(path) = self.left.take() {
                     bucket.delete(&path).await?;
                 }
             }

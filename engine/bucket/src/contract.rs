@@ -1,0 +1,202 @@
+//! The module that keeps `CONTRACT.md`, over any provider: lost answers are recognised, lengths are checked, calls are tried
+//! again within the budget, large uploads go on in parts.
+
+use crate::Result;
+use crate::error::{Error, Kind, Operation};
+use crate::layers::retry::Retry;
+use crate::store::{Condition, Meta, Object, Page, Source, Store, Version};
+use async_trait::async_trait;
+use bytes::Bytes;
+use model::protection;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// A larger file whose upload failed goes on in parts, in bytes.
+pub const PARTS_FROM: u64 = 32 << 20;
+/// Size of a part, in bytes, and the memory that an upload in parts takes.
+pub const PART: u64 = 16 << 20;
+/// Most parts that all providers take.
+const MAX_PARTS: u64 = 10_000;
+
+/// A provider under the contract.
+#[derive(Debug)]
+pub struct Contract {
+    inner: Arc<dyn Store>,
+    retry: Retry,
+}
+
+impl Contract {
+    /// The contract over a provider, with a budget of retries.
+    pub fn new(inner: Arc<dyn Store>, retry: Retry) -> Self {
+        Self { inner, retry }
+    }
+
+    /// A conditional write was refused after an attempt whose answer was lost: it may be our own write that stands in the way.
+    /// It is if the object holds exactly our bytes. Where two writers may send the same bytes and only one may win, the bytes
+    /// must name the writer.
+    async fn ours(&self, path: &str, body: &Bytes) -> Result<Option<Version>> {
+        if protection::off("lost-answer") {
+            return Ok(None);
+        }
+        let max = body.len() as u64;
+        match self.retry.run(|_| self.inner.get(path, None, max)).await {
+            Ok(object) if object.bytes == *body => Ok(Some(object.meta.version)),
+            Ok(_) => Ok(None),
+            Err(e) if matches!(e.kind, Kind::NotFound | Kind::TooLarge) => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    async fn in_parts(&self, path: &str, source: &Arc<dyn Source>) -> Result<Version> {
+        let size = source.size();
+        let part = PART.max(size.div_ceil(MAX_PARTS).next_multiple_of(1 << 20));
+        let id = self.retry.run(|_| self.inner.begin_parts(path)).await?;
+        let sent = async {
+            let mut parts = Vec::new();
+            let mut offset = 0;
+            while offset < size {
+                let length = part.min(size - offset);
+                let body = read(source, path, offset, length).await?;
+                let index = parts.len();
+                parts.push(self.retry.run(|_| self.inner.put_part(path, &id, index, body.clone())).await?);
+                offset += length;
+            }
+            self.complete(path, &id, parts, size).await
+        };
+        let result = sent.await;
+        if result.is_err() {
+            // Best effort; what stays is invisible, and a life-cycle rule of the bucket removes it.
+            let _ = self.inner.abort_parts(path, &id).await;
+        }
+        result
+    }
+
+    async fn complete(&self, path: &str, id: &str, parts: Vec<String>, size: u64) -> Result<Version> {
+        let done = self
+            .retry
+            .run(|_| {
+                let parts = parts.clone();
+                async { self.inner.complete_parts(path, id, parts).await }
+            })
+            .await;
+        match done {
+            Err(e) if e.kind == Kind::NotFound => {}
+            done => return done,
+        }
+        // The upload is gone: completed by an attempt whose answer was lost, or swept by somebody.
+        let meta = self.retry.run(|_| self.inner.head(path)).await?;
+        if meta.size == size {
+            return Ok(meta.version);
+        }
+        let what = format!("{size} bytes were sent in parts, {} are there", meta.size);
+        Err(Error::new(Kind::Corrupt, Operation::Upload, path, what))
+    }
+}
+
+/// Reads from a source away from the async threads.
+pub(crate) async fn read(source: &Arc<dyn Source>, path: &str, offset: u64, length: u64) -> Result<Bytes> {
+    let failed = |what: String| Error::new(Kind::Local, Operation::Upload, path, what);
+    let from = Arc::clone(source);
+    let length = usize::try_from(length).map_err(|e| failed(e.to_string()))?;
+    match tokio::task::spawn_blocking(move || from.read(offset, length)).await {
+        Ok(Ok(bytes)) if bytes.len() == length => Ok(bytes),
+        Ok(Ok(_)) => Err(failed("the file became shorter while it was sent".to_owned())),
+        Ok(Err(e)) => Err(failed(e.to_string())),
+        Err(e) => Err(failed(e.to_string())),
+    }
+}
+
+#[async_trait]
+impl Store for Contract {
+    async fn get(&self, path: &str, range: Option<Range<u64>>, max: u64) -> Result<Object> {
+        let operation = if range.is_some() { Operation::GetRange } else { Operation::Get };
+        self.retry
+            .run(|_| {
+                let range = range.clone();
+                async move {
+                    let wanted = range.as_ref().map(|r| r.end - r.start);
+                    let object = self.inner.get(path, range, max).await?;
+                    let wanted = wanted.unwrap_or(object.meta.size);
+                    let have = object.bytes.len() as u64;
+                    if have != wanted && !protection::off("object-length") {
+                        let what = format!("{wanted} bytes were announced, {have} came");
+                        return Err(Error::new(Kind::Corrupt, operation, path, what));
+                    }
+                    Ok(object)
+                }
+            })
+            .await
+    }
+
+    async fn head(&self, path: &str) -> Result<Meta> {
+        self.retry.run(|_| self.inner.head(path)).await
+    }
+
+    async fn list(&self, prefix: &str, one_level: bool, token: Option<String>) -> Result<Page> {
+        self.retry.run(|_| self.inner.list(prefix, one_level, token.clone())).await
+    }
+
+    async fn put(&self, path: &str, body: Bytes, condition: Condition) -> Result<Version> {
+        let uncertain = std::sync::atomic::AtomicBool::new(false);
+        let (uncertain, body, condition) = (&uncertain, &body, &condition);
+        let written = self
+            .retry
+            .run(|_| async move {
+                let written = self.inner.put(path, body.clone(), condition.clone()).await;
+                if written.as_ref().is_err_and(|e| e.uncertain) {
+                    uncertain.store(true, std::sync::atomic::Ordering::Relaxed);
+                }
+                written
+            })
+            .await;
+        match written {
+            Err(e)
+                if matches!(e.kind, Kind::Exists | Kind::Changed)
+                    && uncertain.load(std::sync::atomic::Ordering::Relaxed) =>
+            {
+                self.ours(path, body).await?.ok_or(e)
+            }
+            written => written,
+        }
+    }
+
+    async fn upload(&self, path: &str, source: Arc<dyn Source>) -> Result<Version> {
+        if source.size() <= PARTS_FROM {
+            return self.retry.run(|_| self.inner.upload(path, Arc::clone(&source))).await;
+        }
+        // In good weather one request; in bad weather parts, so that a break doesn't begin all again.
+        let failed = match self.inner.upload(path, Arc::clone(&source)).await {
+            Ok(version) => return Ok(version),
+            Err(e) => e,
+        };
+        if !matches!(failed.kind, Kind::Unavailable | Kind::Throttled | Kind::Corrupt) {
+            return Err(failed);
+        }
+        match self.in_parts(path, &source).await {
+            Err(e) if e.kind == Kind::Unsupported => {
+                self.retry.run(|_| self.inner.upload(path, Arc::clone(&source))).await
+            }
+            done => done,
+        }
+    }
+
+    async fn begin_parts(&self, path: &str) -> Result<String> {
+        self.retry.run(|_| self.inner.begin_parts(path)).await
+    }
+
+    async fn put_part(&self, path: &str, id: &str, index: usize, body: Bytes) -> Result<String> {
+        self.retry.run(|_| self.inner.put_part(path, id, index, body.clone())).await
+    }
+
+    async fn complete_parts(&self, path: &str, id: &str, parts: Vec<String>) -> Result<Version> {
+        self.retry.run(|_| self.inner.complete_parts(path, id, parts.clone())).await
+    }
+
+    async fn abort_parts(&self, path: &str, id: &str) -> Result<()> {
+        self.retry.run(|_| self.inner.abort_parts(path, id)).await
+    }
+
+    async fn delete(&self, path: &str) -> Result<()> {
+        self.retry.run(|_| self.inner.delete(path)).await
+    }
+}

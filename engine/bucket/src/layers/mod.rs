@@ -1,0 +1,6 @@
+//! What lies between a service and a provider.
+
+pub mod cache;
+pub mod faults;
+pub mod meter;
+pub mod retry;
