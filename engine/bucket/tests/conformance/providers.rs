@@ -1,0 +1,48 @@
+//! The suite over each provider.
+
+use crate::suite;
+use bucket::{Bucket, Config};
+use testkit::gcs::Gcs;
+
+fn open(yaml: &str) -> Bucket {
+    Bucket::open(&Config::parse(yaml).unwrap(), suite::options()).unwrap()
+}
+
+fn gcs(server: &Gcs, prefix: &str) -> Bucket {
+    open(&format!("type: GCS\nconfig:\n  bucket: my-bucket\n  endpoint: {}\nprefix: '{prefix}'\n", server.url()))
+}
+
+#[tokio::test]
+async fn memory() {
+    suite::all(&Bucket::memory(suite::options()), true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn directory() {
+    let dir = tempfile::tempdir().unwrap();
+    for prefix in ["", "team/a"] {
+        let yaml = format!("type: FILESYSTEM\nconfig:\n  directory: {}\nprefix: '{prefix}'\n", dir.path().display());
+        suite::all(&open(&yaml), false).await;
+    }
+    // Nothing is left but our own folder with its lock.
+    let left: Vec<_> = walk(dir.path());
+    assert_eq!(left, [dir.path().join(".panoptes/lock")]);
+}
+
+fn walk(dir: &std::path::Path) -> Vec<std::path::PathBuf> {
+    let entries = std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().path());
+    entries
+        .flat_map(|path| {
+            if path.is_dir() && std::fs::read_dir(&path).unwrap().next().is_some() { walk(&path) } else { vec![path] }
+        })
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn google() {
+    let server = Gcs::start().unwrap();
+    server.make_bucket("my-bucket");
+    suite::all(&gcs(&server, ""), true).await;
+    suite::all(&gcs(&server, "team/a"), false).await;
+    suite::parts(&gcs(&server, "")).await;
+}
