@@ -1,8 +1,11 @@
 //! The sidecar beside a real Prometheus, read by our client and by a real Thanos querier.
 //!
 //! This binary never decodes a chunk, so the counter that proves pass-through must stay at 0.
+
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
+#[path = "roles/common.rs"]
+#[allow(dead_code, unreachable_pub, clippy::disallowed_methods, reason = "it uses a part of what the others share")]
 mod common;
 
 use args::SidecarArgs;
@@ -53,7 +56,7 @@ fn everything(m: Vec<proto::thanos::LabelMatcher>) -> SeriesRequest {
 }
 
 async fn scraped(p: &Prometheus) {
-    until("a few scrapes, native histograms among them", || {
+    until("a few scrapes, native histograms among them", async || {
         tokio::task::block_in_place(|| {
             let has = |q: &str| p.query(q, None).is_ok_and(|r| r.as_array().is_some_and(|a| !a.is_empty()));
             has("count_over_time(demo_total{n=\"000\"}[1m]) > 6")
@@ -268,7 +271,8 @@ async fn readiness_and_info_follow_prometheus() {
     let sidecar = Sidecar::start(args(&p));
     sidecar.ready().await;
     p.process().signal("STOP").unwrap();
-    until("not ready", || common::get(format!("{}/-/ready", sidecar.http)).is_ok_and(|(code, _)| code == 503)).await;
+    until("not ready", async || common::get(format!("{}/-/ready", sidecar.http)).is_ok_and(|(code, _)| code == 503))
+        .await;
     let info = sidecar.info().await.info(InfoRequest {}).await.unwrap().into_inner();
     assert!(info.store.is_none() && !info.label_sets.is_empty(), "no store, but still known who it is: {info:?}");
     assert!(sidecar.metrics().contains("thanos_sidecar_prometheus_up 0"));
@@ -284,7 +288,7 @@ async fn readiness_and_info_follow_prometheus() {
         p.reload().unwrap();
     });
     let bare = Sidecar::start(args(&p));
-    until("the reason", || {
+    until("the reason", async || {
         common::get(format!("{}/-/ready", bare.http))
             .is_ok_and(|(code, body)| code == 503 && body.contains("no external labels"))
     })

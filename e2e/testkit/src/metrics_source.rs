@@ -51,7 +51,7 @@ impl MetricsSource {
     /// # Errors
     /// When no port is free or the address isn't ours.
     pub fn start_at(address: Ipv4Addr) -> anyhow::Result<Self> {
-        let listener = bind(address)?;
+        let listener = TcpListener::bind((address, crate::ports::free()?))?;
         let address = listener.local_addr()?;
         let shared = Arc::new(Shared::default());
         let server = Arc::clone(&shared);
@@ -178,19 +178,6 @@ fn render(page: &Page) -> (String, String) {
         body.push_str(&format!("{series} {}\n", per_second * since.elapsed().as_secs_f64()));
     }
     ("text/plain; version=0.0.4; charset=utf-8".to_owned(), body)
-}
-
-/// A listener on some free port; between finding one and taking it somebody else may have been quicker.
-fn bind(address: Ipv4Addr) -> anyhow::Result<TcpListener> {
-    let mut last = None;
-    for _ in 0..20 {
-        match TcpListener::bind((address, crate::ports::free()?)) {
-            Ok(listener) => return Ok(listener),
-            Err(error) => last = Some(error),
-        }
-    }
-    Err(anyhow::Error::from(last.unwrap_or_else(|| std::io::ErrorKind::AddrInUse.into()))
-        .context(format!("no port of {address} could be taken")))
 }
 
 #[cfg(test)]

@@ -54,6 +54,11 @@ flags! {
         max_samples: u64 = "query.max-samples", "50000000", since "0.1.0";
         /// Most bytes of chunks that one query may hold.
         max_bytes: u64 = "query.max-bytes", "1073741824", since "0.1.0";
+        /// Most bytes that answers of stores hold before they are merged, all requests together; should others hold all
+        /// of them, one request at a time may hold as much again. 0 is no limit.
+        buffer_bytes: u64 = "query.buffer-bytes", "268435456", since "0.1.0";
+        /// Of these, most bytes that one request reads ahead of what it needs next; 0 is no limit.
+        buffer_bytes_per_request: u64 = "query.buffer-bytes-per-request", "33554432", since "0.1.0";
         /// How far back a sample still counts as current.
         lookback_delta: Millis = "query.lookback-delta", "5m", since "0.1.0";
         /// Resolution of subqueries that name none.

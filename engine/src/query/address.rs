@@ -155,9 +155,9 @@ impl SystemDns {
         options.timeout = std::time::Duration::from_secs(2);
         options.attempts = 2;
         options.ip_strategy = hickory_resolver::config::LookupIpStrategy::Ipv4AndIpv6;
-        // Short-lived answers are the point: pods come and go.
-        options.positive_max_ttl = Some(std::time::Duration::from_secs(5));
-        options.negative_max_ttl = Some(std::time::Duration::from_secs(2));
+        // Pods come and go, and whoever asks does so at an interval of his own.
+        options.positive_max_ttl = Some(std::time::Duration::from_secs(1));
+        options.negative_max_ttl = Some(std::time::Duration::from_secs(1));
         Ok(Self(builder.build()?))
     }
 }

@@ -1,6 +1,7 @@
 //! The set of stores, kept in step with files and DNS; the truth about each for `/-/state` and `/api/v1/stores`.
 
 use super::address::{self, Address, Dns, Place, Scheme};
+use super::retry::Backoff;
 use super::store::{self, Relation, Store};
 use super::wanted::{Loader, Source, Wanted};
 use crate::server::metrics::Metrics;
@@ -18,6 +19,10 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
+/// Pause before a failed look-up is tried again for the first time, and for the last before it goes on regularly.
+const FIRST_RETRY: Duration = Duration::from_millis(500);
+/// See [`FIRST_RETRY`].
+const LAST_RETRY: Duration = Duration::from_secs(5);
 /// Most label sets per store in the state document.
 const SHOWN_SETS: usize = 32;
 /// Most conflicts per link in the state document.
@@ -165,7 +170,7 @@ impl Endpoints {
 
     /// Brings a new list into use; entries that did not change keep their stores and connections.
     fn apply(self: &Arc<Self>, wanted: Wanted) {
-        let first = !self.loaded.swap(true, Ordering::SeqCst);
+        let first = !self.loaded.load(Ordering::SeqCst);
         // No lock is held while another is taken: see `ask`.
         let (same, old_error) = {
             let current = self.wanted.lock();
@@ -178,7 +183,9 @@ impl Endpoints {
             tracing::warn!(%error, "an endpoint file is not in use");
         }
         let label = wanted.cluster_label.clone().unwrap_or_else(|| self.cluster_label.clone());
-        let mut old = std::mem::take(&mut *self.entries.lock());
+        // Held until the new list is complete: nobody may see a part of it, or none.
+        let mut entries = self.entries.lock();
+        let mut old = std::mem::take(&mut *entries);
         let mut new = Vec::with_capacity(wanted.sources.len());
         for source in &wanted.sources {
             let source = Arc::new(source.clone());
@@ -210,14 +217,17 @@ impl Endpoints {
             new.push((entry, Task(task)));
         }
         tracing::info!(entries = new.len(), revision = wanted.revision.as_deref(), "the endpoints have changed");
-        *self.entries.lock() = new;
+        *entries = new;
+        drop(entries);
         *self.wanted.lock() = wanted;
+        self.loaded.store(true, Ordering::SeqCst);
         self.changed.notify_waiters();
     }
 
     /// Follows the DNS name of one entry.
     async fn follow_entry(self: Arc<Self>, entry: Arc<Entry>) {
         let parsed = Address::parse(&entry.source().address);
+        let mut retry = Backoff::new(FIRST_RETRY, self.dns_interval.min(LAST_RETRY));
         loop {
             let found = match &parsed {
                 Ok(address) => {
@@ -235,7 +245,7 @@ impl Endpoints {
             };
             let failed = found.is_err() || entry.stores().iter().any(|s| !s.truth().healthy);
             self.take_places(&entry, found);
-            let pause = if failed { self.dns_interval.min(Duration::from_secs(5)) } else { self.dns_interval };
+            let pause = if failed { retry.next(self.world.entropy.as_ref()) } else { retry.reset(self.dns_interval) };
             tokio::time::sleep(pause).await;
         }
     }

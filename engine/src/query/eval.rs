@@ -130,7 +130,7 @@ impl Evaluator {
     async fn run_plan(&self, plan: Plan, settings: &Settings) -> Result<Answer, QueryError> {
         let clock = &self.world.clock;
         let begin = clock.elapsed();
-        let terms = Terms::new(settings.partial, settings.timeout, self.max_bytes, &self.world);
+        let terms = self.fanout.terms(settings.partial, settings.timeout, self.max_bytes);
         let _permit = Arc::clone(&self.places).acquire_owned().await.map_err(|_| QueryError::Canceled)?;
         let started = clock.elapsed();
         let _in_flight = InFlight::new(&self.in_flight);

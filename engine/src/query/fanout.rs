@@ -1,6 +1,8 @@
 //! One request to many stores: each with its own deadline and a bounded buffer, merged into one sorted stream. What is
 //! missing is said, or fails the request.
 
+use super::budget::{Budget, Taken};
+use super::buffers::{Buffers, Call, Grant, Share};
 use super::endpoints::{Asked, Endpoints};
 use super::merge::{Merge, Step};
 use super::series::{Aggregates, Chunk, Series, Slot};
@@ -8,6 +10,7 @@ use super::store::{Store, bounded};
 use crate::server::client;
 use crate::server::grpc_metrics::{Method, Outcome, code_name};
 use crate::server::metrics::Metrics;
+use args::QueryArgs;
 use model::world::World;
 use model::{Labels, Matcher};
 use parking_lot::Mutex;
@@ -22,8 +25,12 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-/// Series that a store is asked to put into one message.
-const BATCH: i64 = 64;
+/// Most series that a store is asked to put into one message.
+const BATCH: usize = 64;
+/// Series that the messages of all stores together should hold: the merge needs one message of each at the same time.
+const BATCHES: usize = 512;
+/// Fewest series in a message that are worth one.
+const LEAST_BATCH: usize = 4;
 /// How long a store may stay silent that did not answer its last probe.
 const SUSPECT: Duration = Duration::from_secs(5);
 /// Most warnings that one answer keeps.
@@ -59,16 +66,10 @@ pub struct Terms {
     end: Duration,
     /// Stores that were silent once; further selects do not wait for them again.
     silent: Arc<Mutex<BTreeSet<String>>>,
-    /// What the request may hold in memory.
+    /// What the request may hold in memory once it is merged.
     pub budget: Arc<Budget>,
-}
-
-impl Terms {
-    /// For a request that begins now, may take `timeout`, and may hold `max_bytes` (0: no limit).
-    pub fn new(partial: bool, timeout: Duration, max_bytes: u64, world: &World) -> Self {
-        let end = world.clock.elapsed() + timeout.mul_f64(0.75);
-        Self { partial, end, silent: Arc::default(), budget: Arc::new(Budget::new(max_bytes)) }
-    }
+    /// What it holds of stores' answers before.
+    buffers: Arc<Share>,
 }
 
 /// The request failed because a store did.
@@ -95,16 +96,27 @@ pub struct Fanout {
     endpoints: Arc<Endpoints>,
     world: World,
     response_timeout: Duration,
+    buffers: Buffers,
     started: Family<Method, Counter>,
     handled: Family<Outcome, Counter>,
 }
 
 impl Fanout {
-    /// Over these endpoints; `response_timeout` is how long a store may stay silent, 0 for as long as the request.
-    pub fn new(endpoints: Arc<Endpoints>, world: World, response_timeout: Duration, metrics: &Metrics) -> Self {
+    /// Over these endpoints, as the flags say.
+    pub fn new(endpoints: Arc<Endpoints>, world: World, args: &QueryArgs, metrics: &Metrics) -> Self {
+        // 0 is as long as the request.
+        let response_timeout = args.response_timeout.duration();
+        let buffers = Buffers::new(args.buffer_bytes, args.buffer_bytes_per_request, metrics);
         let started = metrics.register("grpc_client_started", "gRPC calls begun", Family::default());
         let handled = metrics.register("grpc_client_handled", "gRPC calls ended, by code", Family::default());
-        Self { endpoints, world, response_timeout, started, handled }
+        Self { endpoints, world, response_timeout, buffers, started, handled }
+    }
+
+    /// The terms of a request that begins now, may take `timeout`, and may hold `max_bytes` (0: no limit).
+    pub fn terms(&self, partial: bool, timeout: Duration, max_bytes: u64) -> Terms {
+        let end = self.world.clock.elapsed() + timeout.mul_f64(0.75);
+        let (budget, buffers) = (Arc::new(Budget::new(max_bytes)), self.buffers.share());
+        Terms { partial, end, silent: Arc::default(), budget, buffers }
     }
 
     /// The endpoints.
@@ -160,14 +172,24 @@ impl Fanout {
         let Targets { stores, warnings } = self.targets(select)?;
         let mut tasks = JoinSet::new();
         let mut inputs = Vec::with_capacity(stores.len());
+        let batch = (BATCHES / stores.len().max(1)).clamp(LEAST_BATCH, BATCH);
         for (source, store) in stores.into_iter().enumerate() {
-            // One message waits here, one is being read: what a slow reader of ours holds up per store.
+            // One message waits here, one is being read, as far as there is memory to read ahead.
             let (to, from) = mpsc::channel(1);
-            inputs.push(Input { from, series: VecDeque::new(), name: store.name(), strict: store.source().strict });
+            let memory = Call::new(&select.terms.buffers);
+            inputs.push(Input {
+                from,
+                memory: Arc::clone(&memory),
+                series: VecDeque::new(),
+                held: None,
+                name: store.name(),
+                strict: store.source().strict,
+            });
             let source = u32::try_from(source).unwrap_or(u32::MAX);
             let deadlines = self.deadlines(&select.terms, &store);
             let call = StoreCall {
-                request: request(&store, select),
+                request: request(&store, select, batch),
+                memory,
                 limit: select.limit,
                 budget: Arc::clone(&select.terms.budget),
                 strip: strip(&store, select),
@@ -201,10 +223,11 @@ impl Fanout {
             calls.spawn(async move {
                 let mut counted = me.begin("unary", asked.method());
                 let timeout = me.deadlines(&select.terms, &store).frame;
-                let call = client::retrying(|| asked.call(&store, &select, timeout));
+                let memory = Call::needed(&select.terms.buffers);
+                let call = client::retrying(|| asked.call(&store, &memory, &select, timeout));
                 let answer = tokio::time::timeout(timeout, call).await;
                 let (code, answer) = match answer {
-                    Ok(Ok(found)) => (tonic::Code::Ok, Ok(found)),
+                    Ok(Ok(found)) => (tonic::Code::Ok, Ok((found, memory.received()))),
                     Ok(Err(status)) => (status.code(), Err(store.explain(&status))),
                     Err(_) => {
                         select.terms.silent.lock().insert(store.place.address.clone());
@@ -219,7 +242,7 @@ impl Fanout {
         while let Some(ended) = calls.join_next().await {
             let (store, answer) = ended.map_err(|e| Failed(format!("a label call ended abnormally: {e}")))?;
             let (said, strict) = match answer {
-                Ok((found, said)) => {
+                Ok(((found, said), _held)) => {
                     for text in found {
                         let bytes = text.len() + size_of::<String>();
                         if all.insert(text) {
@@ -276,6 +299,7 @@ impl LabelCall {
     async fn call(
         &self,
         store: &Store,
+        memory: &Arc<Call>,
         select: &Select,
         timeout: Duration,
     ) -> Result<(Vec<String>, Vec<String>), tonic::Status> {
@@ -294,7 +318,7 @@ impl LabelCall {
                     limit,
                     ..Default::default()
                 };
-                let answer = store.client().label_names(store.request(body, timeout)).await?.into_inner();
+                let answer = store.client(memory).label_names(store.request(body, timeout)).await?.into_inner();
                 Ok((answer.names, answer.warnings))
             }
             Self::Values(label) => {
@@ -309,7 +333,7 @@ impl LabelCall {
                     limit,
                     ..Default::default()
                 };
-                let answer = store.client().label_values(store.request(body, timeout)).await?.into_inner();
+                let answer = store.client(memory).label_values(store.request(body, timeout)).await?.into_inner();
                 Ok((answer.values, answer.warnings))
             }
         }
@@ -346,7 +370,7 @@ fn wire_limit(limit: Option<usize>) -> i64 {
     limit.and_then(|l| i64::try_from(l).ok()).unwrap_or(0)
 }
 
-fn request(store: &Store, select: &Select) -> SeriesRequest {
+fn request(store: &Store, select: &Select, batch: usize) -> SeriesRequest {
     SeriesRequest {
         min_time: select.mint,
         max_time: select.maxt,
@@ -357,7 +381,7 @@ fn request(store: &Store, select: &Select) -> SeriesRequest {
         skip_chunks: select.skip_chunks,
         without_replica_labels: select.without.clone(),
         limit: wire_limit(select.limit),
-        response_batch_size: BATCH,
+        response_batch_size: i64::try_from(batch).unwrap_or(1),
         ..Default::default()
     }
 }
@@ -369,7 +393,8 @@ fn strip(store: &Store, select: &Select) -> Vec<String> {
 }
 
 enum Message {
-    Series(Vec<Series>),
+    /// With the memory that they hold.
+    Series(Vec<Series>, Option<Grant>),
     Warning(String),
     Failed(String),
 }
@@ -381,6 +406,7 @@ struct StoreCall {
     budget: Arc<Budget>,
     strip: Vec<String>,
     source: u32,
+    memory: Arc<Call>,
     deadlines: Deadlines,
     silent: Arc<Mutex<BTreeSet<String>>>,
     fanout: Fanout,
@@ -405,14 +431,21 @@ impl StoreCall {
         let status = |s: tonic::Status| Some((s.code(), self.store.explain(&s)));
         let call = client::retrying(|| {
             let left = self.deadlines.end.saturating_sub(self.fanout.world.clock.elapsed());
-            let (mut client, request) = (self.store.client(), self.store.request(self.request.clone(), left));
+            let (mut client, request) =
+                (self.store.client(&self.memory), self.store.request(self.request.clone(), left));
             async move { client.series(request).await }
         });
         let mut stream = self.wait(to, call).await?.map_err(status)?.into_inner();
         let mut unsorted: Vec<Series> = Vec::new();
         // Given back when the series are on their way: whoever collects them takes it again.
-        let mut held = Taken { budget: &self.budget, bytes: 0 };
-        while let Some(frame) = self.wait(to, stream.message()).await?.map_err(status)? {
+        let mut held = Taken::new(&self.budget);
+        loop {
+            if !self.strip.is_empty() {
+                // All of it is needed before the first can be given on.
+                self.memory.need();
+            }
+            let Some(frame) = self.wait(to, stream.message()).await?.map_err(status)? else { break };
+            let mut grant = self.memory.received();
             let found = match frame.result {
                 Some(series_response::Result::Series(s)) => vec![s],
                 Some(series_response::Result::Batch(b)) => b.series,
@@ -429,7 +462,10 @@ impl StoreCall {
                 batch.push(s);
             }
             if self.strip.is_empty() {
-                to.send(Message::Series(batch)).await.map_err(|_| None)?;
+                // The chunks are slices of the message; what is made of it comes on top.
+                let made = batch.iter().map(Series::overhead).sum();
+                grant.iter_mut().for_each(|g| g.grow(made));
+                to.send(Message::Series(batch, grant)).await.map_err(|_| None)?;
                 continue;
             }
             for mut s in batch {
@@ -437,14 +473,14 @@ impl StoreCall {
                 held.more(s.cost()).map_err(|e| Some((tonic::Code::ResourceExhausted, e.0)))?;
                 unsorted.push(s);
             }
-            if held.bytes > MAX_RESORT {
+            if held.bytes() > MAX_RESORT {
                 let text = format!("it can't leave out replica labels, and sent more than {MAX_RESORT} bytes to sort");
                 return Err(Some((tonic::Code::ResourceExhausted, text)));
             }
         }
         if !unsorted.is_empty() {
             unsorted.sort_by(|a, b| a.labels.cmp(&b.labels));
-            to.send(Message::Series(unsorted)).await.map_err(|_| None)?;
+            to.send(Message::Series(unsorted, None)).await.map_err(|_| None)?;
         }
         Ok(())
     }
@@ -455,20 +491,31 @@ impl StoreCall {
         to: &mpsc::Sender<Message>,
         answer: impl Future<Output = T>,
     ) -> Result<T, Option<(tonic::Code, String)>> {
-        let left = self.deadlines.end.saturating_sub(self.fanout.world.clock.elapsed());
-        let limit = self.deadlines.frame.min(left);
-        tokio::select! {
-            biased;
-            () = to.closed() => Err(None),
-            answer = tokio::time::timeout(limit, answer) => answer.map_err(|_| {
-                let text = if left < self.deadlines.frame {
-                    "it did not finish in the time of the query".to_owned()
-                } else {
-                    format!("it was silent for {limit:?}")
-                };
+        let mut answer = std::pin::pin!(answer);
+        loop {
+            let left = self.deadlines.end.saturating_sub(self.fanout.world.clock.elapsed());
+            let limit = self.deadlines.frame.min(left);
+            tokio::select! {
+                biased;
+                () = to.closed() => return Err(None),
+                answer = tokio::time::timeout(limit, answer.as_mut()) => if let Ok(answer) = answer {
+                    return Ok(answer);
+                }
+            }
+            // A store whose message we do not let in is not silent.
+            let waiting = self.memory.is_waiting();
+            let text = match left < self.deadlines.frame {
+                true if waiting => "the time of the query was over while its answer waited for memory \
+                                    (--query.buffer-bytes)"
+                    .to_owned(),
+                true => "it did not finish in the time of the query".to_owned(),
+                false if waiting => continue,
+                false => format!("it was silent for {limit:?}"),
+            };
+            if !waiting {
                 self.silent.lock().insert(self.store.place.address.clone());
-                Some((tonic::Code::DeadlineExceeded, text))
-            }),
+            }
+            return Err(Some((tonic::Code::DeadlineExceeded, text)));
         }
     }
 }
@@ -525,7 +572,10 @@ pub fn encode(series: Series) -> thanos::Series {
 
 struct Input {
     from: mpsc::Receiver<Message>,
+    memory: Arc<Call>,
     series: VecDeque<Series>,
+    /// The memory of `series`.
+    held: Option<Grant>,
     name: String,
     strict: bool,
 }
@@ -582,6 +632,7 @@ impl SeriesStream {
                         let text = format!("store {} is left out: {e}", input.name);
                         input.from.close();
                         input.series.clear();
+                        input.held = None;
                         self.merge.close(i);
                         return if self.partial && !input.strict {
                             push_warning(&mut self.warnings, text);
@@ -592,9 +643,19 @@ impl SeriesStream {
                     }
                 }
             }
-            let (text, fatal) = match input.from.recv().await {
-                Some(Message::Series(s)) => {
-                    input.series = s.into();
+            input.held = None;
+            let message = match input.from.try_recv() {
+                Ok(message) => Some(message),
+                Err(_) => {
+                    input.memory.need();
+                    let message = input.from.recv().await;
+                    input.memory.idle();
+                    message
+                }
+            };
+            let (text, fatal) = match message {
+                Some(Message::Series(series, held)) => {
+                    (input.series, input.held) = (series.into(), held);
                     continue;
                 }
                 None => {
@@ -622,57 +683,6 @@ pub async fn collect(stream: &mut SeriesStream, budget: &Budget) -> Result<Vec<S
     Ok(all)
 }
 
-/// Bytes that one request may hold, over all its selects.
-#[derive(Debug)]
-pub struct Budget {
-    left: std::sync::atomic::AtomicI64,
-    whole: u64,
-}
-
-impl Budget {
-    /// A budget; 0 is none.
-    pub fn new(bytes: u64) -> Self {
-        let whole = if bytes == 0 { i64::MAX as u64 } else { bytes };
-        Self { left: std::sync::atomic::AtomicI64::new(i64::try_from(whole).unwrap_or(i64::MAX)), whole }
-    }
-
-    fn give(&self, bytes: usize) {
-        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
-        self.left.fetch_add(bytes, std::sync::atomic::Ordering::Relaxed);
-    }
-
-    /// Takes some.
-    pub fn take(&self, bytes: usize) -> Result<(), Failed> {
-        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
-        if self.left.fetch_sub(bytes, std::sync::atomic::Ordering::Relaxed) < bytes {
-            return Err(Failed(format!(
-                "the query needs more than {} bytes of series: narrow it, or raise --query.max-bytes",
-                self.whole
-            )));
-        }
-        Ok(())
-    }
-}
-
-/// A part of a budget that is given back.
-struct Taken<'a> {
-    budget: &'a Budget,
-    bytes: usize,
-}
-
-impl Taken<'_> {
-    fn more(&mut self, bytes: usize) -> Result<(), Failed> {
-        self.bytes += bytes;
-        self.budget.take(bytes)
-    }
-}
-
-impl Drop for Taken<'_> {
-    fn drop(&mut self) {
-        self.budget.give(self.bytes);
-    }
-}
-
 /// The label sets of a stream.
 pub async fn collect_labels(stream: &mut SeriesStream, budget: &Budget) -> Result<Vec<Labels>, Failed> {
     let mut all = Vec::new();
@@ -681,23 +691,4 @@ pub async fn collect_labels(stream: &mut SeriesStream, budget: &Budget) -> Resul
         all.push(s.labels);
     }
     Ok(all)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_held_for_a_while_is_given_back() {
-        let budget = Budget::new(100);
-        {
-            let mut held = Taken { budget: &budget, bytes: 0 };
-            held.more(60).unwrap();
-            assert!(budget.take(50).unwrap_err().0.contains("more than 100 bytes"));
-            budget.give(50);
-            assert!(held.more(60).is_err());
-        }
-        budget.take(100).unwrap();
-        Budget::new(0).take(usize::MAX / 2).unwrap();
-    }
 }

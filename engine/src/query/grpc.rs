@@ -4,7 +4,6 @@
 use super::endpoints::Endpoints;
 use super::fanout::{self, Fanout, LabelCall, Select, Terms};
 use crate::storeapi::{self, Frames, Limits, frames, request};
-use model::world::World;
 use proto::info::info_server::Info;
 use proto::info::{InfoRequest, InfoResponse, StoreInfo, TsdbInfo};
 use proto::thanos::store_server::Store;
@@ -26,17 +25,16 @@ pub struct QueryStore {
     fanout: Fanout,
     limits: Limits,
     timeout: Duration,
-    world: World,
 }
 
 impl QueryStore {
     /// Over a fan-out; `timeout` bounds a request that names no deadline.
-    pub fn new(fanout: Fanout, limits: Limits, timeout: Duration, world: World) -> Self {
-        Self { fanout, limits, timeout, world }
+    pub fn new(fanout: Fanout, limits: Limits, timeout: Duration) -> Self {
+        Self { fanout, limits, timeout }
     }
 
     fn terms(&self, disabled: bool, strategy: i32, timeout: Duration) -> Terms {
-        Terms::new(!request::abort(disabled, strategy), timeout, MAX_BYTES, &self.world)
+        self.fanout.terms(!request::abort(disabled, strategy), timeout, MAX_BYTES)
     }
 
     fn endpoints(&self) -> &Arc<Endpoints> {
@@ -84,7 +82,7 @@ impl Store for QueryStore {
             skip_chunks: asked.skip_chunks,
             // A share of the series is cut here, after the shares are told apart.
             limit: if asked.shard.is_some() { None } else { asked.limit },
-            terms: Terms::new(!asked.abort, timeout, MAX_BYTES, &self.world),
+            terms: self.fanout.terms(!asked.abort, timeout, MAX_BYTES),
         };
         let mut stream = self.fanout.series(&select).map_err(failed)?;
         let (to, from) = mpsc::channel(2);

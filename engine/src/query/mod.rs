@@ -2,13 +2,17 @@
 
 pub mod address;
 pub mod api;
+pub mod budget;
+pub mod buffers;
 pub mod dedup;
 pub mod endpoints;
 pub mod eval;
 pub mod fanout;
 pub mod grpc;
 pub mod merge;
+pub mod metered;
 pub mod metrics;
+mod retry;
 pub mod samples;
 pub mod series;
 pub mod store;
@@ -51,12 +55,11 @@ pub async fn run_with(
     let context = Context::new("query", world.clone());
     let loader = wanted::Loader::new(&args)?;
     let endpoints = Endpoints::new(&args, world.clone(), dns, &context.metrics);
-    let response_timeout = args.response_timeout.duration();
-    let fanout = Fanout::new(Arc::clone(&endpoints), world.clone(), response_timeout, &context.metrics);
+    let fanout = Fanout::new(Arc::clone(&endpoints), world.clone(), &args, &context.metrics);
     let evaluator = Evaluator::new(&args, fanout.clone(), world.clone(), &context.metrics)?;
     context.metrics.register_collector(metrics::Connections(Arc::clone(&endpoints)));
     let limits = Limits::new(args.limit_series, args.limit_samples, &context.metrics);
-    let store = QueryStore::new(fanout, limits, args.timeout.duration(), world.clone());
+    let store = QueryStore::new(fanout, limits, args.timeout.duration());
     let grpc = tonic::service::Routes::new(
         StoreServer::new(store.clone())
             .max_decoding_message_size(RECEIVE_MAX)

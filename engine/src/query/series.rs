@@ -17,6 +17,11 @@ impl Series {
     pub fn cost(&self) -> usize {
         self.labels.packed_len() + size_of::<Self>() + self.chunks.iter().map(Chunk::cost).sum::<usize>()
     }
+
+    /// The part of it that decoding has made; the rest are slices of the message.
+    pub fn overhead(&self) -> usize {
+        self.labels.packed_len() + size_of::<Self>() + self.chunks.len() * size_of::<Chunk>()
+    }
 }
 
 /// A chunk's bytes as they came, never decoded on the way.

@@ -1,6 +1,9 @@
 //! One store that is asked: its channel, and the truth about it from regular Info calls.
 
 use super::address::Place;
+use super::buffers::Call;
+use super::metered::Metered;
+use super::retry::Backoff;
 use super::wanted::Source;
 use crate::server::client::{self, Target};
 use crate::server::{RECEIVE_MAX, tls};
@@ -20,6 +23,14 @@ use tonic::transport::Channel;
 
 /// Deadline for TCP and TLS together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Pause before a failed probe is repeated for the first time.
+const FIRST_RETRY: Duration = Duration::from_millis(200);
+/// Longest pause between failed probes.
+const LAST_RETRY: Duration = Duration::from_secs(2);
+/// Bytes that an own part may send ahead of us on one call: enough for a network of less than a millisecond.
+const NEAR_WINDOW: u32 = 128 << 10;
+/// The same for another cluster, which may be far.
+const FAR_WINDOW: u32 = 256 << 10;
 /// Most label sets that are kept of one store.
 const MAX_LABEL_SETS: usize = 100_000;
 /// How often a link's newest sample is looked for.
@@ -114,6 +125,7 @@ impl Store {
             tls: tls(client)?,
             server_name: client.server_name.clone(),
             connect_timeout: CONNECT_TIMEOUT,
+            window: if source.link.is_some() { FAR_WINDOW } else { NEAR_WINDOW },
         };
         let (channel, connection) = client::channel(target).map_err(|e| e.to_string())?;
         Ok(Self {
@@ -150,9 +162,10 @@ impl Store {
         }
     }
 
-    /// A StoreAPI client.
-    pub fn client(&self) -> StoreClient<Channel> {
-        StoreClient::new(self.channel.clone()).max_decoding_message_size(RECEIVE_MAX)
+    /// A StoreAPI client for one call, whose answer is let in as there is memory for it.
+    pub fn client(&self, memory: &Arc<Call>) -> StoreClient<Metered> {
+        let channel = Metered::new(self.channel.clone(), Arc::clone(memory));
+        StoreClient::new(channel).max_decoding_message_size(RECEIVE_MAX)
     }
 
     /// A request with what this store wants to see beside its body, and the time that we wait for it.
@@ -363,7 +376,7 @@ impl Store {
             response_batch_size: 1,
             ..Default::default()
         };
-        let mut stream = self.client().series(self.request(body, timeout)).await?.into_inner();
+        let mut stream = StoreClient::new(self.channel.clone()).series(self.request(body, timeout)).await?.into_inner();
         let (mut newest, mut seen) = (None, 0);
         while let Some(frame) = stream.message().await? {
             let series = match frame.result {
@@ -401,6 +414,7 @@ pub async fn watch(store: Arc<Store>, world: World, own: Probe, done: impl FnOnc
     let millis = |ms: i64| Duration::from_millis(u64::try_from(ms).unwrap_or(0).max(100));
     let mut done = Some(done);
     let mut looked: Option<Duration> = None;
+    let mut retry = Backoff::new(FIRST_RETRY, LAST_RETRY);
     loop {
         let thresholds = store.source().link.as_ref().map_or(own, |l| l.probe);
         let (interval, timeout) = (millis(thresholds.interval_ms), millis(thresholds.timeout_ms));
@@ -413,9 +427,9 @@ pub async fn watch(store: Arc<Store>, world: World, own: Probe, done: impl FnOnc
             looked = Some(now);
             store.look_for_newest(&world, timeout).await;
         }
-        // While it is down it is asked more often, so that it comes back soon.
-        let pause = if store.truth().healthy { interval } else { interval.min(Duration::from_secs(2)) };
-        tokio::time::sleep(pause).await;
+        // What fails is asked again soon, and ever later: most failures are restarts.
+        let pause = if store.truth().healthy { retry.reset(interval) } else { retry.next(world.entropy.as_ref()) };
+        tokio::time::sleep(pause.min(interval)).await;
     }
 }
 

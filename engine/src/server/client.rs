@@ -19,10 +19,9 @@ use tonic::transport::{Channel, Endpoint, Uri};
 const KEEP_ALIVE: Duration = Duration::from_secs(11);
 /// How long the answer to a probe may take.
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Bytes that a server may send ahead on one stream: a reader that stalls holds up no more than this.
-const STREAM_WINDOW: u32 = 1 << 20;
-/// The same for a whole connection.
-const CONNECTION_WINDOW: u32 = 4 << 20;
+/// The same as [`Target::window`] for a whole connection: all that HTTP/2 allows. With less, calls that nobody reads would
+/// keep all others of the connection from going on; the windows of the single calls bound the memory.
+const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
 
 /// Where and how to connect.
 #[derive(Clone)]
@@ -37,6 +36,8 @@ pub struct Target {
     pub server_name: String,
     /// Deadline for TCP and TLS together.
     pub connect_timeout: Duration,
+    /// Bytes that the server may send ahead on one call: a reader that stalls holds up no more than this.
+    pub window: u32,
 }
 
 /// A connection could not be made.
@@ -138,7 +139,7 @@ pub fn channel(target: Target) -> Result<(Channel, Link), DialError> {
         .http2_keep_alive_interval(KEEP_ALIVE)
         .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
         .keep_alive_while_idle(true)
-        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_stream_window_size(target.window)
         .initial_connection_window_size(CONNECTION_WINDOW);
     let name = if target.server_name.is_empty() { origin.host().unwrap_or_default() } else { &target.server_name };
     let name = ServerName::try_from(name.trim_matches(['[', ']']).to_owned()).map_err(|e| invalid(name, &e))?;

@@ -3,7 +3,7 @@
 use super::error::ApiError;
 use super::params::{MAX_TIME, MIN_TIME, Params};
 use super::{Api, json, success};
-use crate::query::fanout::{self, Failed, LabelCall, Select, Terms};
+use crate::query::fanout::{self, Failed, LabelCall, Select};
 use crate::storeapi::TRUNCATED;
 use axum::extract::{Path, Request, State};
 use axum::response::Response;
@@ -37,7 +37,7 @@ fn wanted(api: &Api, p: &Params) -> Result<Wanted, ApiError> {
     }
     super::query::refuse_unbuilt(p)?;
     let timeout = p.timeout(api.args.timeout.duration())?;
-    let terms = Terms::new(api.partial(p)?, timeout, api.args.max_bytes, &api.world);
+    let terms = api.evaluator.fanout().terms(api.partial(p)?, timeout, api.args.max_bytes);
     Ok(Wanted {
         timeout,
         selectors: p.selectors()?,

@@ -1,10 +1,7 @@
 //! The reloader beside a real Prometheus: expansion, refusal, the way back to the last good configuration.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-mod common;
-
+use super::common::{Sidecar, until};
 use args::SidecarArgs;
-use common::{Sidecar, until};
 use model::world::World;
 use sha2::{Digest, Sha256};
 use std::path::Path;
@@ -85,24 +82,25 @@ async fn loads_refuses_and_goes_back() {
     let sidecar = Sidecar::start(setup.args());
     sidecar.ready().await;
     let configuration = || sidecar.state().configuration.unwrap();
-    until("the first load", || configuration().loaded == Some(hash(&first))).await;
+    until("the first load", async || configuration().loaded == Some(hash(&first))).await;
     let c = configuration();
     assert!(c.wanted == hash(&first) && c.error.is_none() && c.loaded_at_ms.is_some(), "{c:?}");
     assert!(setup.active().contains("scrape_interval: 21s"));
     assert!(setup.active().contains("replica: engine"), "the variable is replaced: {}", setup.active());
-    until("the external labels", || sidecar.state().prometheus.unwrap().external_labels.len() == 2).await;
+    until("the external labels", async || sidecar.state().prometheus.unwrap().external_labels.len() == 2).await;
 
     // The operator promotes it; then somebody breaks the configuration.
     setup.put("last-good.yaml", &first);
     let bad = text("22s").replace("scrape_configs: []", "scrape_configs: [{job_name: x}, {job_name: x}]");
     setup.put("next.yaml", &bad);
-    until("the refusal", || configuration().error.is_some_and(|e| e.contains("found multiple scrape configs"))).await;
-    until("the good one to be back", || configuration().loaded == Some(hash(&first))).await;
+    until("the refusal", async || configuration().error.is_some_and(|e| e.contains("found multiple scrape configs")))
+        .await;
+    until("the good one to be back", async || configuration().loaded == Some(hash(&first))).await;
     let c = configuration();
     assert_eq!(c.wanted, hash(&bad));
     assert!(c.error.is_some(), "the failure stays visible");
     // A restart of Prometheus starts on the good one.
-    until("the good text on disk", || setup.on_disk().contains("scrape_interval: 21s")).await;
+    until("the good text on disk", async || setup.on_disk().contains("scrape_interval: 21s")).await;
     let metrics = sidecar.metrics();
     assert!(metrics.contains("thanos_sidecar_reloader_reloads_failed_total"), "{metrics}");
     assert!(!setup.dir.path().join("prometheus.yml.tmp").exists());
@@ -110,30 +108,32 @@ async fn loads_refuses_and_goes_back() {
     // A corrected one is taken at once.
     let third = text("23s");
     setup.put("next.yaml", &third);
-    until("the corrected one", || configuration().loaded == Some(hash(&third))).await;
+    until("the corrected one", async || configuration().loaded == Some(hash(&third))).await;
     assert!(configuration().error.is_none());
     assert!(setup.active().contains("scrape_interval: 23s"));
 
     // An unset variable: told by name, nothing is touched.
     setup.put("next.yaml", &third.replace("CARGO_PKG_NAME", "PANOPTES_NOT_SET"));
-    until("the unset variable", || configuration().error.is_some_and(|e| e.contains("$(PANOPTES_NOT_SET) is not set")))
-        .await;
+    until("the unset variable", async || {
+        configuration().error.is_some_and(|e| e.contains("$(PANOPTES_NOT_SET) is not set"))
+    })
+    .await;
     assert!(setup.on_disk().contains("scrape_interval: 23s"));
     assert_eq!(configuration().loaded, Some(hash(&third)));
     setup.put("next.yaml", &third);
-    until("back to what is loaded", || configuration().error.is_none()).await;
+    until("back to what is loaded", async || configuration().error.is_none()).await;
 
     // Rules: any change of content reloads.
     let rules = configuration().rules;
     let group = "groups:\n- {name: g, rules: [{record: a, expr: vector(1)}]}\n";
     setup.put("rules/a.yaml", group);
-    until("the rules", || configuration().rules != rules).await;
+    until("the rules", async || configuration().rules != rules).await;
     let loaded = tokio::task::block_in_place(|| setup.prometheus.get("/api/v1/rules")).unwrap();
     assert_eq!(loaded["data"]["groups"][0]["name"], "g");
     setup.put("rules/a.yaml", "groups: [{name: g, rules: [{record: a, expr: 'sum('}]}]");
-    until("the refused rules", || configuration().error.is_some()).await;
+    until("the refused rules", async || configuration().error.is_some()).await;
     setup.put("rules/a.yaml", group);
-    until("the rules again", || configuration().error.is_none()).await;
+    until("the rules again", async || configuration().error.is_none()).await;
 
     // Prometheus is away: said so, and made good when it is back.
     setup.prometheus.process().signal("STOP").unwrap();
@@ -141,7 +141,7 @@ async fn loads_refuses_and_goes_back() {
     setup.put("next.yaml", &fourth);
     tokio::time::sleep(std::time::Duration::from_millis(500)).await;
     setup.prometheus.process().signal("CONT").unwrap();
-    until("the fourth", || configuration().loaded == Some(hash(&fourth))).await;
+    until("the fourth", async || configuration().loaded == Some(hash(&fourth))).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,11 +1,8 @@
 //! The querier beside real Prometheus and real Thanos: it reads a Thanos sidecar, a Thanos querier reads it, and the
 //! answers are the same.
-#![allow(clippy::disallowed_methods, reason = "real processes live in real time")]
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails this way")]
 
-mod querier;
-
-use querier::{Querier, args, until};
+use super::common::until;
+use super::querier::{Querier, args};
 use serde_json::Value;
 use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, Sender};

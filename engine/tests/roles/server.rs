@@ -1,8 +1,4 @@
 //! The common server and the channels to it: TLS and client certificates, reload, kinds of failure, an orderly end.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
-#![allow(clippy::disallowed_methods, reason = "tests wait in real time")]
-
-mod common;
 
 use args::ServerArgs;
 use args::state::ErrorClass;
@@ -95,6 +91,7 @@ fn connect(address: &str, tls: Option<ClientTlsOptions>, server_name: &str) -> (
         tls: tls.map(|o| ClientTls::new(o).unwrap()),
         server_name: server_name.into(),
         connect_timeout: Duration::from_millis(800),
+        window: 1 << 20,
     };
     let (channel, link) = client::channel(target).unwrap();
     (InfoClient::new(channel), link)
@@ -178,13 +175,13 @@ async fn changed_files_are_taken_and_broken_ones_are_not() {
     };
     assert!(subject().await.contains("first"));
     files.put("server.crt", "garbage");
-    common::until("the failure to be counted", || {
+    super::common::until("the failure to be counted", async || {
         running.context.metrics.render().unwrap().contains("panoptes_tls_reload_failures_total 1")
     })
     .await;
     assert!(subject().await.contains("first"), "the old certificate stays");
     files.pair("server", &named("second"));
-    common::until("the new certificate", || {
+    super::common::until("the new certificate", async || {
         running.context.metrics.render().unwrap().contains("panoptes_tls_reloads_total 1")
     })
     .await;
@@ -231,7 +228,7 @@ async fn the_wildcard_means_both_families() {
 #[tokio::test(flavor = "multi_thread")]
 async fn shutdown_lets_open_calls_finish_and_refuses_new_ones() {
     let running = start(ServerArgs::default(), Duration::from_millis(700)).await;
-    assert_eq!(common::get(format!("{}/-/ready", running.http)).unwrap().0, 200);
+    assert_eq!(super::common::get(format!("{}/-/ready", running.http)).unwrap().0, 200);
     let (client, _) = connect(&running.grpc, None, "");
     let open = tokio::spawn(async move { call(client).await });
     tokio::time::sleep(Duration::from_millis(200)).await;
@@ -274,6 +271,7 @@ async fn health_follows_readiness() {
         tls: None,
         server_name: String::new(),
         connect_timeout: Duration::from_secs(1),
+        window: 1 << 20,
     })
     .unwrap();
     let mut health = HealthClient::new(channel);
@@ -285,7 +283,7 @@ async fn health_follows_readiness() {
     running.context.ready.not_ready("a test");
     tokio::time::sleep(Duration::from_millis(100)).await;
     assert_eq!(check().await, 2);
-    let (code, body) = common::get(format!("{}/-/ready", running.http)).unwrap();
+    let (code, body) = super::common::get(format!("{}/-/ready", running.http)).unwrap();
     assert!(code == 503 && body.contains("a test"), "{code} {body}");
 }
 

@@ -1,9 +1,4 @@
-//! What the tests of the roles share: a sidecar in this process.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
-#![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part")]
-#![allow(clippy::disallowed_methods, reason = "tests of real processes wait in real time")]
-
-pub mod fake_store;
+//! What the tests of the roles share: waiting, reading, a sidecar in this process.
 
 use args::SidecarArgs;
 use model::world::World;
@@ -34,8 +29,10 @@ impl Sidecar {
     }
 
     pub async fn ready(&self) {
-        until("the sidecar to be ready", || get(format!("{}/-/ready", self.http)).is_ok_and(|(code, _)| code == 200))
-            .await;
+        until("the sidecar to be ready", async || {
+            get(format!("{}/-/ready", self.http)).is_ok_and(|(code, _)| code == 200)
+        })
+        .await;
     }
 
     pub async fn channel(&self) -> Channel {
@@ -78,9 +75,9 @@ pub fn get(url: String) -> anyhow::Result<(u16, String)> {
     tokio::task::block_in_place(|| testkit::http::get(&url).map(|a| (a.status, a.body)))
 }
 
-pub async fn until(what: &str, mut condition: impl FnMut() -> bool) {
+pub async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
     let begin = Instant::now();
-    while !condition() {
+    while !condition().await {
         assert!(begin.elapsed() < Duration::from_secs(30), "waited 30 s for {what}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }

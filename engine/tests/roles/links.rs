@@ -1,13 +1,10 @@
 //! Links between clusters as a querier sees them: who is used, who is not and why, no loops, changes while it runs.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-mod common;
-
+use super::common::{get, until};
+use super::fake_store::{Fake, Running, Samples};
 use args::links::{Link, LinkMode, Links, Probe};
 use args::state::{self, ErrorClass};
 use args::{Millis, QueryArgs, ServerArgs};
-use common::fake_store::FakeStore;
-use common::{get, until};
 use model::world::World;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -32,7 +29,7 @@ impl Drop for Querier {
 }
 
 impl Querier {
-    fn start(cluster: &str, own: &[&FakeStore]) -> Self {
+    fn start(cluster: &str, own: &[&Running]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let (http, grpc) = (testkit::ports::free().unwrap(), testkit::ports::free().unwrap());
         let addresses: Vec<String> = own.iter().map(|s| format!("- address: {}\n", s.address)).collect();
@@ -66,7 +63,7 @@ impl Querier {
     }
 
     async fn ready(&self) {
-        until("the querier", || get(format!("{}/-/ready", self.http)).is_ok_and(|(code, _)| code == 200)).await;
+        until("the querier", async || get(format!("{}/-/ready", self.http)).is_ok_and(|(code, _)| code == 200)).await;
     }
 
     fn put(&self, name: &str, text: &str) -> PathBuf {
@@ -86,7 +83,7 @@ impl Querier {
             links,
         };
         self.put(args::files::LINKS, &serde_json::to_string(&links).unwrap());
-        until("the revision", || self.endpoints().is_some_and(|e| e.revision.as_deref() == Some(revision))).await;
+        until("the revision", async || self.endpoints().is_some_and(|e| e.revision.as_deref() == Some(revision))).await;
     }
 
     fn endpoints(&self) -> Option<state::Endpoints> {
@@ -129,11 +126,11 @@ fn link(name: &str, cluster: &str, address: &str) -> Link {
 #[tokio::test(flavor = "multi_thread")]
 async fn only_the_expected_cluster_is_used_and_every_other_case_is_told() {
     let ops =
-        FakeStore::start(&[&[("cluster", "ops"), ("replica", "a")], &[("cluster", "ops"), ("replica", "b")]]).await;
-    let prod = FakeStore::start(&[&[("cluster", "prod"), ("replica", "a")]]).await;
-    let other = FakeStore::start(&[&[("cluster", "other"), ("replica", "a")]]).await;
-    let bare = FakeStore::start(&[&[("region", "eu")]]).await;
-    let drained = FakeStore::start(&[&[("cluster", "drained"), ("replica", "a")]]).await;
+        Fake::live(&[&[("cluster", "ops"), ("replica", "a")], &[("cluster", "ops"), ("replica", "b")]]).start().await;
+    let prod = Fake::live(&[&[("cluster", "prod"), ("replica", "a")]]).start().await;
+    let other = Fake::live(&[&[("cluster", "other"), ("replica", "a")]]).start().await;
+    let bare = Fake::live(&[&[("region", "eu")]]).start().await;
+    let drained = Fake::live(&[&[("cluster", "drained"), ("replica", "a")]]).start().await;
     let web = testkit::metrics_source::MetricsSource::start().unwrap();
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let dead = format!("127.0.0.1:{}", testkit::ports::free().unwrap());
@@ -165,13 +162,13 @@ async fn only_the_expected_cluster_is_used_and_every_other_case_is_told() {
         ("silent", ErrorClass::Timeout),
         ("nowhere", ErrorClass::Dns),
     ] {
-        until(&format!("{name} to be {expected:?}, it is {:?}", querier.seen(name).error), || {
+        until(&format!("{name} to be {expected:?}, it is {:?}", querier.seen(name).error), async || {
             class(name) == Some(expected)
         })
         .await;
         assert!(!querier.seen(name).used, "{name}");
     }
-    until("prod", || querier.seen("prod").used).await;
+    until("prod", async || querier.seen("prod").used).await;
     let p = querier.seen("prod");
     assert!(
         p.error.is_none() && p.cluster_matches == Some(true) && p.clusters == ["prod"] && p.last_success_ms.is_some(),
@@ -182,7 +179,7 @@ async fn only_the_expected_cluster_is_used_and_every_other_case_is_told() {
     assert!(i.cluster_matches == Some(false) && i.clusters == ["other"], "{i:?}");
     // Taken out on purpose: still watched, and nobody's fault.
     for name in ["drained", "rejected"] {
-        until(name, || querier.seen(name).endpoints.first().is_some_and(|e| e.healthy)).await;
+        until(name, async || querier.seen(name).endpoints.first().is_some_and(|e| e.healthy)).await;
         let l = querier.seen(name);
         assert!(!l.used && l.error.is_none(), "{l:?}");
     }
@@ -217,15 +214,15 @@ async fn only_the_expected_cluster_is_used_and_every_other_case_is_told() {
 #[tokio::test(flavor = "multi_thread")]
 async fn two_queriers_that_link_each_other_ask_every_store_once() {
     let (a_store, b_store) = (
-        FakeStore::start(&[&[("cluster", "a"), ("replica", "0")]]).await,
-        FakeStore::start(&[&[("cluster", "b"), ("replica", "0")]]).await,
+        Fake::live(&[&[("cluster", "a"), ("replica", "0")]]).start().await,
+        Fake::live(&[&[("cluster", "b"), ("replica", "0")]]).start().await,
     );
     let (a, b) = (Querier::start("a", &[&a_store]), Querier::start("b", &[&b_store]));
     a.ready().await;
     b.ready().await;
     a.link("r1", vec![link("b", "b", &b.grpc)]).await;
     b.link("r1", vec![link("a", "a", &a.grpc)]).await;
-    until("both directions", || a.seen("b").used && b.seen("a").used).await;
+    until("both directions", async || a.seen("b").used && b.seen("a").used).await;
     // Let them see what the other has learnt about themselves.
     tokio::time::sleep(Duration::from_millis(900)).await;
     for q in [&a, &b] {
@@ -234,7 +231,7 @@ async fn two_queriers_that_link_each_other_ask_every_store_once() {
         let (count, warnings) = q.query("count by (cluster) (up)");
         assert_eq!(count.into_iter().collect::<Vec<_>>(), [("a".into(), "1".into()), ("b".into(), "1".into())]);
         assert!(warnings.is_empty(), "{warnings:?}");
-        let asked = |s: &FakeStore| {
+        let asked = |s: &Running| {
             s.take_asked().into_iter().filter(|r| r.matchers.iter().any(|m| m.value == "up")).collect::<Vec<_>>()
         };
         let (to_a, to_b) = (asked(&a_store), asked(&b_store));
@@ -253,57 +250,56 @@ async fn the_age_of_the_newest_sample_is_not_that_of_targets_that_are_gone() {
         let name = format!("{i:03}");
         model::Labels::from_pairs([("__name__", "up"), ("cluster", "prod"), ("gone", &name)])
     };
-    let live = ServerArgs::default();
-    let prod = FakeStore::start_full(&[&[("cluster", "prod")]], (0..30).map(gone).collect(), live).await;
+    let prod = Fake::live(&[&[("cluster", "prod")]]).and((0..30).map(|i| (gone(i), Samples::Gone))).start().await;
     let q = Querier::start("ops", &[]);
     q.ready().await;
     q.link("r1", vec![link("prod", "prod", &prod.address)]).await;
-    until("the age", || q.seen("prod").data_lag_ms.is_some()).await;
+    until("the age", async || q.seen("prod").data_lag_ms.is_some()).await;
     let lag = q.seen("prod").data_lag_ms.unwrap();
     assert!((0..10_000).contains(&lag), "{lag} ms");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn links_come_and_go_while_it_runs() {
-    let ops = FakeStore::start(&[&[("cluster", "ops"), ("replica", "a")]]).await;
+    let ops = Fake::live(&[&[("cluster", "ops"), ("replica", "a")]]).start().await;
     let port = testkit::ports::free().unwrap();
     let at = ServerArgs { grpc_address: format!("127.0.0.1:{port}"), ..ServerArgs::default() };
-    let prod = FakeStore::start_with(&[&[("cluster", "prod")]], at.clone()).await;
-    let staging = FakeStore::start(&[&[("cluster", "staging")]]).await;
+    let prod = Fake::live(&[&[("cluster", "prod")]]).start_with(at.clone()).await;
+    let staging = Fake::live(&[&[("cluster", "staging")]]).start().await;
     let q = Querier::start("ops", &[&ops]);
     q.ready().await;
     assert_eq!(q.clusters(), ["ops"]);
     let prod_address = prod.address.clone();
     let both = || vec![link("prod", "prod", &prod_address), link("staging", "staging", &staging.address)];
     q.link("r1", both()).await;
-    until("both", || q.clusters() == ["ops", "prod", "staging"]).await;
+    until("both", async || q.clusters() == ["ops", "prod", "staging"]).await;
 
     // A broken file changes nothing and is told.
     q.put(args::files::LINKS, "format: 1\nrevision: [");
-    until("the error", || q.endpoints().unwrap().error.is_some_and(|e| e.contains("links.yaml"))).await;
+    until("the error", async || q.endpoints().unwrap().error.is_some_and(|e| e.contains("links.yaml"))).await;
     assert_eq!(q.clusters(), ["ops", "prod", "staging"]);
     q.put(args::files::LINKS, r#"{"format": 99, "revision": "r9", "clusterLabel": "cluster", "clusterName": "ops"}"#);
-    until("the format", || q.endpoints().unwrap().error.is_some_and(|e| e.contains("format 99"))).await;
+    until("the format", async || q.endpoints().unwrap().error.is_some_and(|e| e.contains("format 99"))).await;
     assert_eq!(q.endpoints().unwrap().revision.as_deref(), Some("r1"));
 
     // Gone on purpose: no warning.
     q.link("r2", vec![link("prod", "prod", &prod.address)]).await;
-    until("staging to be gone", || q.clusters() == ["ops", "prod"]).await;
+    until("staging to be gone", async || q.clusters() == ["ops", "prod"]).await;
     assert!(q.query("up").1.is_empty());
     assert!(q.endpoints().unwrap().error.is_none());
 
     // Gone by accident: missed by name, and back by itself.
     q.link("r3", both()).await;
     drop(prod);
-    until("prod to be missed", || q.query("up").1.iter().any(|w| w.contains("prod"))).await;
+    until("prod to be missed", async || q.query("up").1.iter().any(|w| w.contains("prod"))).await;
     assert_eq!(q.clusters(), ["ops", "staging"]);
-    let _prod = FakeStore::start_with(&[&[("cluster", "prod")]], at).await;
-    until("prod to be back", || q.clusters() == ["ops", "prod", "staging"] && q.query("up").1.is_empty()).await;
+    let _prod = Fake::live(&[&[("cluster", "prod")]]).start_with(at).await;
+    until("prod to be back", async || q.clusters() == ["ops", "prod", "staging"] && q.query("up").1.is_empty()).await;
 
     // Two links to one cluster's data: both say so.
     let twin = link("twin", "staging", &staging.address);
     q.link("r4", both().into_iter().chain([twin]).collect()).await;
-    until("the conflict", || q.seen("twin").conflicts.iter().any(|c| c.with == "link monitoring/staging")).await;
+    until("the conflict", async || q.seen("twin").conflicts.iter().any(|c| c.with == "link monitoring/staging")).await;
     assert!(q.seen("staging").conflicts.iter().any(|c| c.with == "link monitoring/twin"));
 }
 
@@ -323,7 +319,7 @@ async fn tls_of_links_by_files_that_may_come_late_and_change() {
             grpc_tls_client_ca: if client_ca { put("ca", ca.cert()) } else { String::new() },
             ..ServerArgs::default()
         };
-        FakeStore::start_with(&[&[("cluster", name)]], args).await
+        Fake::live(&[&[("cluster", name)]]).start_with(args).await
     };
     let good = ca.server(&["store.example"]).unwrap();
     let expired =
@@ -371,13 +367,13 @@ async fn tls_of_links_by_files_that_may_come_late_and_change() {
         ("wrong-name", ErrorClass::WrongServerName),
         ("expired", ErrorClass::CertificateExpired),
     ] {
-        until(&format!("{name} to be {expected:?}, it is {:?}", q.seen(name).error), || {
+        until(&format!("{name} to be {expected:?}, it is {:?}", q.seen(name).error), async || {
             q.seen(name).error.is_some_and(|e| e.class == expected)
         })
         .await;
     }
     for name in ["good", "mutual"] {
-        until(name, || q.seen(name).used).await;
+        until(name, async || q.seen(name).used).await;
         let tls = q.seen(name).tls.unwrap();
         assert!(tls.protocol == "1.3" && tls.server_not_after_ms.is_some(), "{tls:?}");
         assert_eq!(tls.client_not_after_ms.is_some(), name == "mutual");
@@ -386,5 +382,5 @@ async fn tls_of_links_by_files_that_may_come_late_and_change() {
 
     // The right authority arrives: the same link recovers by itself.
     q.put("stranger.pem", ca.cert());
-    until("the mended authority", || q.seen("unknown-ca").used).await;
+    until("the mended authority", async || q.seen("unknown-ca").used).await;
 }

@@ -1,16 +1,12 @@
 //! A Prometheus that hangs, cuts its answer, damages it, refuses, or has only plain samples; and callers that go away.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
-#![allow(clippy::disallowed_methods, reason = "tests wait in real time")]
 
-mod common;
-
+use super::common::{Sidecar, matcher, series, until};
 use args::SidecarArgs;
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use common::{Sidecar, matcher, series, until};
 use prost::Message;
 use proto::prometheus::{Chunk, ChunkedReadResponse, ChunkedSeries, QueryResult, ReadResponse, Sample, TimeSeries};
 use proto::thanos::{Label, LabelNamesRequest, SeriesRequest};
@@ -167,7 +163,7 @@ async fn plain_samples_are_cut_into_chunks() {
     })
     .await;
     let (all, _) = series(&mut sidecar.store().await, request()).await.unwrap();
-    assert_eq!(all.iter().map(|s| common::labels(s).value("n").to_owned()).collect::<Vec<_>>(), ["a", "b"]);
+    assert_eq!(all.iter().map(|s| super::common::labels(s).value("n").to_owned()).collect::<Vec<_>>(), ["a", "b"]);
     let count: usize = all[0]
         .chunks
         .iter()
@@ -199,7 +195,7 @@ async fn a_caller_that_does_not_read_holds_up_prometheus_and_fills_no_memory() {
     assert!(stream.message().await.unwrap().is_some());
     // Nobody reads on: what is under way fills the windows, then everything stands still.
     let settled = Arc::new(AtomicUsize::new(usize::MAX));
-    until("standstill", || {
+    until("standstill", async || {
         std::thread::sleep(Duration::from_millis(300));
         let now = SENT.load(Ordering::SeqCst);
         settled.swap(now, Ordering::SeqCst) == now

@@ -1,10 +1,7 @@
 //! Chunks of a real Prometheus, decoded: every sample must be the one that Prometheus shows itself.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-mod common;
-
+use super::common::{Sidecar, labels, matcher, series, until};
 use args::SidecarArgs;
-use common::{Sidecar, labels, matcher, series, until};
 use model::histogram::FloatHistogram;
 use model::sample::Value;
 use proto::thanos::SeriesRequest;
@@ -48,7 +45,7 @@ async fn every_sample_is_the_one_that_prometheus_shows() {
     let sidecar = Sidecar::start(SidecarArgs { prometheus_url: p.url(), ..SidecarArgs::default() });
     sidecar.ready().await;
     let mut n = 0.0_f64;
-    until("samples of every kind, more than one chunk holds", || {
+    until("samples of every kind, more than one chunk holds", async || {
         n += 1.0;
         page.set("wave", if n % 7.0 == 0.0 { n.sin() * 1e-9 } else { n.sqrt() * 1e6 });
         page.set_histogram("classic", "", &[("0.1", n), ("2.5", 2.0 * n), ("+Inf", 3.0 * n)], n * 0.37);

@@ -1,142 +1,27 @@
-//! What the querier's tests share: a querier in this process, stores that do as a test says, names that a test sets.
-#![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part")]
-#![allow(clippy::disallowed_methods, reason = "tests of real processes wait in real time")]
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails this way")]
+//! A StoreAPI that a test controls: its label sets and series, how it behaves, and a record of what it was asked.
 
-use args::QueryArgs;
-use engine::query::address::Dns;
+use args::ServerArgs;
+use engine::server::{self, Context, Service};
 use model::world::World;
 use model::{Labels, Matcher};
 use proto::info::info_server::{Info, InfoServer};
 use proto::info::{InfoRequest, InfoResponse, StoreInfo};
-use proto::thanos::store_client::StoreClient;
 use proto::thanos::store_server::{Store, StoreServer};
 use proto::thanos::{
     AggrChunk, Chunk, LabelNamesRequest, LabelNamesResponse, LabelValuesRequest, LabelValuesResponse, Series,
-    SeriesRequest, SeriesResponse, series_response,
+    SeriesBatch, SeriesRequest, SeriesResponse, series_response,
 };
-use serde_json::Value;
-use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 use tsdb::chunk::XorEncoder;
 
-/// Names that a test sets.
-#[derive(Default, Clone)]
-pub struct Names(Arc<Mutex<BTreeMap<String, Vec<IpAddr>>>>);
-
-impl Names {
-    pub fn set(&self, name: &str, ips: &[&str]) {
-        let ips = ips.iter().map(|i| i.parse().unwrap()).collect();
-        self.0.lock().unwrap().insert(name.to_owned(), ips);
-    }
-
-    pub fn remove(&self, name: &str) {
-        self.0.lock().unwrap().remove(name);
-    }
-}
-
-#[async_trait::async_trait]
-impl Dns for Names {
-    async fn ips(&self, host: &str) -> Result<Vec<IpAddr>, String> {
-        self.0.lock().unwrap().get(host).cloned().ok_or_else(|| format!("{host}: no such name"))
-    }
-    async fn srv(&self, name: &str) -> Result<Vec<(String, u16)>, String> {
-        Err(format!("{name}: no such name"))
-    }
-}
-
-/// A querier in this process.
-pub struct Querier {
-    pub http: String,
-    pub grpc: String,
-    pub names: Names,
-    stop: CancellationToken,
-}
-
-pub fn args(endpoints: &[String]) -> QueryArgs {
-    QueryArgs {
-        endpoints: endpoints.to_vec(),
-        replica_labels: vec!["replica".to_owned()],
-        info_interval: args::Millis(200),
-        info_timeout: args::Millis(2000),
-        dns_interval: args::Millis(200),
-        sd_reload_interval: args::Millis(200),
-        ..QueryArgs::default()
-    }
-}
-
-impl Querier {
-    /// Starts one and waits until it is ready; the addresses are filled in.
-    pub async fn start(args: QueryArgs) -> Self {
-        Self::with_names(args, Names::default()).await
-    }
-
-    pub async fn with_names(mut args: QueryArgs, names: Names) -> Self {
-        let (http, grpc) = (testkit::ports::free().unwrap(), testkit::ports::free().unwrap());
-        args.server.http_address = format!("127.0.0.1:{http}");
-        args.server.grpc_address = format!("127.0.0.1:{grpc}");
-        let stop = CancellationToken::new();
-        tokio::spawn(engine::query::run_with(args, World::real(), Arc::new(names.clone()), stop.clone()));
-        let me = Self { http: format!("http://127.0.0.1:{http}"), grpc: format!("127.0.0.1:{grpc}"), names, stop };
-        until("the querier to be ready", async || me.get("/-/ready").await.is_ok_and(|(code, _)| code == 200)).await;
-        me
-    }
-
-    pub async fn get(&self, path: &str) -> anyhow::Result<(u16, String)> {
-        let url = format!("{}{path}", self.http);
-        tokio::task::spawn_blocking(move || testkit::http::get(&url).map(|a| (a.status, a.body))).await?
-    }
-
-    pub async fn json(&self, path: &str) -> (u16, Value) {
-        let (status, body) = self.get(path).await.unwrap();
-        (status, serde_json::from_str(&body).unwrap_or_else(|e| panic!("{e}: {body}")))
-    }
-
-    /// An instant query; more parameters may follow the expression, as `&time=5`.
-    pub async fn query(&self, expression: &str, more: &str) -> (u16, Value) {
-        self.json(&format!("/api/v1/query?query={}{more}", testkit::http::encode(expression))).await
-    }
-
-    pub fn warnings(answer: &Value) -> Vec<String> {
-        answer["warnings"].as_array().into_iter().flatten().map(|w| w.as_str().unwrap().to_owned()).collect()
-    }
-
-    pub async fn state(&self) -> args::state::State {
-        args::state::State::parse(self.get("/-/state").await.unwrap().1.as_bytes()).unwrap()
-    }
-
-    pub async fn store(&self) -> StoreClient<Channel> {
-        let channel = Channel::from_shared(format!("http://{}", self.grpc)).unwrap().connect().await.unwrap();
-        StoreClient::new(channel).max_decoding_message_size(64 << 20)
-    }
-
-    pub async fn info(&self) -> InfoResponse {
-        let channel = Channel::from_shared(format!("http://{}", self.grpc)).unwrap().connect().await.unwrap();
-        proto::info::info_client::InfoClient::new(channel).info(InfoRequest {}).await.unwrap().into_inner()
-    }
-}
-
-impl Drop for Querier {
-    fn drop(&mut self) {
-        self.stop.cancel();
-    }
-}
-
-pub async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
-    let begin = Instant::now();
-    while !condition().await {
-        assert!(begin.elapsed() < Duration::from_secs(30), "waited 30 s for {what}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-}
+/// How long ago samples that are [`Samples::Gone`] ended, milliseconds.
+const GONE: i64 = 3_000_000;
 
 /// How a store answers Series calls. Info is always answered, so that a querier trusts it.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -160,17 +45,30 @@ pub enum Manner {
     Garbage,
 }
 
+/// The samples of one series.
+#[derive(Clone, Debug)]
+pub enum Samples {
+    /// These, by time in milliseconds, in chunks of 50.
+    Given(Vec<(i64, f64)>),
+    /// One a second over the last minute of what is asked for.
+    Live,
+    /// The same, ended a while ago: found only by those who ask for its time.
+    Gone,
+}
+
+/// Series of given samples.
 pub type Data = Vec<(Labels, Vec<(i64, f64)>)>;
 
 #[derive(Clone)]
 pub struct Fake {
-    external: Labels,
-    data: Arc<Mutex<Data>>,
+    sets: Vec<Labels>,
+    series: Arc<[(Labels, Samples)]>,
     manner: Arc<Mutex<Manner>>,
     /// It leaves replica labels out when asked.
     able: bool,
     pub requests: Arc<Mutex<Vec<SeriesRequest>>>,
     pub open: Arc<AtomicUsize>,
+    /// Series that were handed to the network.
     pub sent: Arc<AtomicUsize>,
 }
 
@@ -178,12 +76,19 @@ pub struct Fake {
 pub struct Running {
     pub fake: Fake,
     pub address: String,
-    task: tokio::task::JoinHandle<()>,
+    stop: CancellationToken,
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.task.abort();
+        self.stop.cancel();
+    }
+}
+
+impl Running {
+    /// The Series requests since the last call.
+    pub fn take_asked(&self) -> Vec<SeriesRequest> {
+        std::mem::take(&mut self.fake.requests.lock().unwrap())
     }
 }
 
@@ -192,16 +97,39 @@ pub fn set(pairs: &[(&str, &str)]) -> Labels {
 }
 
 impl Fake {
+    /// With these external labels and series.
     pub fn new(external: &[(&str, &str)], data: Data) -> Self {
+        let external = set(external);
+        let series = data.into_iter().map(|(l, s)| (l.overlay(&external), Samples::Given(s))).collect();
+        Self::of(vec![external], series)
+    }
+
+    /// With these label sets, and the live series `up` and `down` under each of them.
+    pub fn live(sets: &[&[(&str, &str)]]) -> Self {
+        let sets: Vec<Labels> = sets.iter().map(|s| set(s)).collect();
+        let both = |s: &Labels| ["down", "up"].map(|n| (s.with("__name__", n).with("job", "x"), Samples::Live));
+        let series = sets.iter().flat_map(both).collect();
+        Self::of(sets, series)
+    }
+
+    fn of(sets: Vec<Labels>, series: Vec<(Labels, Samples)>) -> Self {
         Self {
-            external: set(external),
-            data: Arc::new(Mutex::new(data)),
+            sets,
+            series: series.into(),
             manner: Arc::new(Mutex::new(Manner::Good)),
             able: true,
             requests: Arc::default(),
             open: Arc::default(),
             sent: Arc::default(),
         }
+    }
+
+    /// With further series, by their full labels.
+    pub fn and(mut self, more: impl IntoIterator<Item = (Labels, Samples)>) -> Self {
+        let mut series = self.series.to_vec();
+        series.extend(more);
+        self.series = series.into();
+        self
     }
 
     pub fn manner(self, manner: Manner) -> Self {
@@ -219,36 +147,64 @@ impl Fake {
     }
 
     pub async fn start(self) -> Running {
-        let port = testkit::ports::free().unwrap();
-        self.start_at(&format!("127.0.0.1:{port}")).await
+        self.start_at("127.0.0.1:0").await
     }
 
     pub async fn start_at(self, address: &str) -> Running {
-        let listener = tokio::net::TcpListener::bind(address).await.unwrap();
-        let server = tonic::transport::Server::builder()
-            .add_service(StoreServer::new(self.clone()))
-            .add_service(InfoServer::new(self.clone()))
-            .serve_with_incoming(tokio_stream::wrappers::TcpListenerStream::new(listener));
-        let task = tokio::spawn(async move { server.await.unwrap() });
-        Running { fake: self, address: address.to_owned(), task }
+        self.start_with(ServerArgs { grpc_address: address.to_owned(), ..ServerArgs::default() }).await
+    }
+
+    /// With TLS, say.
+    pub async fn start_with(self, mut args: ServerArgs) -> Running {
+        args.http_address = "127.0.0.1:0".into();
+        if args.grpc_address == ServerArgs::default().grpc_address {
+            args.grpc_address = "127.0.0.1:0".into();
+        }
+        let bound = server::bind(&args).await.unwrap();
+        let address = bound.grpc_address().unwrap().to_string();
+        let service = Service {
+            component: "sidecar",
+            http: axum::Router::new(),
+            grpc: tonic::service::Routes::new(StoreServer::new(self.clone()))
+                .add_service(InfoServer::new(self.clone())),
+            state: Arc::new(args::state::State::default),
+        };
+        let stop = CancellationToken::new();
+        tokio::spawn(bound.serve(Context::new("fake", World::real()), service, stop.clone()));
+        Running { fake: self, address, stop }
     }
 
     fn select(&self, r: &SeriesRequest) -> Vec<Series> {
         let matchers: Vec<Matcher> = proto::matchers::decode(&r.matchers).unwrap();
         let without: &[String] = if self.able { &r.without_replica_labels } else { &[] };
+        let now = World::real().clock.now_ms();
         let mut found: Vec<(Labels, Vec<AggrChunk>)> = Vec::new();
-        for (labels, samples) in self.data.lock().unwrap().iter() {
-            let labels = labels.overlay(&self.external);
-            if !matchers.iter().all(|m| m.matches_labels(&labels)) {
+        for (labels, samples) in self.series.iter() {
+            if !matchers.iter().all(|m| m.matches_labels(labels)) {
                 continue;
             }
-            let chunks: Vec<AggrChunk> = samples.chunks(50).map(chunk).collect();
+            let chunks: Vec<AggrChunk> = match samples {
+                Samples::Given(samples) => samples.chunks(50).map(chunk).collect(),
+                Samples::Live => vec![minute(r.max_time.min(now))],
+                Samples::Gone if r.min_time > now - GONE => continue,
+                Samples::Gone => vec![minute(r.max_time.min(now - GONE))],
+            };
             let chunks = chunks.into_iter().filter(|c| c.max_time >= r.min_time && c.min_time <= r.max_time);
             found.push((labels.without(without), if r.skip_chunks { Vec::new() } else { chunks.collect() }));
         }
         found.sort_by(|a, b| a.0.cmp(&b.0));
         found.into_iter().map(|(l, chunks)| Series { labels: proto::labels::encode(&l), chunks }).collect()
     }
+
+    fn labels(&self, matchers: Vec<proto::thanos::LabelMatcher>, min_time: i64, max_time: i64) -> Vec<Labels> {
+        let select = SeriesRequest { matchers, min_time, max_time, skip_chunks: true, ..Default::default() };
+        self.select(&select).iter().map(|s| proto::labels::decode(&s.labels).unwrap()).collect()
+    }
+}
+
+fn minute(end: i64) -> AggrChunk {
+    let end = end / 1000;
+    chunk(&(end - 60..=end).map(|t| (t * 1000, 1.0)).collect::<Vec<_>>())
 }
 
 fn chunk(samples: &[(i64, f64)]) -> AggrChunk {
@@ -293,12 +249,23 @@ impl Store for Fake {
         }
         let (to, from) = mpsc::channel(1);
         let sent = Arc::clone(&self.sent);
+        let batch = usize::try_from(r.response_batch_size).unwrap();
         tokio::spawn(async move {
             let _open = open;
             let work = async {
                 let frame = |s: Series| Ok(SeriesResponse { result: Some(series_response::Result::Series(s)) });
                 if manner == Manner::SilentAfterHeaders {
                     std::future::pending::<()>().await;
+                }
+                if manner == Manner::Good && batch > 1 {
+                    for series in series.chunks(batch) {
+                        let result = series_response::Result::Batch(SeriesBatch { series: series.to_vec() });
+                        if to.send(Ok(SeriesResponse { result: Some(result) })).await.is_err() {
+                            return;
+                        }
+                        sent.fetch_add(series.len(), Ordering::SeqCst);
+                    }
+                    return;
                 }
                 for s in series {
                     if to.send(frame(s.clone())).await.is_err() {
@@ -331,14 +298,15 @@ impl Store for Fake {
 
     async fn label_names(&self, r: Request<LabelNamesRequest>) -> Result<Response<LabelNamesResponse>, Status> {
         let r = r.into_inner();
-        let select = SeriesRequest { matchers: r.matchers, min_time: r.start, max_time: r.end, ..Default::default() };
-        let mut names: Vec<String> = Vec::new();
-        for s in self.select(&select) {
-            names.extend(proto::labels::decode(&s.labels).unwrap().iter().map(|(n, _)| n.to_owned()));
-        }
+        let found = self.labels(r.matchers, r.start, r.end);
+        let mut names: Vec<String> = found.iter().flat_map(|l| l.iter().map(|(n, _)| n.to_owned())).collect();
         names.sort();
         names.dedup();
-        Ok(Response::new(LabelNamesResponse { names, warnings: vec![], hints: None }))
+        // As Thanos's sidecar does: the limit is kept and told.
+        let limit = usize::try_from(r.limit).unwrap().checked_sub(1).map_or(usize::MAX, |n| n + 1);
+        let warnings = if names.len() > limit { vec!["results truncated due to limit".to_owned()] } else { vec![] };
+        names.truncate(limit);
+        Ok(Response::new(LabelNamesResponse { names, warnings, hints: None }))
     }
 
     async fn label_values(&self, r: Request<LabelValuesRequest>) -> Result<Response<LabelValuesResponse>, Status> {
@@ -346,11 +314,8 @@ impl Store for Fake {
         if *self.manner.lock().unwrap() == Manner::Silent {
             std::future::pending::<()>().await;
         }
-        let select = SeriesRequest { matchers: r.matchers, min_time: r.start, max_time: r.end, ..Default::default() };
-        let mut values: Vec<String> = Vec::new();
-        for s in self.select(&select) {
-            values.extend(proto::labels::decode(&s.labels).unwrap().get(&r.label).map(str::to_owned));
-        }
+        let found = self.labels(r.matchers, r.start, r.end);
+        let mut values: Vec<String> = found.iter().filter_map(|l| l.get(&r.label).map(str::to_owned)).collect();
         values.sort();
         values.dedup();
         Ok(Response::new(LabelValuesResponse { values, warnings: vec![], hints: None }))
@@ -361,11 +326,12 @@ impl Store for Fake {
 impl Info for Fake {
     async fn info(&self, _: Request<InfoRequest>) -> Result<Response<InfoResponse>, Status> {
         Ok(Response::new(InfoResponse {
-            label_sets: vec![proto::labels::encode_set(&self.external)],
+            label_sets: self.sets.iter().map(proto::labels::encode_set).collect(),
             component_type: "sidecar".to_owned(),
             store: Some(StoreInfo {
                 min_time: i64::MIN,
                 max_time: i64::MAX,
+                supports_sharding: true,
                 supports_without_replica_labels: self.able,
                 ..Default::default()
             }),

@@ -1,0 +1,16 @@
+//! The roles of the engine in this process, beside real Prometheus and Thanos and beside fakes that misbehave.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+#![allow(clippy::disallowed_methods, reason = "tests of real processes live in real time")]
+#![allow(unreachable_pub, reason = "modules of one test binary")]
+
+mod chunks;
+#[allow(dead_code, reason = "the sidecar's own binary uses the rest")]
+mod common;
+mod fake_store;
+mod hostile;
+mod links;
+mod querier;
+mod reload;
+mod server;
+mod stores;
+mod thanos;
