@@ -63,6 +63,8 @@ goals: harness ## the goals of docs/goals.md, each with its negative runs: make 
 	$(E2E) goals $(ONLY)
 
 bench: release harness ## ours beside the peer, on the same data, in one run
+	$(E2E) peers prometheus-blocks
+	cargo bench --locked -p tsdb --bench chunks
 	$(E2E) bench --binary $(RELEASE)/panoptes
 
 .PHONY: lint crds

@@ -1,5 +1,6 @@
 //! Reading and writing single bits, most significant first.
 
+use super::error::Place;
 use bytes::Bytes;
 use std::ops::Deref;
 
@@ -25,8 +26,15 @@ impl<D: Deref<Target = [u8]>> BitReader<D> {
     }
 
     /// Where reading is, in bits from the start of the data; behind the end after an overrun.
+    #[inline(always)]
     pub(crate) fn position(&self) -> usize {
         self.pos.saturating_mul(8).saturating_sub(self.left as usize)
+    }
+
+    /// The same, for errors.
+    #[inline(always)]
+    pub(crate) fn place(&self) -> Place {
+        Place { bit: self.position(), length: self.data.len() }
     }
 
     /// The size of the data in bytes.
@@ -51,22 +59,11 @@ impl<D: Deref<Target = [u8]>> BitReader<D> {
     pub(crate) fn refill(&mut self) {
         let next = match self.data.get(self.pos..).and_then(|rest| rest.first_chunk::<8>()) {
             Some(eight) => u64::from_be_bytes(*eight),
-            None => self.tail(),
+            None => tail(&self.data, self.pos),
         };
         self.window |= next >> self.left;
         self.pos += ((63 - self.left) >> 3) as usize;
         self.left |= 56;
-    }
-
-    /// The last bytes, when fewer than eight are left, and zeros.
-    #[inline]
-    fn tail(&self) -> u64 {
-        let rest = self.data.get(self.pos..).unwrap_or_default();
-        match self.data.last_chunk::<8>() {
-            _ if rest.is_empty() => 0,
-            Some(last) => u64::from_be_bytes(*last) << (64 - 8 * rest.len().min(8)),
-            None => rest.iter().enumerate().fold(0, |n, (i, byte)| n | u64::from(*byte) << (56 - 8 * i)),
-        }
     }
 
     /// The next 64 bits, of which at least as many are real as the last refill promised and no one used since.
@@ -143,6 +140,18 @@ impl<D: Deref<Target = [u8]>> BitReader<D> {
     /// Like [`BitReader::uvarint`], with the sign in the lowest bit.
     pub(crate) fn varint(&mut self) -> Option<i64> {
         self.uvarint().map(|raw| (raw >> 1) as i64 ^ -((raw & 1) as i64))
+    }
+}
+
+/// The last bytes from `pos` on, when fewer than eight are left, and zeros. A function of its own, and not of the reader's: that can
+/// stay in registers then, and refills stay small.
+#[inline(never)]
+fn tail(data: &[u8], pos: usize) -> u64 {
+    let rest = data.get(pos..).unwrap_or_default();
+    match data.last_chunk::<8>() {
+        _ if rest.is_empty() => 0,
+        Some(last) => u64::from_be_bytes(*last) << (64 - 8 * rest.len().min(8)),
+        None => rest.iter().zip((0..8).rev()).fold(0, |n, (byte, i)| n | u64::from(*byte) << (8 * i)),
     }
 }
 

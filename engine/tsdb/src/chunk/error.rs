@@ -1,9 +1,7 @@
 //! What can be wrong with a chunk.
 
 use super::Encoding;
-use super::bits::BitReader;
 use std::fmt;
-use std::ops::Deref;
 
 /// A chunk that can't be read. It is an error of this chunk, not of the block or the series that it is in.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -70,6 +68,15 @@ pub enum ErrorKind {
     Container,
 }
 
+/// Where reading is. A copy and no reference, so that the reader of a hot loop can stay in registers.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Place {
+    /// Bits from the chunk's start; behind the end after an overrun.
+    pub(crate) bit: usize,
+    /// The chunk's size in bytes.
+    pub(crate) length: usize,
+}
+
 /// Why a step of reading failed; where it did is added by [`Fault::at`].
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Fault {
@@ -81,20 +88,15 @@ pub(crate) enum Fault {
 impl Fault {
     /// The error, at the place where reading is. What was read behind the end is not to be believed.
     #[cold]
-    pub(crate) fn at<D: Deref<Target = [u8]>>(
-        self,
-        encoding: Encoding,
-        section: Section,
-        r: &BitReader<D>,
-    ) -> ChunkError {
+    pub(crate) fn at(self, encoding: Encoding, section: Section, Place { bit, length }: Place) -> ChunkError {
+        let bits = length.saturating_mul(8);
         let kind = match self {
-            _ if r.overrun() => ErrorKind::Truncated,
+            _ if bit > bits => ErrorKind::Truncated,
             Self::Truncated => ErrorKind::Truncated,
             Self::Corrupt(what) => ErrorKind::Corrupt(what),
             Self::Schema(n) => ErrorKind::Schema(n),
         };
-        let bit = r.position().min(r.length().saturating_mul(8));
-        ChunkError { encoding, section, bit, length: r.length(), kind }
+        ChunkError { encoding, section, bit: bit.min(bits), length, kind }
     }
 }
 

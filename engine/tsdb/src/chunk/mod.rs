@@ -180,29 +180,46 @@ impl Columns {
         self.values.clear();
     }
 
-    /// Appends the samples that `step` writes, `total` of them or until it fails. A sample takes at least a bit: more than
-    /// `bytes` has can't come, whatever a head announces, and are not made room for.
+    /// Appends the samples that `read` writes into rows (number, time, value), `total` of them or until it fails. A sample takes
+    /// at least a bit: whatever a head announces, one row more than `bytes` has bits is enough for `read` to see the end.
     #[inline(always)]
     fn fill(
         &mut self,
         total: u16,
         bytes: usize,
-        mut step: impl FnMut(u16, &mut i64, &mut f64) -> Result<(), ChunkError>,
+        read: impl FnOnce(Rows<'_>) -> Result<(), ChunkError>,
     ) -> Result<(), ChunkError> {
-        let (old, rows) = (self.times.len(), total.min(u16::try_from(bytes.saturating_mul(8)).unwrap_or(u16::MAX)));
-        self.times.resize(old + usize::from(rows), 0);
-        self.values.resize(old + usize::from(rows), 0.0);
-        let times = self.times.get_mut(old..).unwrap_or_default();
-        let values = self.values.get_mut(old..).unwrap_or_default();
-        for ((index, t), v) in (0..rows).zip(times).zip(values) {
-            if let Err(error) = step(index, t, v) {
-                self.times.truncate(old + usize::from(index));
-                self.values.truncate(old + usize::from(index));
-                return Err(error);
-            }
+        let (old, most) = (self.times.len(), bytes.saturating_mul(8).saturating_add(1));
+        let rows = usize::from(total).min(most);
+        self.times.resize(old + rows, 0);
+        self.values.resize(old + rows, 0.0);
+        let times = self.times.get_mut(old..).unwrap_or_default().iter_mut();
+        let values = self.values.get_mut(old..).unwrap_or_default().iter_mut();
+        let outcome = read(Rows { index: 0, times, values });
+        if let Err(ChunkError { section: Section::Sample { index, .. }, .. }) = &outcome {
+            self.times.truncate(old + usize::from(*index));
+            self.values.truncate(old + usize::from(*index));
         }
-        // Fewer rows than announced: the head took some bits, so the step that reads behind the last row fails.
-        if rows < total { step(rows, &mut 0, &mut 0.0) } else { Ok(()) }
+        outcome
+    }
+}
+
+/// The rows of columns that a decoder fills.
+struct Rows<'a> {
+    index: u16,
+    times: std::slice::IterMut<'a, i64>,
+    values: std::slice::IterMut<'a, f64>,
+}
+
+impl<'a> Iterator for Rows<'a> {
+    type Item = (u16, &'a mut i64, &'a mut f64);
+
+    #[inline(always)]
+    fn next(&mut self) -> Option<Self::Item> {
+        let (t, v) = (self.times.next()?, self.values.next()?);
+        let index = self.index;
+        self.index = index.wrapping_add(1);
+        Some((index, t, v))
     }
 }
 
@@ -337,7 +354,11 @@ mod tests {
             for encoding in [Encoding::Xor, Encoding::Xor2] {
                 let mut columns = Columns::default();
                 assert!(floats(encoding, data, &mut columns).is_err());
-                assert!(columns.times.len() <= data.len() * 8 && columns.times.len() == columns.values.len());
+                assert!(
+                    columns.times.len() <= data.len() * 8
+                        && columns.times.capacity() < 200
+                        && columns.times.len() == columns.values.len()
+                );
             }
         }
     }

@@ -31,32 +31,24 @@ impl StartTimes {
         u16::from(self.head & !FIRST_KNOWN)
     }
 
-    /// Reads that of sample `index` (from 0); `t` and `before` are its time and its predecessor's.
+    /// Reads that of the first sample, whose time is `t`.
+    pub(crate) fn first<D: Deref<Target = [u8]>>(&mut self, r: &mut BitReader<D>, t: i64) -> Result<(), Fault> {
+        if self.head & FIRST_KNOWN != 0 {
+            self.diff = r.varint().ok_or(Fault::Corrupt("a start time has more than 64 bits"))?;
+            self.st = t.wrapping_sub(self.diff);
+        }
+        Ok(())
+    }
+
+    /// Reads that of sample `index` (from 1); `before` is its predecessor's time.
     #[inline(always)]
-    pub(crate) fn read<D: Deref<Target = [u8]>>(
-        &mut self,
-        r: &mut BitReader<D>,
-        index: u16,
-        t: i64,
-        before: i64,
-    ) -> Result<(), Fault> {
-        if self.head == 0 {
-            return Ok(());
-        }
-        if index == 0 {
-            if self.head & FIRST_KNOWN != 0 {
-                self.diff = r.varint().ok_or(Fault::Corrupt("a start time has more than 64 bits"))?;
-                self.st = t.wrapping_sub(self.diff);
-            }
-            return Ok(());
-        }
+    pub(crate) fn next<D: Deref<Target = [u8]>>(&mut self, r: &mut BitReader<D>, index: u16, before: i64) {
         let from = self.changes_from();
         if from > 0 && index >= from {
             let read = read_int(r);
             self.diff = if index == from { read } else { self.diff.wrapping_add(read) };
             self.st = before.wrapping_sub(self.diff);
         }
-        Ok(())
     }
 
     /// Writes that of sample `index`.

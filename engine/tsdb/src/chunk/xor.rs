@@ -95,12 +95,8 @@ const WIDTHS: [u32; 4] = [0, 14, 17, 20];
 impl State {
     const START: Self = Self { t: 0, delta: 0, value: 0, window: Window::WHOLE };
 
-    /// Reads sample `index`, in a chunk's head (0 and 1) or behind.
-    #[inline(always)]
-    fn step<D: Deref<Target = [u8]>>(&mut self, r: &mut BitReader<D>, index: u16) -> Result<(), Fault> {
-        if index < 2 { self.first(r, index) } else { self.next(r) }
-    }
-
+    /// Reads sample 0 or 1.
+    #[inline(never)]
     fn first<D: Deref<Target = [u8]>>(&mut self, r: &mut BitReader<D>, index: u16) -> Result<(), Fault> {
         const LONG: Fault = Fault::Corrupt("a variable-length time has more than 64 bits");
         if index == 0 {
@@ -114,7 +110,7 @@ impl State {
         if r.overrun() { Err(Fault::Truncated) } else { Ok(()) }
     }
 
-    /// The hot path of all queries. One refill covers the time (at most 24 bits, or 4 and the rare 64) and the two bits that say
+    /// Reads any further sample: the hot path of all queries. One refill covers the time (at most 24 bits, or 4 and the rare 64) and the two bits that say
     /// how the value is stored.
     #[inline(always)]
     fn next<D: Deref<Target = [u8]>>(&mut self, r: &mut BitReader<D>) -> Result<(), Fault> {
@@ -175,7 +171,8 @@ impl Iterator for XorIter {
         if self.read == self.total {
             return None;
         }
-        match self.state.step(&mut self.r, self.read) {
+        let (state, r) = (&mut self.state, &mut self.r);
+        match if self.read < 2 { state.first(r, self.read) } else { state.next(r) } {
             Ok(()) => {
                 self.read += 1;
                 Some(Ok((self.state.t, f64::from_bits(self.state.value))))
@@ -184,7 +181,7 @@ impl Iterator for XorIter {
                 let section = Section::Sample { index: self.read, total: self.total };
                 // Nothing comes after an error.
                 self.read = self.total;
-                Some(Err(fault.at(Encoding::Xor, section, &self.r)))
+                Some(Err(fault.at(Encoding::Xor, section, self.r.place())))
             }
         }
     }
@@ -197,11 +194,20 @@ impl Iterator for XorIter {
 /// Appends all samples to `columns`: the fastest way to read a chunk. After an error those before the fault are there.
 pub fn read_columns(data: &[u8], columns: &mut Columns) -> Result<(), ChunkError> {
     let total = announced(data)?;
-    let (mut r, mut state) = (BitReader::new(data, 2), State::START);
-    columns.fill(total, data.len(), |index, t, v| {
-        state.step(&mut r, index).map_err(|fault| fault.at(Encoding::Xor, Section::Sample { index, total }, &r))?;
-        *t = state.t;
-        *v = f64::from_bits(state.value);
+    let mut r = BitReader::new(data, 2);
+    let mut state = State::START;
+    columns.fill(total, data.len(), |mut rows| {
+        let fail = |index, fault: Fault, place| fault.at(Encoding::Xor, Section::Sample { index, total }, place);
+        for (index, t, v) in rows.by_ref().take(2) {
+            state.first(&mut r, index).map_err(|fault| fail(index, fault, r.place()))?;
+            (*t, *v) = (state.t, f64::from_bits(state.value));
+        }
+        // Moved to where no one has looked, so that all of it stays in registers.
+        let (mut r, mut state) = (r, state);
+        for (index, t, v) in rows {
+            state.next(&mut r).map_err(|fault| fail(index, fault, r.place()))?;
+            (*t, *v) = (state.t, f64::from_bits(state.value));
+        }
         Ok(())
     })
 }

@@ -29,40 +29,37 @@ impl State {
         Self { t: 0, delta: 0, value: 0, base: 0, window: Window::WHOLE, starts: StartTimes::new(head) }
     }
 
+    /// Reads sample `index`, from 2 on.
     #[inline(always)]
-    fn step<D: Deref<Target = [u8]>>(&mut self, r: &mut BitReader<D>, index: u16) -> Result<(), Fault> {
+    fn next<D: Deref<Target = [u8]>>(&mut self, r: &mut BitReader<D>, index: u16) -> Result<(), Fault> {
         let before = self.t;
-        if index < 2 {
-            self.first(r, index)?;
-        } else {
-            r.refill();
-            match r.ones(5) {
-                0 => {
-                    self.tick(0);
-                    self.value = self.base;
-                }
-                1 => {
-                    self.tick(0);
-                    let new_window = r.bit();
-                    self.changed(r, new_window)?;
-                }
-                5 => {
-                    self.tick(0);
-                    self.value = STALE_NAN_BITS;
-                }
-                n => {
-                    let width = match n {
-                        2 => 13,
-                        3 => 20,
-                        _ => 64,
-                    };
-                    let shift = 64 - width;
-                    self.tick((r.take(width) << shift) as i64 >> shift);
-                    self.any(r)?;
-                }
+        r.refill();
+        match r.ones(5) {
+            0 => {
+                self.tick(0);
+                self.value = self.base;
+            }
+            1 => {
+                self.tick(0);
+                let new_window = r.bit();
+                self.changed(r, new_window)?;
+            }
+            5 => {
+                self.tick(0);
+                self.value = STALE_NAN_BITS;
+            }
+            n => {
+                let width = match n {
+                    2 => 13,
+                    3 => 20,
+                    _ => 64,
+                };
+                let shift = 64 - width;
+                self.tick((r.take(width) << shift) as i64 >> shift);
+                self.any(r)?;
             }
         }
-        self.starts.read(r, index, self.t, before)?;
+        self.starts.next(r, index, before);
         if r.overrun() { Err(Fault::Truncated) } else { Ok(()) }
     }
 
@@ -72,19 +69,25 @@ impl State {
         self.t = self.t.wrapping_add(self.delta as i64);
     }
 
+    /// Reads sample 0 or 1.
+    #[inline(never)]
     fn first<D: Deref<Target = [u8]>>(&mut self, r: &mut BitReader<D>, index: u16) -> Result<(), Fault> {
         const LONG: Fault = Fault::Corrupt("a variable-length time has more than 64 bits");
-        if index == 1 {
+        if index == 0 {
+            self.t = r.varint().ok_or(LONG)?;
+            self.value = r.take(64);
+            if self.value != STALE_NAN_BITS {
+                self.base = self.value;
+            }
+            self.starts.first(r, self.t)?;
+        } else {
+            let before = self.t;
             self.delta = r.uvarint().ok_or(LONG)?;
             self.tick(0);
-            return self.any(r);
+            self.any(r)?;
+            self.starts.next(r, index, before);
         }
-        self.t = r.varint().ok_or(LONG)?;
-        self.value = r.take(64);
-        if self.value != STALE_NAN_BITS {
-            self.base = self.value;
-        }
-        Ok(())
+        if r.overrun() { Err(Fault::Truncated) } else { Ok(()) }
     }
 
     /// A value behind a time that is not steady: `0` the same, `10` and `110` another, `111` stale.
@@ -144,7 +147,8 @@ impl Iterator for Xor2Iter {
         if self.read == self.total {
             return None;
         }
-        match self.state.step(&mut self.r, self.read) {
+        let (state, r) = (&mut self.state, &mut self.r);
+        match if self.read < 2 { state.first(r, self.read) } else { state.next(r, self.read) } {
             Ok(()) => {
                 self.read += 1;
                 Some(Ok((self.state.t, f64::from_bits(self.state.value))))
@@ -152,7 +156,7 @@ impl Iterator for Xor2Iter {
             Err(fault) => {
                 let section = Section::Sample { index: self.read, total: self.total };
                 self.read = self.total;
-                Some(Err(fault.at(Encoding::Xor2, section, &self.r)))
+                Some(Err(fault.at(Encoding::Xor2, section, self.r.place())))
             }
         }
     }
@@ -162,10 +166,18 @@ impl Iterator for Xor2Iter {
 pub fn read_columns(data: &[u8], columns: &mut Columns) -> Result<(), ChunkError> {
     let (total, mut state) = head(data)?;
     let mut r = BitReader::new(data, 3);
-    columns.fill(total, data.len(), |index, t, v| {
-        state.step(&mut r, index).map_err(|fault| fault.at(Encoding::Xor2, Section::Sample { index, total }, &r))?;
-        *t = state.t;
-        *v = f64::from_bits(state.value);
+    columns.fill(total, data.len(), |mut rows| {
+        let fail = |index, fault: Fault, place| fault.at(Encoding::Xor2, Section::Sample { index, total }, place);
+        for (index, t, v) in rows.by_ref().take(2) {
+            state.first(&mut r, index).map_err(|fault| fail(index, fault, r.place()))?;
+            (*t, *v) = (state.t, f64::from_bits(state.value));
+        }
+        // See XOR.
+        let (mut r, mut state) = (r, state);
+        for (index, t, v) in rows {
+            state.next(&mut r, index).map_err(|fault| fail(index, fault, r.place()))?;
+            (*t, *v) = (state.t, f64::from_bits(state.value));
+        }
         Ok(())
     })
 }

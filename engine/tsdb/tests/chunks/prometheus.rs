@@ -150,7 +150,7 @@ fn histograms(steps: &[Step], with_start: bool, float: bool) -> Vec<Exact> {
     steps.iter().zip(times(steps, with_start)).map(next).collect()
 }
 
-fn halved(h: IntHistogram) -> FloatHistogram {
+pub(crate) fn halved(h: IntHistogram) -> FloatHistogram {
     let half = |v: Vec<u64>| v.into_iter().map(|v| v as f64 / 2.0).collect();
     FloatHistogram {
         reset_hint: h.reset_hint,
@@ -169,7 +169,7 @@ fn halved(h: IntHistogram) -> FloatHistogram {
 
 /// Our encoders, driven as the oracle drives Prometheus's: a new chunk after `cut` samples, which is told of the one before when
 /// `after` is set.
-fn encode(encoding: Encoding, samples: &[Exact], cut: u16, after: bool) -> Vec<Chunk> {
+pub(crate) fn encode(encoding: Encoding, samples: &[Exact], cut: u16, after: bool) -> Vec<Chunk> {
     let starts = matches!(encoding, Encoding::HistogramSt | Encoding::FloatHistogramSt);
     match encoding {
         Encoding::Xor | Encoding::Xor2 => {

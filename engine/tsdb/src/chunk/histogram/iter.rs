@@ -85,7 +85,7 @@ impl<V: Count> HistogramIter<V> {
             Err((section, fault)) => {
                 // Nothing comes after an error.
                 self.read = self.total;
-                Err(fault.at(self.encoding, section, &self.r))
+                Err(fault.at(self.encoding, section, self.r.place()))
             }
         })
     }
@@ -125,7 +125,11 @@ impl<V: Count> HistogramIter<V> {
                 rest().map_err(|f| (section, f))?;
             }
         }
-        self.starts.read(&mut self.r, self.read, self.t, before).map_err(|f| (section, f))?;
+        if self.read == 0 {
+            self.starts.first(&mut self.r, self.t).map_err(|f| (section, f))?;
+        } else {
+            self.starts.next(&mut self.r, self.read, before);
+        }
         if self.r.overrun() { Err((section, Fault::Truncated)) } else { Ok(()) }
     }
 
