@@ -117,7 +117,7 @@ impl Bucket {
         let around =
             Surroundings { timeouts: options.timeouts, meter: options.meter.of(&name), world: options.world.clone() };
         let store: Arc<dyn Store> = match &config.provider {
-            Provider::Gcs(c) => Arc::new(remote::open(c, &around)?),
+            Provider::Gcs(c) => Arc::new(remote::open(&**c, &around)?),
             Provider::S3(c) => Arc::new(remote::open(&**c, &around)?),
             Provider::Azure(c) => Arc::new(remote::open(&**c, &around)?),
             Provider::Filesystem(c) => {

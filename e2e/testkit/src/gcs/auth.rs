@@ -55,6 +55,15 @@ pub(super) fn exchange(request: &Request, settings: &Settings) -> Answer {
         let error = json!({"error": "invalid_grant", "error_description": "Invalid JWT Signature."});
         return Answer::json(400, &error);
     }
+    token(&id, &account)
+}
+
+/// What the metadata server gives to a pod: a token of the key `ambient`.
+pub(super) fn ambient() -> Answer {
+    token("ambient", "pod@panoptes-test.iam.gserviceaccount.com").with("Metadata-Flavor", "Google")
+}
+
+fn token(id: &str, account: &str) -> Answer {
     let token = format!("{EXCHANGED}{}", URL_SAFE_NO_PAD.encode(json!({"kid": id, "iss": account}).to_string()));
     Answer::json(200, &json!({"access_token": token, "expires_in": 3600, "token_type": "Bearer"}))
 }

@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
 
 use anyhow::Context as _;
+use bytes::Bytes;
 
 /// No head of a request is longer.
 const MAX_HEAD: usize = 64 << 10;
@@ -19,7 +20,7 @@ pub(super) struct Request {
     pub(super) path: String,
     pub(super) query: BTreeMap<String, String>,
     headers: BTreeMap<String, String>,
-    pub(super) body: Vec<u8>,
+    pub(super) body: Bytes,
 }
 
 impl Request {
@@ -72,7 +73,13 @@ pub(super) fn read(reader: &mut BufReader<TcpStream>) -> anyhow::Result<Option<R
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         (decode(&name.replace('+', " ")), decode(&value.replace('+', " ")))
     });
-    Ok(Some(Request { method: method.to_owned(), path: path.to_owned(), query: query.collect(), headers, body }))
+    Ok(Some(Request {
+        method: method.to_owned(),
+        path: path.to_owned(),
+        query: query.collect(),
+        headers,
+        body: body.into(),
+    }))
 }
 
 fn line(reader: &mut impl BufRead, left: &mut usize) -> anyhow::Result<String> {
@@ -119,14 +126,14 @@ pub(super) fn decode(text: &str) -> String {
 pub(super) struct Answer {
     pub(super) status: u16,
     pub(super) headers: Vec<(&'static str, String)>,
-    pub(super) body: Vec<u8>,
+    pub(super) body: Bytes,
     /// The length to tell where no body is sent.
     pub(super) length: Option<usize>,
 }
 
 impl Answer {
     pub(super) fn new(status: u16) -> Self {
-        Self { status, headers: Vec::new(), body: Vec::new(), length: None }
+        Self { status, headers: Vec::new(), body: Bytes::new(), length: None }
     }
 
     pub(super) fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
@@ -136,13 +143,13 @@ impl Answer {
 
     pub(super) fn json(status: u16, body: &serde_json::Value) -> Self {
         let mut answer = Self::new(status).with("Content-Type", "application/json; charset=UTF-8");
-        answer.body = body.to_string().into_bytes();
+        answer.body = body.to_string().into();
         answer
     }
 
     pub(super) fn xml(status: u16, body: &str) -> Self {
         let mut answer = Self::new(status).with("Content-Type", "application/xml; charset=UTF-8");
-        answer.body = format!("<?xml version='1.0' encoding='UTF-8'?>{body}").into_bytes();
+        answer.body = format!("<?xml version='1.0' encoding='UTF-8'?>{body}").into();
         answer
     }
 

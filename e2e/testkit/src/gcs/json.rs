@@ -1,5 +1,6 @@
 //! The JSON API, as Google's Go client (and so Thanos) speaks it: <https://cloud.google.com/storage/docs/json_api/v1>.
 
+use bytes::Bytes;
 use serde_json::{Value, json};
 
 use super::http::{Answer, Request, decode};
@@ -97,7 +98,7 @@ pub(super) fn upload(store: &mut Store, request: &Request, path: &str, base: &st
                 bucket: bucket.clone(),
                 ..Upload::default()
             };
-            let id = format!("resumable-{}", store.uploads.len() + 1_000);
+            let id = format!("resumable-{}", store.next_upload());
             store.uploads.insert(id.clone(), upload);
             let location = format!("{base}/upload/storage/v1/b/{bucket}/o?uploadType=resumable&upload_id={id}");
             Ok(Answer::new(200).with("Location", location).with("X-GUploader-UploadID", id))
@@ -116,7 +117,7 @@ fn resume(store: &mut Store, request: &Request, id: &str) -> Result<Answer, Refu
     count(store, "multipart-part");
     let range = request.header("content-range").unwrap_or("bytes */*").to_owned();
     let upload = store.uploads.get_mut(id).ok_or(Refused::NoObject)?;
-    let whole = upload.parts.entry(0).or_default();
+    let whole = &mut upload.whole;
     if !request.body.is_empty() {
         let from = range.trim_start_matches("bytes ").split('-').next().and_then(|text| text.parse::<usize>().ok());
         whole.truncate(from.unwrap_or(0));
@@ -136,12 +137,12 @@ fn resume(store: &mut Store, request: &Request, id: &str) -> Result<Answer, Refu
     }
     let bytes = std::mem::take(whole);
     let Upload { bucket, name, content_type, generation, .. } = store.uploads.remove(id).ok_or(Refused::NoObject)?;
-    let object = store.put(&bucket, &name, bytes, &content_type, generation)?;
+    let object = store.put(&bucket, &name, bytes.into(), &content_type, generation)?;
     Ok(Answer::json(200, &resource(&bucket, &name, &object)))
 }
 
 /// The two parts of `multipart/related`: metadata, and the media with its type.
-fn related(request: &Request) -> Option<(Value, String, Vec<u8>)> {
+fn related(request: &Request) -> Option<(Value, String, Bytes)> {
     let kind = request.header("content-type")?;
     let boundary = kind.split("boundary=").nth(1)?.trim_matches('"');
     let mark = format!("--{boundary}").into_bytes();
@@ -157,7 +158,7 @@ fn related(request: &Request) -> Option<(Value, String, Vec<u8>)> {
         let headers = String::from_utf8_lossy(request.body.get(head..body)?).to_lowercase();
         let kind =
             headers.lines().find_map(|line| line.strip_prefix("content-type:")).unwrap_or_default().trim().to_owned();
-        parts.push((kind, request.body.get(body..end)?.to_vec()));
+        parts.push((kind, request.body.slice(body..end)));
         at = end + 2;
     }
     let (kind, media) = parts.pop()?;

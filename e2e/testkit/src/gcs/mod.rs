@@ -152,8 +152,13 @@ fn converse(shared: &Shared, stream: TcpStream) -> anyhow::Result<()> {
         if shared.stopped.load(Ordering::SeqCst) {
             break;
         }
-        let answer = answer(&mut shared.store(), &request, &base);
-        answer.write(&mut writer)?;
+        let (answer, ahead) = {
+            let mut store = shared.store();
+            (answer(&mut store, &request, &base), store.settings.ahead)
+        };
+        let now = timestamp(SystemTime::now()).checked_add(jiff::SignedDuration::from_secs(ahead))?;
+        let printer = jiff::fmt::rfc2822::DateTimePrinter::new();
+        answer.with("Date", printer.timestamp_to_rfc9110_string(&now)?).write(&mut writer)?;
     }
     Ok(())
 }
@@ -162,6 +167,10 @@ fn answer(store: &mut Store, request: &Request, base: &str) -> Answer {
     let path = request.path.as_str();
     if path == "/token" || path == "/oauth2/token" {
         return auth::exchange(request, &store.settings);
+    }
+    // The metadata server of a pod with workload identity.
+    if path == "/computeMetadata/v1/instance/service-accounts/default/token" {
+        return auth::ambient();
     }
     if let Some(rest) = path.strip_prefix("/_test/") {
         return control(store, request, rest);
@@ -223,7 +232,7 @@ fn control(store: &mut Store, request: &Request, path: &str) -> Answer {
                 || Answer::new(404),
                 |object| {
                     let mut answer = Answer::new(200);
-                    answer.body = object.bytes.to_vec();
+                    answer.body = object.bytes.clone();
                     answer
                 },
             )
@@ -343,7 +352,7 @@ mod tests {
         assert_eq!(remote.names("b").unwrap(), ["a/b"]);
         assert_eq!(remote.object("b", "a/b").unwrap(), b"text");
         assert!(ask("GET", "/c/a", &[]).unwrap_err().contains("NoSuchBucket"));
-        remote.set(&Settings { deny: BTreeSet::from([Right::Create]), keys: None }).unwrap();
+        remote.set(&Settings { deny: BTreeSet::from([Right::Create]), ..Settings::default() }).unwrap();
         let said = ask("PUT", "/b/c", b"x").unwrap_err();
         assert!(said.contains("403") && said.contains("storage.objects.create"), "{said}");
         remote.set(&Settings { keys: Some(BTreeSet::from(["one".to_owned()])), ..Settings::default() }).unwrap();

@@ -2,15 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
-use std::sync::Arc;
 use std::time::SystemTime;
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 /// An object at one generation.
 #[derive(Debug, Clone)]
 pub(super) struct Object {
-    pub(super) bytes: Arc<Vec<u8>>,
+    pub(super) bytes: Bytes,
     pub(super) generation: u64,
     pub(super) updated: SystemTime,
     pub(super) content_type: String,
@@ -49,6 +49,8 @@ pub struct Settings {
     pub keys: Option<BTreeSet<String>>,
     /// Rights that nobody has.
     pub deny: BTreeSet<Right>,
+    /// How far the server's clock is ahead, in seconds.
+    pub ahead: i64,
 }
 
 /// Why a request is refused.
@@ -72,7 +74,9 @@ pub(super) struct Upload {
     pub(super) name: String,
     pub(super) content_type: String,
     pub(super) generation: Option<u64>,
-    pub(super) parts: BTreeMap<u32, Vec<u8>>,
+    pub(super) parts: BTreeMap<u32, Bytes>,
+    /// What came so far of one that is sent in order.
+    pub(super) whole: Vec<u8>,
 }
 
 /// All state of a server.
@@ -84,6 +88,7 @@ pub(super) struct Store {
     /// Requests so far by operation.
     pub(super) requests: BTreeMap<&'static str, u64>,
     generation: u64,
+    begun: u64,
 }
 
 /// One page of a listing.
@@ -96,6 +101,12 @@ pub(super) struct Page {
 }
 
 impl Store {
+    /// The number of a new upload.
+    pub(super) fn next_upload(&mut self) -> u64 {
+        self.begun += 1;
+        self.begun
+    }
+
     pub(super) fn allow(&self, right: Right) -> Result<(), Refused> {
         if self.settings.deny.contains(&right) { Err(Refused::Forbidden(right)) } else { Ok(()) }
     }
@@ -114,7 +125,7 @@ impl Store {
         &mut self,
         bucket: &str,
         name: &str,
-        bytes: Vec<u8>,
+        bytes: Bytes,
         content_type: &str,
         generation: Option<u64>,
     ) -> Result<Object, Refused> {
@@ -128,7 +139,7 @@ impl Store {
         }
         self.generation = self.new_generation();
         let object = Object {
-            bytes: Arc::new(bytes),
+            bytes,
             generation: self.generation,
             updated: SystemTime::now(),
             content_type: content_type.to_owned(),
@@ -193,7 +204,7 @@ mod tests {
         let mut store = Store::default();
         store.buckets.insert("b".to_owned(), BTreeMap::new());
         for name in names {
-            store.put("b", name, vec![1], "x", None).unwrap();
+            store.put("b", name, Bytes::from_static(&[1]), "x", None).unwrap();
         }
         store
     }
@@ -232,17 +243,17 @@ mod tests {
     fn generations_and_rights() {
         let mut store = store(&["a"]);
         let first = store.get("b", "a").unwrap().generation;
-        assert_eq!(store.put("b", "a", vec![], "x", Some(0)).unwrap_err(), Refused::Precondition);
-        let second = store.put("b", "a", vec![2], "x", Some(first)).unwrap().generation;
+        assert_eq!(store.put("b", "a", Bytes::new(), "x", Some(0)).unwrap_err(), Refused::Precondition);
+        let second = store.put("b", "a", Bytes::from_static(&[2]), "x", Some(first)).unwrap().generation;
         assert!(second > first);
-        assert_eq!(store.put("b", "a", vec![], "x", Some(first)).unwrap_err(), Refused::Precondition);
-        assert_eq!(store.put("c", "a", vec![], "x", None).unwrap_err(), Refused::NoBucket);
+        assert_eq!(store.put("b", "a", Bytes::new(), "x", Some(first)).unwrap_err(), Refused::Precondition);
+        assert_eq!(store.put("c", "a", Bytes::new(), "x", None).unwrap_err(), Refused::NoBucket);
         store.settings.deny.insert(Right::Delete);
-        assert_eq!(store.put("b", "a", vec![], "x", None).unwrap_err(), Refused::Forbidden(Right::Delete));
-        store.put("b", "new", vec![], "x", Some(0)).unwrap();
+        assert_eq!(store.put("b", "a", Bytes::new(), "x", None).unwrap_err(), Refused::Forbidden(Right::Delete));
+        store.put("b", "new", Bytes::new(), "x", Some(0)).unwrap();
         assert_eq!(store.delete("b", "a").unwrap_err(), Refused::Forbidden(Right::Delete));
         store.settings.deny = BTreeSet::from([Right::Create]);
-        assert_eq!(store.put("b", "other", vec![], "x", None).unwrap_err(), Refused::Forbidden(Right::Create));
+        assert_eq!(store.put("b", "other", Bytes::new(), "x", None).unwrap_err(), Refused::Forbidden(Right::Create));
         store.delete("b", "a").unwrap();
         assert_eq!(store.delete("b", "a").unwrap_err(), Refused::NoObject);
     }

@@ -75,7 +75,7 @@ fn object(store: &mut Store, request: &Request, bucket: &str, name: &str) -> Res
         ("POST", _, true) => {
             count(store, "multipart-start");
             store.bucket(bucket)?;
-            let id = format!("upload-{}", store.uploads.len() + 1_000);
+            let id = format!("upload-{}", store.next_upload());
             let upload = Upload {
                 bucket: bucket.to_owned(),
                 name: name.to_owned(),
@@ -116,13 +116,13 @@ pub(super) fn get(store: &mut Store, request: &Request, bucket: &str, name: &str
     let answer = match range {
         None => {
             let mut answer = Answer::new(200);
-            answer.body = object.bytes.to_vec();
+            answer.body = object.bytes.clone();
             answer
         }
         Some(None) => return Ok(Answer::xml(416, "<Error><Code>InvalidRange</Code></Error>")),
         Some(Some((from, to))) => {
             let mut answer = Answer::new(206).with("Content-Range", format!("bytes {from}-{}/{size}", to - 1));
-            answer.body = object.bytes[from..to].to_vec();
+            answer.body = object.bytes.slice(from..to);
             answer
         }
     };
@@ -157,7 +157,7 @@ fn put(store: &mut Store, request: &Request, bucket: &str, name: &str) -> Result
         None => request.body.clone(),
         Some(source) => {
             let (from, name) = source.trim_start_matches('/').split_once('/').ok_or(Refused::Bad("copy source"))?;
-            store.get(&decode(from), &decode(name))?.bytes.to_vec()
+            store.get(&decode(from), &decode(name))?.bytes.clone()
         }
     };
     let object = store.put(bucket, name, bytes, &content_type(request), generation(request)?)?;
@@ -166,7 +166,12 @@ fn put(store: &mut Store, request: &Request, bucket: &str, name: &str) -> Result
     } else {
         Answer::new(200)
     };
-    Ok(body.with("ETag", etag(&object)).with("x-goog-generation", object.generation.to_string()))
+    let hash =
+        base64::engine::Engine::encode(&base64::prelude::BASE64_STANDARD, crc32c::crc32c(&object.bytes).to_be_bytes());
+    Ok(body
+        .with("ETag", etag(&object))
+        .with("x-goog-generation", object.generation.to_string())
+        .with("x-goog-hash", format!("crc32c={hash}")))
 }
 
 fn part(store: &mut Store, request: &Request, id: &str) -> Result<Answer, Refused> {
@@ -181,7 +186,7 @@ fn part(store: &mut Store, request: &Request, id: &str) -> Result<Answer, Refuse
 fn complete(store: &mut Store, id: &str) -> Result<Answer, Refused> {
     count(store, "multipart-complete");
     let upload = store.uploads.remove(id).ok_or(Refused::NoObject)?;
-    let bytes = upload.parts.into_values().flatten().collect();
+    let bytes = upload.parts.into_values().collect::<Vec<_>>().concat().into();
     let object = store.put(&upload.bucket, &upload.name, bytes, &upload.content_type, upload.generation)?;
     let body = format!(
         "<CompleteMultipartUploadResult><Bucket>{}</Bucket><Key>{}</Key><ETag>{}</ETag></CompleteMultipartUploadResult>",

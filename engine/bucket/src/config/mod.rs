@@ -36,7 +36,7 @@ pub struct Config {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Provider {
     /// Google Cloud Storage.
-    Gcs(Gcs),
+    Gcs(Box<Gcs>),
     /// S3 and what speaks like it.
     S3(Box<S3>),
     /// Azure Blob Storage.
@@ -103,7 +103,7 @@ impl Config {
         let head: Head = from_yaml(yaml)?;
         let (provider, prefix) = match head.kind.to_ascii_uppercase().as_str() {
             "" => return Err(Error::config("`type` is missing; it is GCS, S3, AZURE or FILESYSTEM")),
-            "GCS" => read::<Gcs, _>(yaml, |c| c.check().map(Provider::Gcs))?,
+            "GCS" => read::<Gcs, _>(yaml, |c| c.check().map(Box::new).map(Provider::Gcs))?,
             "S3" => read::<S3, _>(yaml, |c| c.check().map(Box::new).map(Provider::S3))?,
             "AZURE" => read::<Azure, _>(yaml, |c| c.check().map(Box::new).map(Provider::Azure))?,
             "FILESYSTEM" => read::<Filesystem, _>(yaml, |c| {
