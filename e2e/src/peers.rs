@@ -82,6 +82,14 @@ const PEERS: [Peer; 7] = [
         why: "the peer that our wire is compared with",
     },
     Peer {
+        name: "thanos-blocks",
+        version: "0.42.4",
+        binaries: &[binary("thanos-blocks", "panoptes.dev/e2e/peers/thanos-blocks", 2)],
+        ldflags: "",
+        tags: "slicelabels",
+        why: "our questions to Thanos's own block library",
+    },
+    Peer {
         name: "kube-state-metrics",
         version: "2.15.0",
         binaries: &[binary("kube-state-metrics", "k8s.io/kube-state-metrics/v2", 2)],

@@ -180,6 +180,13 @@ pub struct File {
     pub unknown: Unknown,
 }
 
+impl File {
+    /// A file of this size in bytes, without a hash.
+    pub fn new(rel_path: impl Into<String>, size_bytes: u64) -> Self {
+        Self { rel_path: rel_path.into(), size_bytes, hash: None, unknown: Unknown::new() }
+    }
+}
+
 /// Hash of a file's content.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hash {

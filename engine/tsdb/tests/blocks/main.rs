@@ -3,3 +3,5 @@
 mod prometheus;
 mod random;
 mod support;
+mod thanos;
+mod versions;
