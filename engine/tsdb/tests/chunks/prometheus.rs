@@ -333,3 +333,71 @@ fn series_of_mixed_kinds_are_cut_as_prometheus_cuts_them() {
         Ok(())
     });
 }
+
+/// Both sides of every border: widths of time differences, zeros in front of a XOR, widths of counts, thresholds and bounds that
+/// have a short form.
+#[test]
+fn the_edges_become_the_same_bytes() {
+    if testkit::peers::skip(&["prometheus-blocks"]) {
+        return;
+    }
+    let mut oracle = Oracle::start("prometheus-blocks").unwrap();
+    let around = |n: i64| [n - 1, n, n + 1, -n - 1, -n, -n + 1];
+    let changes = [0, 1 << 12, 1 << 13, 1 << 16, 1 << 19, 1 << 40].into_iter().flat_map(around);
+    let (mut t, mut delta) = (0i64, 0i64);
+    let times: Vec<i64> = changes
+        .map(|change| {
+            delta += change;
+            t += delta;
+            t
+        })
+        .collect();
+    let values = (0..64u32).rev().flat_map(|n| [f64::from_bits(u64::MAX >> n), 0.0, f64::from_bits(1 << n), 0.0]);
+    let floats: Vec<_> = values
+        .zip(times.iter().cycle().zip(0..))
+        .map(|(v, (time, i))| Exact {
+            st: 0,
+            t: *time + (i / times.len() as i64) * 1_000_000_000_000_000,
+            v: Value::Float(v),
+        })
+        .collect();
+    for encoding in [Encoding::Xor, Encoding::Xor2] {
+        same_bytes(&mut oracle, encoding, &floats, 400, false).unwrap();
+    }
+
+    let widths = [3u32, 6, 9, 12, 18, 25, 56, 63];
+    let counts = widths
+        .into_iter()
+        .flat_map(|w| [(1u64 << (w - 1)) - 1, 1 << (w - 1), (1 << (w - 1)) + 1, (1 << w) - 1, 1 << w]);
+    let gauges: Vec<_> = counts
+        .flat_map(|n| [n, 0])
+        .zip(0..)
+        .map(|(n, i)| {
+            let span = vec![Span { offset: 0, length: 2 }];
+            let h = IntHistogram {
+                reset_hint: ResetHint::Gauge,
+                count: n,
+                zero_count: n / 2,
+                positive_spans: span,
+                positive_buckets: vec![n, 0],
+                ..IntHistogram::default()
+            };
+            Exact { st: 0, t: i, v: Value::Histogram(h) }
+        })
+        .collect();
+    same_bytes(&mut oracle, Encoding::Histogram, &gauges, 400, false).unwrap();
+
+    // Each of these needs a chunk of its own.
+    let powers = [-1074, -1022, -245, -244, -243, -128, 0, 9, 10, 11, 1023];
+    let thresholds = powers.into_iter().map(|n| 2f64.powi(n)).chain([0.0, -0.0, -1.0, 0.3, f64::INFINITY]);
+    let bounds = [0.001, 0.29, 1.001, 33_554.43, 33_554.431, 1.0005, -0.0, -1.0, 1e300, f64::INFINITY];
+    let thresholds = thresholds.map(|zero_threshold| FloatHistogram { zero_threshold, ..FloatHistogram::default() });
+    let bounds = bounds.map(|bound| FloatHistogram {
+        schema: CUSTOM_BUCKETS_SCHEMA,
+        custom_values: vec![bound, 0.29, bound],
+        ..FloatHistogram::default()
+    });
+    let layouts: Vec<_> =
+        thresholds.chain(bounds).zip(0..).map(|(h, t)| Exact { st: 0, t, v: Value::FloatHistogram(h) }).collect();
+    same_bytes(&mut oracle, Encoding::FloatHistogram, &layouts, 400, false).unwrap();
+}
