@@ -113,6 +113,14 @@ const PEERS: [Peer; 8] = [
         tags: "",
         why: "the clusters' DNS",
     },
+    Peer {
+        name: "versitygw",
+        version: "1.8.0",
+        binaries: &[binary("versitygw", "github.com/versity/versitygw/cmd/versitygw", 2)],
+        ldflags: "",
+        tags: "",
+        why: "S3 on loopback",
+    },
 ];
 
 /// All peers' names.

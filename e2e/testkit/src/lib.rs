@@ -18,5 +18,6 @@ pub mod peers;
 pub mod ports;
 pub mod process;
 pub mod prometheus;
+pub mod s3;
 pub mod thanos;
 pub mod wait;

@@ -180,11 +180,9 @@ fn from_yaml<T: DeserializeOwned>(yaml: &str) -> Result<T, Error> {
     serde_saphyr::from_str_with_options(yaml, options).map_err(wrong)
 }
 
-/// The first line of what is wrong with a YAML; further lines show its text, which may hold secrets.
-fn wrong(e: impl std::fmt::Display) -> Error {
-    let text = e.to_string();
-    let line = text.lines().next().unwrap_or_default();
-    Error::config(line.strip_prefix("error: ").unwrap_or(line).to_owned())
+/// What is wrong with a YAML, without the lines of its text that may hold secrets.
+fn wrong(e: serde_saphyr::Error) -> Error {
+    Error::config(e.without_snippet().to_string())
 }
 
 fn required(key: &str, value: &str) -> Result<(), Error> {
@@ -235,6 +233,17 @@ mod tests {
         assert_eq!(Config::parse(azure).unwrap().describe(), "Azure container c of a");
         let fs = Config::parse("type: FILESYSTEM\nconfig:\n  directory: /data\n").unwrap();
         assert_eq!(fs.describe(), "directory /data");
+    }
+
+    #[test]
+    fn a_refusal_shows_no_secret() {
+        for yaml in [
+            "type: S3\nconfig:\n  bucket: b\n  endpoint: e\n  secrett: hunter2\n",
+            "type: S3\nconfig:\n  bucket: b\n  endpoint: e\n  secret_key: [hunter2]\n",
+            "type: S3\nconfig:\n  bucket: b\n  secret_key: hunter2\n  endpoint: {\n",
+        ] {
+            assert!(!refused(yaml).contains("hunter2"), "{}", refused(yaml));
+        }
     }
 
     #[test]

@@ -50,6 +50,10 @@ pub(super) fn of(asked: Asked<'_>, error: &object_store::Error) -> Error {
         object_store::Error::NotSupported { .. } | object_store::Error::NotImplemented { .. } => {
             asked.error(Kind::Unsupported, error.to_string())
         }
+        // A part of an answer to several requests in one, as Azure deletes.
+        object_store::Error::NotFound { .. } => asked.error(Kind::NotFound, chain(error)),
+        object_store::Error::PermissionDenied { .. } => asked.error(Kind::Denied, chain(error)),
+        object_store::Error::Unauthenticated { .. } => asked.error(Kind::Credentials, chain(error)),
         object_store::Error::InvalidPath { .. } => asked.error(Kind::Invalid, error.to_string()),
         object_store::Error::UnknownConfigurationKey { .. } => asked.error(Kind::Config, error.to_string()),
         // An answer that can't be understood: cut short, or not from a store at all.
@@ -59,6 +63,18 @@ pub(super) fn of(asked: Asked<'_>, error: &object_store::Error) -> Error {
             failed
         }
     }
+}
+
+/// Whether a request failed, and not the reading of its answer.
+pub(super) fn came_from_http(error: &object_store::Error) -> bool {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(e) = cause {
+        if e.is::<HttpError>() {
+            return true;
+        }
+        cause = e.source();
+    }
+    false
 }
 
 fn refusal(asked: Asked<'_>, refused: &Refused) -> Error {

@@ -96,7 +96,22 @@ impl Store for Remote {
         let asked = asked(operation, path);
         let options = GetOptions { range: range.clone().map(GetRange::Bounded), ..GetOptions::default() };
         let got = self.cloud.get_opts(&location(path, operation)?, options).await;
-        let got = got.map_err(|e| meaning::of(asked, &e))?;
+        let got = match got {
+            Ok(got) => got,
+            Err(e) => {
+                let error = meaning::of(asked, &e);
+                // A range outside of the object is told in many ways; its size tells it in one.
+                if let Some(range) = range.filter(|_| matches!(e, object_store::Error::Generic { .. }))
+                    && !meaning::came_from_http(&e)
+                    && let Ok(found) = self.head(path).await
+                    && range.end > found.size
+                {
+                    let what = format!("bytes {}..{} of an object of {}", range.start, range.end, found.size);
+                    return Err(Error::new(Kind::Invalid, operation, path, what));
+                }
+                return Err(error);
+            }
+        };
         if let Some(range) = range.as_ref().filter(|r| r.end > got.meta.size) {
             let what = format!("bytes {}..{} of an object of {}", range.start, range.end, got.meta.size);
             return Err(Error::new(Kind::Invalid, operation, path, what));

@@ -56,8 +56,20 @@ fn find(text: &str, from: usize, (open, close): (&str, &str)) -> Option<(usize, 
 
 fn is_foreign(name: &str, is_prefix: bool) -> bool {
     let name = if is_prefix { name.strip_suffix('/').unwrap_or(name) } else { name };
-    // Escaped control characters, as in `&#10;`.
-    name.contains("&#") || name.split('/').any(|s| s.is_empty() || s == "." || s == "..")
+    has_control(name) || name.split('/').any(|s| s.is_empty() || s == "." || s == "..")
+}
+
+/// Whether a control character is in a name, as it is or as `&#10;` or `&#xA;`.
+fn has_control(name: &str) -> bool {
+    name.chars().any(|c| c.is_ascii_control())
+        || name.split("&#").skip(1).any(|rest| {
+            let code = rest.split(';').next().unwrap_or_default();
+            let code = match code.strip_prefix(['x', 'X']) {
+                Some(hex) => u32::from_str_radix(hex, 16),
+                None => code.parse(),
+            };
+            code.is_ok_and(|code| code < 32 || code == 127)
+        })
 }
 
 #[cfg(test)]
@@ -67,10 +79,10 @@ mod tests {
     #[test]
     fn odd_names_are_dropped_and_others_stay() {
         let page = "<R><Contents><Key>a/b</Key></Contents><Contents><Key>a/</Key></Contents><Contents><Key>a//b</Key>\
-                    </Contents><Contents><Key>../x</Key></Contents><CommonPrefixes><Prefix>c/</Prefix></CommonPrefixes>\
+                    </Contents><Contents><Key>../x</Key></Contents><Contents><Key>a&#xA;b</Key></Contents><Contents><Key>a&#34;b</Key></Contents><CommonPrefixes><Prefix>c/</Prefix></CommonPrefixes>\
                     <CommonPrefixes><Prefix>//</Prefix></CommonPrefixes></R>";
         let kept = without_foreign(Bytes::from_static(page.as_bytes()));
-        let wanted = "<R><Contents><Key>a/b</Key></Contents><CommonPrefixes><Prefix>c/</Prefix></CommonPrefixes></R>";
+        let wanted = "<R><Contents><Key>a/b</Key></Contents><Contents><Key>a&#34;b</Key></Contents><CommonPrefixes><Prefix>c/</Prefix></CommonPrefixes></R>";
         assert_eq!(kept, wanted);
         assert_eq!(without_foreign(Bytes::from_static(wanted.as_bytes())), wanted);
         for cut in 0..page.len() {

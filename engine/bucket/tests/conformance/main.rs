@@ -1,10 +1,5 @@
 //! One suite for every provider: what `CONTRACT.md` promises, tried.
-#![allow(
-    clippy::disallowed_methods,
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "a test harness, in real time"
-)]
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, clippy::panic, reason = "a test harness, in real time")]
 
 mod providers;
 mod suite;
