@@ -38,7 +38,7 @@ const fn binary(name: &'static str, package: &'static str, minutes: u32) -> Bina
     Binary { name, package, minutes }
 }
 
-const PEERS: [Peer; 8] = [
+const PEERS: [Peer; 9] = [
     Peer {
         name: "kubernetes",
         version: "1.34.4",
