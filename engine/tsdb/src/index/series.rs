@@ -124,9 +124,9 @@ impl Series {
         Ok(Labels::from_sorted(pairs))
     }
 
-    /// True if the labels stand in the order of their names, in version 2 told by the symbols' numbers.
-    pub fn labels_in_order(&self) -> bool {
-        self.symbols.is_sorted_by(|a, b| a.0 < b.0)
+    /// How many labels stand before one of a smaller name; told by the symbols, which are sorted.
+    pub fn label_inversions(&self) -> usize {
+        self.symbols.windows(2).filter(|w| matches!(w, [a, b] if b.0 < a.0)).count()
     }
 }
 

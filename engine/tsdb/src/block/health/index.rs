@@ -120,8 +120,9 @@ fn check_labels(entry: &Series, labels: &Labels, last: Option<&Labels>, at: u64,
     if labels.is_empty() {
         report.add(problem(Kind::SeriesLabels, "series", at, None, "a series without labels".to_owned()));
     }
-    if !entry.labels_in_order() {
-        report.stats.out_of_order_labels += 1;
+    let inversions = entry.label_inversions();
+    if inversions > 0 {
+        report.stats.out_of_order_labels += inversions as u64;
         let what = "its labels are out of order".to_owned();
         report.add(problem(Kind::LabelOrder, "series", at, Some(labels), what));
     }

@@ -7,6 +7,8 @@
 mod chunks;
 mod files;
 mod index;
+#[cfg(test)]
+mod tests;
 
 use crate::disk::Disk;
 use crate::error::Error;
@@ -220,7 +222,7 @@ pub struct Stats {
     pub complete_outside_chunks: u64,
     /// Those of them that begin where the block ends.
     pub issue347_outside_chunks: u64,
-    /// Series whose labels are out of order.
+    /// Labels that stand before one of a smaller name in their series.
     pub out_of_order_labels: u64,
     /// Chunks.
     pub total_chunks: u64,
