@@ -12,8 +12,11 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use testkit::oracle::Oracle;
 
+/// Labels, and the times of its chunks.
+type SeriesSpec<'a> = (&'a [(&'a str, &'a str)], &'a [(i64, i64)]);
+
 /// Writes a block of series with chunks at these times, two samples each.
-fn disorder(parent: &Path, meta: &BlockMeta, series: &[(&[(&str, &str)], &[(i64, i64)])]) -> PathBuf {
+fn disorder(parent: &Path, meta: &BlockMeta, series: &[SeriesSpec<'_>]) -> PathBuf {
     let dir = parent.join(meta.id.to_string());
     RealDisk.create_dir(&dir).unwrap();
     let mut chunks = segment::Writer::create(&RealDisk, &dir.join("chunks"), MAX_SEGMENT_BYTES).unwrap();

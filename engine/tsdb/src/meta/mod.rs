@@ -411,7 +411,7 @@ mod tests {
     use super::*;
 
     /// Every field, and one more at each level; in the order and form in which Thanos writes it.
-    const FULL: &str = include_str!("../testdata/meta/full.json");
+    const FULL: &str = include_str!("../../testdata/meta/full.json");
 
     #[test]
     fn every_field_survives() {
