@@ -1,5 +1,6 @@
 //! Puts the operator into a cluster, as `make install` does.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
@@ -55,25 +56,23 @@ impl Product {
     }
 }
 
-/// The tag of the image is the same, its content isn't: pods that run the old one go.
+/// The tag of the image is the same, its content isn't: pods that run the old one go, and have gone when this returns.
 fn restart_ours(cluster: &Cluster) -> anyhow::Result<()> {
     let pods = cluster.json(&["get", "pods", "-A"])?;
+    let mut going: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for pod in pods["items"].as_array().into_iter().flatten() {
         let uses = |list: &str| {
             pod["spec"][list].as_array().into_iter().flatten().any(|container| container["image"] == image::PANOPTES)
         };
         if uses("containers") || uses("initContainers") {
             let text = |at: &str| pod["metadata"][at].as_str().unwrap_or_default();
-            cluster.kubectl(&[
-                "delete",
-                "pod",
-                "-n",
-                text("namespace"),
-                text("name"),
-                "--wait=false",
-                "--ignore-not-found",
-            ])?;
+            going.entry(text("namespace")).or_default().push(text("name"));
         }
+    }
+    // What is Ready afterwards is what runs the new one: the old ones must not answer for it.
+    for (namespace, names) in going {
+        let delete = ["-n", namespace, "delete", "pod", "--ignore-not-found", "--timeout=120s"];
+        cluster.kubectl(&[&delete[..], &names[..]].concat())?;
     }
     Ok(())
 }

@@ -119,16 +119,19 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Peers { names } if names.is_empty() => peers::ensure(&peers::names()),
         Command::Peers { names } => peers::ensure(&names.iter().map(String::as_str).collect::<Vec<_>>()),
         Command::Up { purpose, clusters } => {
-            for started in cluster::up(&chosen(&clusters, &cluster::FLEET)?, purpose, &[])? {
+            let lock = cluster::Lock::take("clusters")?;
+            for started in cluster::up(&lock, &chosen(&clusters, &cluster::FLEET)?, purpose, &[])? {
                 say::plain(&format!("export KUBECONFIG={}", started.cluster.kubeconfig().display()));
             }
             Ok(())
         }
         Command::Down { clusters } => {
+            let _lock = cluster::Lock::take("ending clusters")?;
             for cluster in chosen(&clusters, &cluster::ALL)? {
                 cluster::down(&cluster)?;
                 say::step(&format!("{} is gone", cluster.name));
             }
+            cluster::remove_folders();
             Ok(())
         }
         Command::Demo { binary } => demo::demo(&binary),

@@ -59,10 +59,54 @@ fn install(needed: &[(&str, &str)]) -> anyhow::Result<()> {
     apt(&["update", "-q"])?;
     let mut packages = vec!["install", "-q", "-y", "--no-install-recommends"];
     packages.extend(&missing);
-    apt(&packages)?;
+    let quiet = NoServices::begin()?;
+    let installed = apt(&packages);
+    drop(quiet);
+    installed?;
+    // Nor at the next start of the machine: the harness runs its own.
+    for service in missing.iter().filter_map(|package| service_of(package)) {
+        let _ = run::output("systemctl", &["disable", service]); // there may be no systemd
+    }
     let still: Vec<&str> = needed.iter().filter(|(proof, _)| !present(proof)).map(|(_, package)| *package).collect();
     anyhow::ensure!(still.is_empty(), "apt-get ran, but these are still missing: {}", still.join(" "));
     Ok(())
+}
+
+/// The service that a package starts when it is installed.
+fn service_of(package: &str) -> Option<&'static str> {
+    match package {
+        "etcd-server" => Some("etcd"),
+        "containerd" => Some("containerd"),
+        _ => None,
+    }
+}
+
+/// While this lives, installing a package starts none of its services (Debian's `policy-rc.d`).
+struct NoServices {
+    ours: bool,
+}
+
+const POLICY: &str = "/usr/sbin/policy-rc.d";
+
+impl NoServices {
+    fn begin() -> anyhow::Result<Self> {
+        use std::os::unix::fs::PermissionsExt as _;
+        // Containers often have one that says the same.
+        let ours = !std::path::Path::new(POLICY).exists();
+        if ours {
+            std::fs::write(POLICY, "#!/bin/sh\nexit 101\n").with_context(|| format!("write {POLICY}"))?;
+            std::fs::set_permissions(POLICY, std::fs::Permissions::from_mode(0o755))?;
+        }
+        Ok(Self { ours })
+    }
+}
+
+impl Drop for NoServices {
+    fn drop(&mut self) {
+        if self.ours {
+            let _ = std::fs::remove_file(POLICY);
+        }
+    }
 }
 
 /// Whether a program of this name comes from a package.

@@ -95,11 +95,16 @@ impl Querier {
 
     /// Highest resident memory so far.
     pub(super) fn peak_mib(&self) -> anyhow::Result<f64> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid))?;
-        let line = status.lines().find(|l| l.starts_with("VmHWM:")).context("no VmHWM")?;
-        let kib: f64 = line.split_whitespace().nth(1).context("no VmHWM")?.parse()?;
-        Ok(kib / 1024.0)
+        peak_mib(self.pid)
     }
+}
+
+/// Highest resident memory of a process so far.
+pub(super) fn peak_mib(pid: u32) -> anyhow::Result<f64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find(|l| l.starts_with("VmHWM:")).context("no VmHWM")?;
+    let kib: f64 = line.split_whitespace().nth(1).context("no VmHWM")?.parse()?;
+    Ok(kib / 1024.0)
 }
 
 #[allow(clippy::disallowed_methods, reason = "a benchmark measures real time")]

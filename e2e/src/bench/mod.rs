@@ -3,6 +3,7 @@
 mod dashboard;
 mod data;
 mod measure;
+mod stores;
 
 use crate::bench::measure::{Querier, Table};
 use anyhow::Context;
@@ -22,6 +23,23 @@ const ROUNDS: usize = 5;
 /// # Errors
 /// When a peer is missing, or an answer of ours is not the peer's.
 pub fn run(binary: &Path) -> anyhow::Result<()> {
+    dashboard_row(binary)?;
+    stores_row(binary)
+}
+
+fn stores_row(binary: &Path) -> anyhow::Result<()> {
+    let dir = tempfile::tempdir()?;
+    say(&format!("{} MB of series offered by 3, by 12 and by 48 stores to one slow reader", stores::megabytes()));
+    let rows = stores::memory(binary, dir.path())?;
+    let title = format!("Peak RSS of the querier, {} MB of series, one slow reader", stores::megabytes());
+    let mut table = Table::new(&title);
+    for (count, peer, ours) in rows {
+        table.row(&format!("{count} stores"), "MiB", peer, ours);
+    }
+    table.print()
+}
+
+fn dashboard_row(binary: &Path) -> anyhow::Result<()> {
     let now = data::now_s()?;
     let shape = data::Shape { end_s: now - now % data::STEP_S, ..data::Shape::default() };
     say(&format!("filling {REPLICAS} Prometheus with one hour of {} series each", shape.series()));

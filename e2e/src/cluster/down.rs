@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use super::{Cluster, net};
+use super::{Cluster, host, net};
 use crate::run;
 
 /// Ends a cluster and removes all that belongs to it, its volumes too. A cluster that isn't there is fine.
@@ -53,9 +53,11 @@ pub fn down(cluster: &Cluster) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Removes the machine-wide folders when no cluster is left in them.
+/// When no cluster is left: puts the machine's settings back, and removes the machine-wide folders.
 pub fn remove_folders() {
-    let _ = fs::remove_file(Path::new(super::RUN).join("lock"));
+    for what in host::restore() {
+        crate::say::step(&format!("could not be put back as it was: {what}"));
+    }
     let _ = fs::remove_dir(super::RUN);
     let _ = fs::remove_dir(super::DATA);
 }

@@ -36,7 +36,6 @@ pub(super) fn create(cluster: &Cluster) -> anyhow::Result<()> {
     ip(&["-n", &ns, "addr", "add", &format!("{}/32", cluster.dns_ip()), "dev", "lo"])?;
     ip(&["-n", &ns, "route", "add", "default", "via", &cluster.host_ip()])?;
     ip(&["route", "replace", &cluster.balancers_cidr(), "via", &cluster.node_ip()])?;
-    fs::write("/proc/sys/net/ipv4/ip_forward", "1").context("turn on forwarding")?;
     // A host whose firewall drops forwarded packets (docker's does) must let the clusters through.
     for rule in forward_rules(cluster) {
         let rule: Vec<&str> = rule.iter().map(String::as_str).collect();
@@ -44,7 +43,6 @@ pub(super) fn create(cluster: &Cluster) -> anyhow::Result<()> {
             run::output("iptables", &[&["-w", "-I"], &rule[..]].concat())?;
         }
     }
-    let _ = run::output("modprobe", &["br_netfilter"]); // it may be built in
     // A missing bridge setting only matters where bridged packets would pass by the firewall.
     let inside = "echo 1 > /proc/sys/net/ipv4/ip_forward; \
                   f=/proc/sys/net/bridge/bridge-nf-call-iptables; [ ! -e $f ] || echo 1 > $f";

@@ -1,8 +1,7 @@
 //! Bringing a cluster up, or keeping one that is there.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::path::Path;
+use std::fs;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -10,7 +9,7 @@ use sha2::{Digest as _, Sha256};
 use testkit::wait;
 
 use super::state::{Purpose, State};
-use super::{ALL, Cluster, NodeProcess, balancer, control, down, net, node, volumes};
+use super::{ALL, Cluster, Lock, NodeProcess, balancer, control, down, host, net, node, volumes};
 use crate::image::{self, Archive, Image};
 use crate::{packages, peers, say};
 
@@ -30,15 +29,11 @@ pub struct Started {
 ///
 /// # Errors
 /// When this isn't root, something can't be installed or built, or a cluster does not come up.
-pub fn up(clusters: &[Cluster], purpose: Purpose, extra: &[Archive]) -> anyhow::Result<Vec<Started>> {
+pub fn up(_: &Lock, clusters: &[Cluster], purpose: Purpose, extra: &[Archive]) -> anyhow::Result<Vec<Started>> {
     anyhow::ensure!(packages::is_root(), "clusters need root: network namespaces, mounts and control groups");
     packages::ensure()?;
     peers::ensure(&peers::FOR_CLUSTERS)?;
     fs::create_dir_all(super::RUN)?;
-    // One at a time on this machine, whichever clone it comes from.
-    let lock = File::create(Path::new(super::RUN).join("lock"))?;
-    lock.lock().context("wait for another run of the harness")?;
-
     let mut archives = own_images()?;
     archives.extend_from_slice(extra);
     let version = version()?;
@@ -55,6 +50,7 @@ pub fn up(clusters: &[Cluster], purpose: Purpose, extra: &[Archive]) -> anyhow::
             }
         }
     }
+    host::prepare()?;
     let new: Vec<Cluster> = clusters.iter().copied().filter(|c| !kept.contains(c)).collect();
     if !kept.is_empty() {
         say::step(&format!("keeping running clusters: {}", names(&kept)));

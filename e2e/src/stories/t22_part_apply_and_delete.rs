@@ -47,6 +47,7 @@ fn run(world: &World) -> anyhow::Result<()> {
 
     let before = settled(&stack)?;
     LAB.apply(&example("tutorial.yaml")?)?;
+    let leader = holder()?;
     // Another replica leads: it looks at everything for the first time.
     LAB.kubectl(&[
         "-n",
@@ -58,7 +59,7 @@ fn run(world: &World) -> anyhow::Result<()> {
         "--wait=true",
     ])?;
     LAB.kubectl(&["-n", "panoptes-system", "rollout", "status", "deployment/panoptes-operator", "--timeout=120s"])?;
-    std::thread::sleep(Duration::from_secs(20));
+    new_leader_has_looked(&leader)?;
     let after = versions(&stack)?;
     let written: Vec<&String> = before.iter().filter(|(k, v)| after.get(*k) != Some(*v)).map(|(k, _)| k).collect();
     anyhow::ensure!(written.is_empty() && before.len() == after.len(), "written without a need: {written:?}");
@@ -75,6 +76,38 @@ fn run(world: &World) -> anyhow::Result<()> {
         Ok(())
     })?;
     anyhow::ensure!(names(&stack, "persistentvolumeclaims", "")? == claims, "volumes were not kept");
+    Ok(())
+}
+
+/// The operator's lease.
+const LEASE: &str = "panoptes-operator";
+
+/// Who holds the operator's lease in lab: the name of a pod.
+fn holder() -> anyhow::Result<String> {
+    let lease = LAB.json(&["-n", "panoptes-system", "get", "lease", LEASE])?;
+    Ok(lease["spec"]["holderIdentity"].as_str().unwrap_or_default().to_owned())
+}
+
+/// Waits until a pod that led nothing before holds the lease and has reconciled all objects at least once.
+fn new_leader_has_looked(before: &str) -> anyhow::Result<()> {
+    eventually("a new leader that has looked at everything", CHANGE, || {
+        let now = holder()?;
+        anyhow::ensure!(!now.is_empty() && now != before, "the lease is held by {now:?}");
+        let metrics = LAB.kubectl(&[
+            "get",
+            "--raw",
+            &format!("/api/v1/namespaces/panoptes-system/pods/{now}:10902/proxy/metrics"),
+        ])?;
+        let sum = |name: &str| -> f64 {
+            let lines = metrics.lines().filter(|l| l.starts_with(name));
+            lines.filter_map(|l| l.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+        };
+        let (done, of) = (sum("panoptes_operator_reconciles_total"), sum("panoptes_operator_namespaces"));
+        anyhow::ensure!(of >= 1.0 && done >= of, "{now} has reconciled {done} times for {of} namespaces");
+        Ok(())
+    })?;
+    // What it would write, it writes right after.
+    std::thread::sleep(Duration::from_secs(5));
     Ok(())
 }
 

@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use serde_json::{Value, json};
 use testkit::wait;
 
-use crate::cluster::{self, Cluster, FLEET, LAB, OPS, PROD, Purpose, STAGING};
+use crate::cluster::{self, Cluster, FLEET, LAB, Lock, OPS, PROD, Purpose, STAGING};
 use crate::demo::on_all;
 use crate::fleet::{Certificates, Pod, Stack, apply_links, example};
 use crate::image::Image;
@@ -39,10 +39,10 @@ impl World {
     ///
     /// # Errors
     /// When something does not come up.
-    pub fn create(binary: &Path, clusters: &[Cluster]) -> anyhow::Result<Self> {
+    pub fn create(lock: &Lock, binary: &Path, clusters: &[Cluster]) -> anyhow::Result<Self> {
         let product = Product::of(binary)?;
         let images = [product.image.clone(), Image::of_probe()?.write()?];
-        let started = cluster::up(clusters, Purpose::E2e, &images)?;
+        let started = cluster::up(lock, clusters, Purpose::E2e, &images)?;
         on_all(&started, |s| product.install(s).with_context(|| format!("cluster {}", s.cluster.name)))?;
         say::step("the operator runs in each cluster");
         let certificates = if clusters.contains(&OPS) { Some(Certificates::ensure()?) } else { None };
