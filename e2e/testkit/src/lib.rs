@@ -9,6 +9,7 @@
 
 pub mod apiserver;
 pub mod certs;
+pub mod faults;
 pub mod gcs;
 pub mod goal;
 pub mod http;
@@ -21,3 +22,4 @@ pub mod prometheus;
 pub mod s3;
 pub mod thanos;
 pub mod wait;
+mod wire;

@@ -154,7 +154,8 @@ impl Store for Contract {
                 if matches!(e.kind, Kind::Exists | Kind::Changed)
                     && uncertain.load(std::sync::atomic::Ordering::Relaxed) =>
             {
-                self.ours(path, body).await?.ok_or(e)
+                // Ours may have been written over since.
+                self.ours(path, body).await?.ok_or(Error { uncertain: true, ..e })
             }
             written => written,
         }

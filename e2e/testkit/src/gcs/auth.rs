@@ -7,8 +7,8 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rcgen::{KeyPair, PKCS_RSA_SHA256};
 use serde_json::{Value, json};
 
-use super::http::{Answer, Request};
 use super::store::{Refused, Settings};
+use crate::wire::{Answer, Request};
 
 /// Begins a token that was exchanged; behind it are the key's id and the account.
 const EXCHANGED: &str = "ya29.";
@@ -47,7 +47,7 @@ pub(super) fn check(request: &Request, settings: &Settings) -> Result<String, Re
 /// `POST /token`: a signed token for one that can be used.
 pub(super) fn exchange(request: &Request, settings: &Settings) -> Answer {
     let body = String::from_utf8_lossy(&request.body);
-    let assertion = body.split('&').find_map(|pair| pair.strip_prefix("assertion=")).map(super::http::decode);
+    let assertion = body.split('&').find_map(|pair| pair.strip_prefix("assertion=")).map(crate::wire::decode);
     let Some((id, account)) = assertion.as_deref().and_then(signed) else {
         return Answer::json(400, &json!({"error": "invalid_request", "error_description": "no assertion"}));
     };

@@ -3,9 +3,9 @@
 use bytes::Bytes;
 use serde_json::{Value, json};
 
-use super::http::{Answer, Request, decode};
 use super::store::{Object, Refused, Right, Store, Upload};
 use super::xml::{self, count, etag};
+use crate::wire::{Answer, Request, decode};
 
 /// Most entries of one page, as over there.
 const PAGE: usize = 1000;

@@ -6,7 +6,6 @@
 //! [`Remote`] makes buckets and changes what is allowed.
 
 mod auth;
-mod http;
 mod json;
 mod store;
 mod xml;
@@ -23,7 +22,7 @@ use serde_json::json;
 pub use auth::key;
 pub use store::{Right, Settings};
 
-use http::{Answer, Request};
+use crate::wire::{self, Answer, Request};
 use store::{Refused, Store};
 
 #[derive(Debug, Default)]
@@ -148,7 +147,7 @@ fn converse(shared: &Shared, stream: TcpStream) -> anyhow::Result<()> {
     let base = format!("http://{}", stream.local_addr()?);
     let mut writer = stream.try_clone()?;
     let mut reader = BufReader::new(stream);
-    while let Some(request) = http::read(&mut reader)? {
+    while let Some(request) = wire::read(&mut reader)? {
         if shared.stopped.load(Ordering::SeqCst) {
             break;
         }
@@ -159,6 +158,9 @@ fn converse(shared: &Shared, stream: TcpStream) -> anyhow::Result<()> {
         let now = timestamp(SystemTime::now()).checked_add(jiff::SignedDuration::from_secs(ahead))?;
         let printer = jiff::fmt::rfc2822::DateTimePrinter::new();
         answer.with("Date", printer.timestamp_to_rfc9110_string(&now)?).write(&mut writer)?;
+        if request.is_last {
+            break;
+        }
     }
     Ok(())
 }
@@ -227,7 +229,7 @@ fn control(store: &mut Store, request: &Request, path: &str) -> Answer {
         }
         ("GET", ("objects", path)) => {
             let (bucket, name) = path.split_once('/').unwrap_or((path, ""));
-            let found = store.buckets.get(bucket).and_then(|objects| objects.get(&http::decode(name)));
+            let found = store.buckets.get(bucket).and_then(|objects| objects.get(&wire::decode(name)));
             found.map_or_else(
                 || Answer::new(404),
                 |object| {

@@ -2,8 +2,8 @@
 
 use std::fmt::Write as _;
 
-use super::http::{Answer, Request, decode, escape};
 use super::store::{Object, Refused, Store, Upload};
+use crate::wire::{Answer, Request, decode, escape};
 
 /// Most entries of one page, as over there.
 const PAGE: usize = 1000;

@@ -293,7 +293,10 @@ async fn collect(body: object_store::client::HttpResponseBody, max: usize) -> Re
 
 /// A refusal's code and message: XML of S3, GCS and Azure, JSON of token endpoints, or a header of Azure for HEAD.
 fn words(headers: &HeaderMap, text: &str) -> (String, String) {
-    let short = |s: &str| s.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(300).collect::<String>();
+    let short = |s: &str| {
+        let line = s.split_whitespace().collect::<Vec<_>>().join(" ");
+        line.trim_end_matches('.').chars().take(300).collect::<String>()
+    };
     let header = headers.get("x-ms-error-code").and_then(|v| v.to_str().ok()).unwrap_or_default();
     if let Ok(json) = serde_json::from_str::<serde_json::Value>(text) {
         let error = json.get("error");
@@ -342,7 +345,7 @@ mod tests {
             "<?xml version='1.0'?><Error><Code>NoSuchBucket</Code><Message>The specified\n bucket</Message></Error>";
         assert_eq!(words(&none, xml), ("NoSuchBucket".into(), "The specified bucket".into()));
         let oauth = r#"{"error":"invalid_grant","error_description":"Invalid JWT Signature."}"#;
-        assert_eq!(words(&none, oauth), ("invalid_grant".into(), "Invalid JWT Signature.".into()));
+        assert_eq!(words(&none, oauth), ("invalid_grant".into(), "Invalid JWT Signature".into()));
         let json = r#"{"error":{"code":401,"message":"Invalid Credentials","status":"UNAUTHENTICATED"}}"#;
         assert_eq!(words(&none, json), ("UNAUTHENTICATED".into(), "Invalid Credentials".into()));
         assert_eq!(words(&none, "go away"), (String::new(), "go away".into()));

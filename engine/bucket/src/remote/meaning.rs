@@ -129,7 +129,8 @@ fn kind(asked: Asked<'_>, refused: &Refused) -> Kind {
         | "AuthenticationRequired"
         | "NoAuthenticationInformation"
         | "InvalidAuthenticationInfo"
-        | "UNAUTHENTICATED" => {
+        | "UNAUTHENTICATED"
+        | "XAdminUserNotFound" => {
             return if skewed { Kind::ClockSkew } else { Kind::Credentials };
         }
         "AuthorizationHeaderMalformed"

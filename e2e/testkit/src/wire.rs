@@ -14,28 +14,33 @@ const MAX_BODY: usize = 1 << 30;
 
 /// A request with its whole body.
 #[derive(Debug)]
-pub(super) struct Request {
-    pub(super) method: String,
+pub(crate) struct Request {
+    pub(crate) method: String,
+    /// Path and query as they came.
+    pub(crate) target: String,
     /// Still percent-encoded: an encoded slash is part of a name.
-    pub(super) path: String,
-    pub(super) query: BTreeMap<String, String>,
-    headers: BTreeMap<String, String>,
-    pub(super) body: Bytes,
+    pub(crate) path: String,
+    pub(crate) query: BTreeMap<String, String>,
+    /// By lower-case names.
+    pub(crate) headers: BTreeMap<String, String>,
+    pub(crate) body: Bytes,
+    /// The connection ends with the answer.
+    pub(crate) is_last: bool,
 }
 
 impl Request {
     /// A header by its lower-case name.
-    pub(super) fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).map(String::as_str)
     }
 
-    pub(super) fn param(&self, name: &str) -> Option<&str> {
+    pub(crate) fn param(&self, name: &str) -> Option<&str> {
         self.query.get(name).map(String::as_str)
     }
 }
 
 /// The next request of a connection; none at its end.
-pub(super) fn read(reader: &mut BufReader<TcpStream>) -> anyhow::Result<Option<Request>> {
+pub(crate) fn read(reader: &mut BufReader<TcpStream>) -> anyhow::Result<Option<Request>> {
     let mut left = MAX_HEAD;
     let first = line(reader, &mut left)?;
     if first.is_empty() {
@@ -73,12 +78,18 @@ pub(super) fn read(reader: &mut BufReader<TcpStream>) -> anyhow::Result<Option<R
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         (decode(&name.replace('+', " ")), decode(&value.replace('+', " ")))
     });
+    let is_last = match headers.get("connection") {
+        Some(value) => value.eq_ignore_ascii_case("close"),
+        None => first.ends_with("HTTP/1.0"),
+    };
     Ok(Some(Request {
         method: method.to_owned(),
+        target: target.to_owned(),
         path: path.to_owned(),
         query: query.collect(),
         headers,
         body: body.into(),
+        is_last,
     }))
 }
 
@@ -108,7 +119,7 @@ fn chunks(reader: &mut BufReader<TcpStream>) -> anyhow::Result<Vec<u8>> {
 }
 
 /// Percent-decodes; what is no code stays as it is.
-pub(super) fn decode(text: &str) -> String {
+pub(crate) fn decode(text: &str) -> String {
     let bytes = text.as_bytes();
     let mut out = Vec::with_capacity(bytes.len());
     let mut at = 0;
@@ -123,37 +134,37 @@ pub(super) fn decode(text: &str) -> String {
 
 /// An answer.
 #[derive(Debug)]
-pub(super) struct Answer {
-    pub(super) status: u16,
-    pub(super) headers: Vec<(&'static str, String)>,
-    pub(super) body: Bytes,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: Vec<(&'static str, String)>,
+    pub(crate) body: Bytes,
     /// The length to tell where no body is sent.
-    pub(super) length: Option<usize>,
+    pub(crate) length: Option<usize>,
 }
 
 impl Answer {
-    pub(super) fn new(status: u16) -> Self {
+    pub(crate) fn new(status: u16) -> Self {
         Self { status, headers: Vec::new(), body: Bytes::new(), length: None }
     }
 
-    pub(super) fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
+    pub(crate) fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
         self.headers.push((name, value.into()));
         self
     }
 
-    pub(super) fn json(status: u16, body: &serde_json::Value) -> Self {
+    pub(crate) fn json(status: u16, body: &serde_json::Value) -> Self {
         let mut answer = Self::new(status).with("Content-Type", "application/json; charset=UTF-8");
         answer.body = body.to_string().into();
         answer
     }
 
-    pub(super) fn xml(status: u16, body: &str) -> Self {
+    pub(crate) fn xml(status: u16, body: &str) -> Self {
         let mut answer = Self::new(status).with("Content-Type", "application/xml; charset=UTF-8");
         answer.body = format!("<?xml version='1.0' encoding='UTF-8'?>{body}").into();
         answer
     }
 
-    pub(super) fn write(&self, stream: &mut TcpStream) -> std::io::Result<()> {
+    pub(crate) fn write(&self, stream: &mut TcpStream) -> std::io::Result<()> {
         let length = self.length.unwrap_or(self.body.len());
         let mut head = format!("HTTP/1.1 {} X\r\nContent-Length: {length}\r\n", self.status);
         for (name, value) in &self.headers {
@@ -167,6 +178,6 @@ impl Answer {
 }
 
 /// Text inside XML.
-pub(super) fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
