@@ -14,6 +14,7 @@ pub mod marks;
 pub mod meta;
 mod read;
 pub mod segment;
+pub mod series;
 pub mod tombstones;
 
 pub use error::{Error, ErrorKind, Result};

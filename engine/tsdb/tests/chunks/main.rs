@@ -5,4 +5,5 @@
 
 mod golden;
 mod prometheus;
+mod series;
 mod wire;

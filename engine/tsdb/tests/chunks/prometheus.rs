@@ -12,14 +12,14 @@ use tsdb::chunk::{Chunk, Encoding, Exact, HistogramEncoder, Recoder, Value, Xor2
 
 /// One step of a series; what it does depends on the kind of series.
 #[derive(Debug, Clone)]
-struct Step {
+pub(crate) struct Step {
     time: u8,
     jump: i64,
-    value: u8,
+    pub(crate) value: u8,
     float: f64,
-    start: u8,
+    pub(crate) start: u8,
     buckets: Vec<(u8, u8)>,
-    odd: u8,
+    pub(crate) odd: u8,
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -61,7 +61,7 @@ fn times(steps: &[Step], with_start: bool) -> Vec<(i64, i64)> {
     steps.iter().map(next).collect()
 }
 
-fn floats(steps: &[Step], with_start: bool) -> Vec<Exact> {
+pub(crate) fn floats(steps: &[Step], with_start: bool) -> Vec<Exact> {
     let mut v = 0.0;
     let next = |(s, (st, t)): (&Step, (i64, i64))| {
         v = match s.value {
@@ -79,7 +79,7 @@ fn floats(steps: &[Step], with_start: bool) -> Vec<Exact> {
 }
 
 /// Histograms whose buckets come, go and fall; whose spans are written in several ways.
-fn histograms(steps: &[Step], with_start: bool, float: bool) -> Vec<Exact> {
+pub(crate) fn histograms(steps: &[Step], with_start: bool, float: bool) -> Vec<Exact> {
     let mut counts = [0u64; 14];
     let mut gauge = false;
     let mut schema = 3;
@@ -234,7 +234,7 @@ fn encode_histograms<V: Count>(
     out
 }
 
-fn run(cases: u32, test: impl Fn(&mut Oracle, Vec<Step>) -> Result<(), TestCaseError>) {
+pub(crate) fn run(cases: u32, test: impl Fn(&mut Oracle, Vec<Step>) -> Result<(), TestCaseError>) {
     if testkit::peers::skip(&["prometheus-blocks"]) {
         return;
     }
@@ -269,7 +269,7 @@ fn same_bytes(
 
 #[test]
 fn floats_become_the_same_bytes() {
-    run(200, |oracle, steps| {
+    run(80, |oracle, steps| {
         same_bytes(oracle, Encoding::Xor, &floats(&steps, false), 120, false)?;
         same_bytes(oracle, Encoding::Xor2, &floats(&steps, false), 150, false)?;
         same_bytes(oracle, Encoding::Xor2, &floats(&steps, true), 150, false)
@@ -278,7 +278,7 @@ fn floats_become_the_same_bytes() {
 
 #[test]
 fn histograms_become_the_same_bytes() {
-    run(300, |oracle, steps| {
+    run(100, |oracle, steps| {
         for after in [false, true] {
             same_bytes(oracle, Encoding::Histogram, &histograms(&steps, false, false), 25, after)?;
             same_bytes(oracle, Encoding::FloatHistogram, &histograms(&steps, false, true), 25, after)?;
@@ -308,7 +308,7 @@ fn late_start_times_become_the_same_bytes() {
 
 #[test]
 fn series_of_mixed_kinds_are_cut_as_prometheus_cuts_them() {
-    run(100, |oracle, steps| {
+    run(50, |oracle, steps| {
         let all = [
             floats(&steps, false),
             floats(&steps, true),
