@@ -88,7 +88,7 @@ pub(super) fn upload(store: &mut Store, request: &Request, path: &str, base: &st
         Some("resumable") => {
             count(store, "multipart-start");
             store.bucket(&bucket)?;
-            store.allow(Right::Create)?;
+            store.allow(&bucket, Right::Create)?;
             let metadata = serde_json::from_slice(&request.body).unwrap_or(Value::Null);
             let kind = request.header("x-upload-content-type").unwrap_or("application/octet-stream");
             let upload = Upload {

@@ -76,7 +76,7 @@ impl Gcs {
         self.shared.store().buckets.entry(name.to_owned()).or_default();
     }
 
-    /// Changes who may do what, from the next request on.
+    /// Changes who may do what with buckets that have no settings of their own, from the next request on.
     pub fn set(&self, settings: Settings) {
         self.shared.store().settings = settings;
     }
@@ -177,7 +177,9 @@ fn answer(store: &mut Store, request: &Request, base: &str) -> Answer {
     if let Some(rest) = path.strip_prefix("/_test/") {
         return control(store, request, rest);
     }
-    let who = match auth::check(request, &store.settings) {
+    let inside = ["/storage/v1/b/", "/upload/storage/v1/b/", "/"].iter().find_map(|root| path.strip_prefix(root));
+    let bucket = http::decode(inside.and_then(|rest| rest.split('/').next()).unwrap_or_default());
+    let who = match auth::check(request, store.settings(&bucket)) {
         Ok(who) => who,
         Err(why) => {
             xml::count(store, "unauthenticated");
@@ -214,9 +216,9 @@ fn control(store: &mut Store, request: &Request, path: &str) -> Answer {
             store.buckets.remove(name);
             Answer::new(204)
         }
-        ("PUT", ("settings", "")) => match serde_json::from_slice(&request.body) {
+        ("PUT", ("settings", bucket)) => match serde_json::from_slice(&request.body) {
             Ok(settings) => {
-                store.settings = settings;
+                store.settings_of.insert(bucket.to_owned(), settings);
                 Answer::new(204)
             }
             Err(error) => Answer::json(400, &json!({"error": error.to_string()})),
@@ -276,12 +278,12 @@ impl Remote {
         self.ask("DELETE", &format!("/_test/buckets/{name}"), &[]).map(|_| ())
     }
 
-    /// Changes who may do what, from the next request on.
+    /// Changes who may do what with a bucket, from the next request on.
     ///
     /// # Errors
     /// When nobody answers.
-    pub fn set(&self, settings: &Settings) -> anyhow::Result<()> {
-        self.ask("PUT", "/_test/settings", &serde_json::to_vec(settings)?).map(|_| ())
+    pub fn set(&self, bucket: &str, settings: &Settings) -> anyhow::Result<()> {
+        self.ask("PUT", &format!("/_test/settings/{bucket}"), &serde_json::to_vec(settings)?).map(|_| ())
     }
 
     /// Requests so far by operation.
@@ -354,11 +356,13 @@ mod tests {
         assert_eq!(remote.names("b").unwrap(), ["a/b"]);
         assert_eq!(remote.object("b", "a/b").unwrap(), b"text");
         assert!(ask("GET", "/c/a", &[]).unwrap_err().contains("NoSuchBucket"));
-        remote.set(&Settings { deny: BTreeSet::from([Right::Create]), ..Settings::default() }).unwrap();
+        remote.set("b", &Settings { deny: BTreeSet::from([Right::Create]), ..Settings::default() }).unwrap();
         let said = ask("PUT", "/b/c", b"x").unwrap_err();
         assert!(said.contains("403") && said.contains("storage.objects.create"), "{said}");
-        remote.set(&Settings { keys: Some(BTreeSet::from(["one".to_owned()])), ..Settings::default() }).unwrap();
+        remote.set("b", &Settings { keys: Some(BTreeSet::from(["one".to_owned()])), ..Settings::default() }).unwrap();
         assert!(ask("GET", "/b/a%2Fb", &[]).unwrap_err().contains("401"));
+        assert!(ask("GET", "/storage/v1/b/b/o", &[]).unwrap_err().contains("401"));
+        assert!(ask("GET", "/c/a", &[]).unwrap_err().contains("404"), "another bucket's settings are its own");
         assert_eq!(remote.requests().unwrap()["put"], 2);
         remote.drop_bucket("b").unwrap();
         assert!(remote.names("b").unwrap().is_empty());

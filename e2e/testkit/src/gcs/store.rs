@@ -83,7 +83,9 @@ pub(super) struct Upload {
 #[derive(Debug, Default)]
 pub(super) struct Store {
     pub(super) buckets: BTreeMap<String, BTreeMap<String, Object>>,
+    /// For buckets without their own.
     pub(super) settings: Settings,
+    pub(super) settings_of: BTreeMap<String, Settings>,
     pub(super) uploads: BTreeMap<String, Upload>,
     /// Requests so far by operation.
     pub(super) requests: BTreeMap<&'static str, u64>,
@@ -107,8 +109,13 @@ impl Store {
         self.begun
     }
 
-    pub(super) fn allow(&self, right: Right) -> Result<(), Refused> {
-        if self.settings.deny.contains(&right) { Err(Refused::Forbidden(right)) } else { Ok(()) }
+    /// Who may do what with a bucket.
+    pub(super) fn settings(&self, bucket: &str) -> &Settings {
+        self.settings_of.get(bucket).unwrap_or(&self.settings)
+    }
+
+    pub(super) fn allow(&self, bucket: &str, right: Right) -> Result<(), Refused> {
+        if self.settings(bucket).deny.contains(&right) { Err(Refused::Forbidden(right)) } else { Ok(()) }
     }
 
     pub(super) fn bucket(&self, name: &str) -> Result<&BTreeMap<String, Object>, Refused> {
@@ -116,7 +123,7 @@ impl Store {
     }
 
     pub(super) fn get(&self, bucket: &str, name: &str) -> Result<&Object, Refused> {
-        self.allow(Right::Get)?;
+        self.allow(bucket, Right::Get)?;
         self.bucket(bucket)?.get(name).ok_or(Refused::NoObject)
     }
 
@@ -129,13 +136,13 @@ impl Store {
         content_type: &str,
         generation: Option<u64>,
     ) -> Result<Object, Refused> {
-        self.allow(Right::Create)?;
+        self.allow(bucket, Right::Create)?;
         let there = self.bucket(bucket)?.get(name).map(|object| object.generation);
         if generation.is_some_and(|wanted| wanted != there.unwrap_or(0)) {
             return Err(Refused::Precondition);
         }
         if there.is_some() {
-            self.allow(Right::Delete)?;
+            self.allow(bucket, Right::Delete)?;
         }
         self.generation = self.new_generation();
         let object = Object {
@@ -156,7 +163,7 @@ impl Store {
     }
 
     pub(super) fn delete(&mut self, bucket: &str, name: &str) -> Result<(), Refused> {
-        self.allow(Right::Delete)?;
+        self.allow(bucket, Right::Delete)?;
         let objects = self.buckets.get_mut(bucket).ok_or(Refused::NoBucket)?;
         objects.remove(name).map(|_| ()).ok_or(Refused::NoObject)
     }
@@ -170,7 +177,7 @@ impl Store {
         after: &str,
         limit: usize,
     ) -> Result<Page, Refused> {
-        self.allow(Right::List)?;
+        self.allow(bucket, Right::List)?;
         let mut page = Page::default();
         let mut last = after.to_owned();
         let from = if after < prefix { Bound::Included(prefix) } else { Bound::Excluded(after) };

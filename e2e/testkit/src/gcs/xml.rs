@@ -176,7 +176,8 @@ fn put(store: &mut Store, request: &Request, bucket: &str, name: &str) -> Result
 
 fn part(store: &mut Store, request: &Request, id: &str) -> Result<Answer, Refused> {
     count(store, "multipart-part");
-    store.allow(super::Right::Create)?;
+    let bucket = store.uploads.get(id).ok_or(Refused::NoObject)?.bucket.clone();
+    store.allow(&bucket, super::Right::Create)?;
     let number = request.param("partNumber").and_then(|text| text.parse().ok()).ok_or(Refused::Bad("partNumber"))?;
     let upload = store.uploads.get_mut(id).ok_or(Refused::NoObject)?;
     upload.parts.insert(number, request.body.clone());
