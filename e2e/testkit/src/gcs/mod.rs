@@ -178,7 +178,7 @@ fn answer(store: &mut Store, request: &Request, base: &str) -> Answer {
         return control(store, request, rest);
     }
     let inside = ["/storage/v1/b/", "/upload/storage/v1/b/", "/"].iter().find_map(|root| path.strip_prefix(root));
-    let bucket = http::decode(inside.and_then(|rest| rest.split('/').next()).unwrap_or_default());
+    let bucket = wire::decode(inside.and_then(|rest| rest.split('/').next()).unwrap_or_default());
     let who = match auth::check(request, store.settings(&bucket)) {
         Ok(who) => who,
         Err(why) => {
