@@ -19,6 +19,7 @@ pub mod peers;
 pub mod ports;
 pub mod process;
 pub mod prometheus;
+pub mod prometheus_stub;
 pub mod s3;
 pub mod thanos;
 pub mod wait;

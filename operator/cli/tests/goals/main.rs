@@ -1,0 +1,5 @@
+//! Goals that need the real binary as a process.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+#![allow(clippy::disallowed_methods, reason = "tests of real processes wait in real time")]
+
+mod g03;
