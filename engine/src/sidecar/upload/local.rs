@@ -48,7 +48,7 @@ pub(super) fn scan(disk: &dyn Disk, data: &Path) -> tsdb::Result<Vec<Local>> {
     let mut found = Vec::new();
     for entry in disk.list(data)?.iter().filter(|e| e.is_dir) {
         let Ok(id) = entry.name.parse::<BlockId>() else { continue };
-        let facts = read_meta(disk, data, id).map(|m| facts(&m));
+        let facts = read_meta(disk, &dir(data, id), id).map(|m| facts(&m));
         // Deleted by Prometheus between the listing and the reading.
         if facts.is_err() && !disk.exists(&dir(data, id)).unwrap_or(true) {
             continue;
@@ -68,9 +68,9 @@ fn facts(meta: &BlockMeta) -> Facts {
     }
 }
 
-/// The meta.json of a local block.
-pub(super) fn read_meta(disk: &dyn Disk, data: &Path, id: BlockId) -> Result<BlockMeta, Bad> {
-    let path = dir(data, id).join(META_FILE);
+/// The meta.json in the folder of the block `id`.
+pub(super) fn read_meta(disk: &dyn Disk, dir: &Path, id: BlockId) -> Result<BlockMeta, Bad> {
+    let path = dir.join(META_FILE);
     let bad = |message: String| Bad { reason: SkipReason::BadMeta, message };
     let bytes = disk.read(&path, tsdb::meta::MAX_META_BYTES).map_err(|e| bad(e.to_string()))?;
     let meta = BlockMeta::read(&path.display().to_string(), &bytes).map_err(|e| bad(e.to_string()))?;

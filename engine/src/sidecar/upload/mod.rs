@@ -11,6 +11,7 @@
 
 mod backoff;
 pub(super) mod guard;
+mod health;
 mod ledger;
 mod local;
 mod meta;

@@ -4,6 +4,7 @@
 //! for anyone; meta.json is only ever created, so it is written once; the catalogue's entries are named after the block, so
 //! they are written once, too.
 
+use super::health;
 use super::local::{self, Bad};
 use super::meta::{self, Hashes};
 use super::stage::{File, StageError, Staged};
@@ -187,11 +188,10 @@ impl Shipper {
 /// Links the block's files, checks its health, hashes. Blocks.
 fn prepare(disk: &Arc<dyn Disk>, data: &Path, id: BlockId, hash: HashFunc) -> Result<Prepared, StageError> {
     let staged = Staged::new(disk, data, id)?;
-    let meta = match local::read_meta(&**disk, data, id) {
-        Ok(meta) => meta,
-        Err(_) if !disk.exists(&local::dir(data, id)).unwrap_or(true) => return Err(StageError::Gone),
-        Err(bad) => return Err(StageError::Bad(bad)),
-    };
+    let meta = local::read_meta(&**disk, staged.dir(), id).map_err(StageError::Bad)?;
+    if let Some(bad) = health::check(&**disk, &staged) {
+        return Err(StageError::Bad(bad));
+    }
     let mut hashes = Hashes::new();
     if hash == HashFunc::Sha256 {
         for file in &staged.files {

@@ -7,13 +7,12 @@ use model::BlockId;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tsdb::disk::Disk;
+use tsdb::index::INDEX_FILE;
+use tsdb::meta::META_FILE;
+use tsdb::segment::{CHUNKS_DIR, is_segment_name};
 
 /// Where blocks are staged, inside the data directory.
 const FOLDER: &str = "thanos/upload";
-/// The folder of segments in a block.
-const CHUNKS: &str = "chunks";
-/// The file of an index in a block.
-const INDEX: &str = "index";
 
 /// A file to upload.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,28 +61,26 @@ impl Staged {
     fn link(&mut self, from: &Path) -> Result<(), StageError> {
         let disk = Arc::clone(&self.disk);
         disk.remove_dir(&self.dir).map_err(StageError::Disk)?;
-        disk.create_dir(&self.dir.join(CHUNKS)).map_err(StageError::Disk)?;
+        disk.create_dir(&self.dir.join(CHUNKS_DIR)).map_err(StageError::Disk)?;
         let missing = |what: &str| {
             let message = format!("{} has no {what}: take the block from a copy", from.display());
             StageError::Bad(Bad { reason: SkipReason::MissingFile, message })
         };
         let not_there = |e: tsdb::Error, what: &str| if e.is_not_found() { missing(what) } else { StageError::Disk(e) };
-        let segments = disk.list(&from.join(CHUNKS)).map_err(|e| not_there(e, CHUNKS))?;
+        let segments = disk.list(&from.join(CHUNKS_DIR)).map_err(|e| not_there(e, CHUNKS_DIR))?;
         let mut names: Vec<String> =
-            segments.into_iter().filter(|s| !s.is_dir && is_segment(&s.name)).map(|s| s.name).collect();
+            segments.into_iter().filter(|s| !s.is_dir && is_segment_name(&s.name)).map(|s| s.name).collect();
         names.sort();
-        // Segments are numbered from 1 without gaps; a missing one would be noticed only by whoever reads its chunks.
-        for (i, name) in names.iter().enumerate() {
-            if name.parse::<usize>().ok() != Some(i + 1) {
-                return Err(missing(&format!("{CHUNKS}/{:06}", i + 1)));
-            }
-        }
-        let files = names.iter().map(|n| format!("{CHUNKS}/{n}")).chain([INDEX.to_owned()]);
-        for rel_path in files {
-            disk.hard_link(&from.join(&rel_path), &self.dir.join(&rel_path)).map_err(|e| not_there(e, &rel_path))?;
-            let size = disk.size(&self.dir.join(&rel_path)).map_err(StageError::Disk)?;
+        let link = |rel_path: &str| {
+            let to = self.dir.join(rel_path);
+            disk.hard_link(&from.join(rel_path), &to).map_err(|e| not_there(e, rel_path))?;
+            disk.size(&to).map_err(StageError::Disk)
+        };
+        for rel_path in names.iter().map(|n| format!("{CHUNKS_DIR}/{n}")).chain([INDEX_FILE.to_owned()]) {
+            let size = link(&rel_path)?;
             self.files.push(File { rel_path, size });
         }
+        link(META_FILE)?;
         Ok(())
     }
 
@@ -101,10 +98,6 @@ impl Drop for Staged {
     }
 }
 
-fn is_segment(name: &str) -> bool {
-    name.len() >= 6 && name.bytes().all(|b| b.is_ascii_digit())
-}
-
 /// Removes what a killed process has left.
 pub(super) fn clean(disk: &dyn Disk, data: &Path) -> tsdb::Result<()> {
     disk.remove_dir(&data.join(FOLDER))
@@ -119,7 +112,7 @@ mod tests {
     fn block(data: &Path, files: &[&str]) -> BlockId {
         let id = BlockId::from_parts(1, 1);
         let dir = local::dir(data, id);
-        fs::create_dir_all(dir.join(CHUNKS)).unwrap();
+        fs::create_dir_all(dir.join(CHUNKS_DIR)).unwrap();
         for f in files {
             fs::write(dir.join(f), f).unwrap();
         }
@@ -148,11 +141,9 @@ mod tests {
 
     #[test]
     fn a_missing_file_is_named() {
-        for (files, missing) in [
-            (&["chunks/000001", "chunks/000003", "index"][..], "chunks/000002"),
-            (&["chunks/000002", "index"], "chunks/000001"),
-            (&["chunks/000001"], "index"),
-        ] {
+        for (files, missing) in
+            [(&["chunks/000001", "meta.json"][..], "index"), (&["chunks/000001", "index"], "meta.json")]
+        {
             let data = tempfile::tempdir().unwrap();
             let id = block(data.path(), files);
             let disk: Arc<dyn Disk> = Arc::new(RealDisk);
