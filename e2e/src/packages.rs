@@ -1,4 +1,4 @@
-//! Packages of the distribution that the clusters need.
+//! Packages of the distribution that clusters and tests need.
 
 use std::process::Command;
 
@@ -20,6 +20,13 @@ const NEEDED: [(&str, &str); 10] = [
     ("/etc/ssl/certs/ca-certificates.crt", "ca-certificates"),
 ];
 
+/// What tests need beside these, in the same form.
+const FOR_TESTS: [(&str, &str); 1] = [("strace", "strace")];
+
+fn all() -> impl Iterator<Item = (&'static str, &'static str)> {
+    NEEDED.into_iter().chain(FOR_TESTS)
+}
+
 /// Installs with `apt-get` what is missing of all that clusters need.
 ///
 /// # Errors
@@ -37,7 +44,7 @@ pub fn ensure() -> anyhow::Result<()> {
 /// # Errors
 /// As [`ensure`].
 pub fn ensure_one(program: &str) -> anyhow::Result<()> {
-    let one: Vec<_> = NEEDED.iter().filter(|(proof, _)| *proof == program).copied().collect();
+    let one: Vec<_> = all().filter(|(proof, _)| *proof == program).collect();
     install(&one)
 }
 
@@ -111,7 +118,7 @@ impl Drop for NoServices {
 
 /// Whether a program of this name comes from a package.
 pub fn provides(program: &str) -> bool {
-    NEEDED.iter().any(|(proof, _)| *proof == program)
+    all().any(|(proof, _)| proof == program)
 }
 
 /// Whether this is root, which clusters need for network namespaces, mounts and cgroups.

@@ -23,6 +23,16 @@ pub(super) struct Negative {
 }
 
 pub(super) const GOALS: &[Goal] = &[
+    Goal {
+        number: "G03",
+        package: "panoptes",
+        target: "goals",
+        test: "g03::goal_g03_kills_during_upload",
+        negatives: &[
+            Negative { protection: "upload-meta-last", line: "is not, or is not whole" },
+            Negative { protection: "upload-once", line: "was written twice" },
+        ],
+    },
     ours("G20", "g20::goal_g20_decoders_of_blocks", &[]),
     ours(
         "G20",

@@ -66,9 +66,11 @@ impl Storage {
     ) -> anyhow::Result<Option<Self>> {
         let Some(source) = config::source(content, file)? else { return Ok(None) };
         let world = context.world.clone();
+        let options = Options::new(world.clone());
+        context.metrics.register_collector(options.meter.clone());
         let shared = Shared {
             source,
-            options: Options::new(world.clone()),
+            options,
             check: tokio::sync::Mutex::new(Check::new(part, needs)),
             interval,
             world,
@@ -175,9 +177,9 @@ impl Storage {
                 false
             }
             Ok(bucket) => {
-                tracing::info!(bucket = bucket.name(), "object storage is configured");
+                tracing::info!(bucket = bucket.describe(), "object storage is configured");
                 *shared.state.lock() =
-                    State { name: bucket.name().to_owned(), configuration: Some(hash.clone()), ..State::default() };
+                    State { name: bucket.describe().to_owned(), configuration: Some(hash.clone()), ..State::default() };
                 shared.in_use.store(Some(Arc::new(InUse { bucket, configuration: hash })));
                 shared.changes.send_modify(|n| *n = n.wrapping_add(1));
                 true
@@ -214,8 +216,10 @@ impl Storage {
         let error =
             outcome.map(|(class, message, missing_right)| BucketError { class, message, missing_right, since_ms });
         match (&state.error, &error) {
-            (None, Some(e)) => tracing::warn!(bucket = bucket.name(), error = e.message, "the bucket can't be used"),
-            (Some(_), None) => tracing::info!(bucket = bucket.name(), "the bucket can be used again"),
+            (None, Some(e)) => {
+                tracing::warn!(bucket = bucket.describe(), error = e.message, "the bucket can't be used");
+            }
+            (Some(_), None) => tracing::info!(bucket = bucket.describe(), "the bucket can be used again"),
             _ => {}
         }
         state.error = error;

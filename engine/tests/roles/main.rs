@@ -14,3 +14,4 @@ mod reload;
 mod server;
 mod stores;
 mod thanos;
+mod upload;

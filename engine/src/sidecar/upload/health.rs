@@ -3,7 +3,6 @@
 use super::local::Bad;
 use super::stage::Staged;
 use args::state::SkipReason;
-use model::protection;
 use tsdb::block::health::{self, ChunkCheck, Kind, Options, Severity};
 use tsdb::disk::Disk;
 
@@ -15,7 +14,7 @@ const OPTIONS: Options = Options { chunks: ChunkCheck::Checksums, max_problems: 
 /// compactors know how to treat it. Reads all of the block. Blocks.
 pub(super) fn check(disk: &dyn Disk, staged: &Staged) -> Option<Bad> {
     let report = health::check(disk, staged.dir(), &OPTIONS);
-    if report.worst() != Some(Severity::Damage) || protection::off("upload-health") {
+    if report.worst() != Some(Severity::Damage) {
         return None;
     }
     let first = report.first_of_worst()?;

