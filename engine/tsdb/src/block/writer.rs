@@ -1,6 +1,5 @@
 //! Writing a block: sorted series in, a folder out.
 
-use crate::chunk::aggregate::Container;
 use crate::chunk::{self, Encoding};
 use crate::disk::{Disk, replace};
 use crate::error::{Error, Result};
@@ -8,7 +7,6 @@ use crate::index::{self, ChunkMeta, INDEX_FILE};
 use crate::meta::{BlockMeta, META_FILE, Stats};
 use crate::segment::{self, CHUNKS_DIR, MAX_SEGMENT_BYTES, NewChunk};
 use crate::tombstones::{TOMBSTONES_FILE, Tombstones};
-use bytes::Bytes;
 use model::Labels;
 use std::path::{Path, PathBuf};
 
@@ -125,9 +123,5 @@ impl<'a> Writer<'a> {
 
 /// How many samples a chunk announces; of a downsampled one, how many its count aggregate does. 0 if it is too short.
 pub fn announced_samples(encoding: Encoding, data: &[u8]) -> u64 {
-    if encoding == Encoding::Aggregate {
-        let container = Container::parse(&Bytes::copy_from_slice(data));
-        return container.map_or(0, |c| u64::from(c.announced_samples()));
-    }
     chunk::announced_samples(encoding, data).map_or(0, u64::from)
 }

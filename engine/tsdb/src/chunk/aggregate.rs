@@ -4,8 +4,8 @@
 //! so many bytes. Of floats all five are XOR chunks; of histograms the count is one, sum and counter are float histogram chunks,
 //! and minimum and maximum are absent.
 
+use super::Encoding;
 use super::error::{ChunkError, ErrorKind, Section};
-use super::{Encoding, announced_samples};
 use bytes::{BufMut as _, Bytes, BytesMut};
 
 /// What is aggregated over a window.
@@ -58,11 +58,12 @@ impl Container {
                 length: data.len(),
                 kind,
             };
-            let length = match uvarint(&mut rest) {
-                Ok(0) => continue,
-                Ok(length) => usize::try_from(length).unwrap_or(usize::MAX),
-                Err(kind) => return Err(fail(&rest, kind)),
-            };
+            let (length, bytes) = uvarint(&rest).map_err(|kind| fail(&rest, kind))?;
+            rest = rest.slice(bytes..);
+            if length == 0 {
+                continue;
+            }
+            let length = usize::try_from(length).unwrap_or(usize::MAX);
             let (Some(encoding), Some(end)) = (rest.first().copied(), length.checked_add(1)) else {
                 return Err(fail(&rest, ErrorKind::Truncated));
             };
@@ -91,11 +92,6 @@ impl Container {
         Aggregate::ALL.into_iter().zip(&self.chunks).filter_map(|(a, c)| c.as_ref().map(|(e, data)| (a, *e, data)))
     }
 
-    /// The number of samples that a container counts as its own: those of the count.
-    pub fn announced_samples(&self) -> u16 {
-        self.get(Aggregate::Count).and_then(|(encoding, data)| announced_samples(*encoding, data)).unwrap_or(0)
-    }
-
     /// The container's bytes.
     pub fn bytes(&self) -> Bytes {
         let mut out = BytesMut::new();
@@ -114,7 +110,18 @@ impl Container {
     }
 }
 
-fn uvarint(data: &mut Bytes) -> Result<u64, ErrorKind> {
+/// The first entry of a container, `Some(None)` if it is absent. The bytes may go on behind it.
+pub(super) fn first(data: &[u8]) -> Option<Option<(Encoding, &[u8])>> {
+    let (length, bytes) = uvarint(data).ok()?;
+    let (encoding, rest) = data.get(bytes..).unwrap_or_default().split_first().unzip();
+    if length == 0 {
+        return Some(None);
+    }
+    Some(Some((Encoding::from_prometheus(*encoding?), rest?)))
+}
+
+/// A length, and the number of bytes that it takes.
+fn uvarint(data: &[u8]) -> Result<(u64, usize), ErrorKind> {
     let mut value = 0u64;
     for (i, byte) in data.iter().enumerate() {
         if i == 9 && *byte > 1 {
@@ -122,8 +129,7 @@ fn uvarint(data: &mut Bytes) -> Result<u64, ErrorKind> {
         }
         value |= u64::from(byte & 0x7f) << (7 * i);
         if *byte < 0x80 {
-            drop(data.split_to(i + 1));
-            return Ok(value);
+            return Ok((value, i + 1));
         }
     }
     Err(ErrorKind::Truncated)
@@ -169,7 +175,8 @@ mod tests {
         c.set(Aggregate::Count, Encoding::Xor, Bytes::from_static(&[0, 1, 7]));
         c.set(Aggregate::Counter, Encoding::FloatHistogram, Bytes::from_static(&[9]));
         assert_eq!(c.bytes().as_ref(), [3, 1, 0, 1, 7, 0, 0, 0, 1, 3, 9]);
-        assert_eq!(c.announced_samples(), 1);
+        assert_eq!(crate::chunk::announced_samples(Encoding::Aggregate, &c.bytes()), Some(1));
+        assert_eq!(crate::chunk::announced_samples(Encoding::Aggregate, &[0, 0, 0, 0, 0]), Some(0));
     }
 
     #[test]

@@ -126,9 +126,15 @@ pub fn decoded() -> u64 {
     DECODED.load(Ordering::Relaxed)
 }
 
-/// Number of samples that a chunk of samples announces, without opening it; `None` if it is too short. Of an aggregate chunk see
-/// [`aggregate::Container::announced_samples`].
+/// Number of samples that a chunk announces, without opening it; of an aggregate chunk that of its count. `None` if it is too
+/// short.
 pub fn announced_samples(encoding: Encoding, data: &[u8]) -> Option<u16> {
+    if encoding == Encoding::Aggregate {
+        return match aggregate::first(data)? {
+            None | Some((Encoding::Aggregate, _)) => Some(0),
+            Some((encoding, data)) => announced_samples(encoding, data),
+        };
+    }
     let count = u16::from_be_bytes(*data.first_chunk()?);
     let has_header = matches!(encoding, Encoding::HistogramSt | Encoding::FloatHistogramSt);
     Some(if has_header { count & 0x3fff } else { count })

@@ -2,11 +2,9 @@
 
 use super::Series;
 use crate::block::{Block, Scan};
-use crate::chunk::Encoding;
-use crate::chunk::{Chunk, aggregate::Container, announced_samples};
+use crate::chunk::{Chunk, announced_samples};
 use crate::error::Result;
 use crate::index::ChunkMeta;
-use bytes::Bytes;
 
 /// The series of a block. A series that can't be read is an error of that series; those behind it follow.
 pub struct Blocks<'a> {
@@ -43,13 +41,6 @@ impl Iterator for Blocks<'_> {
 
 fn chunk(block: &Block, meta: &ChunkMeta) -> Result<Chunk> {
     let (encoding, data) = block.chunk_bytes(meta)?;
-    let samples = samples(encoding, &data);
+    let samples = announced_samples(encoding, &data).unwrap_or(0);
     Ok(Chunk { encoding, min_t: meta.min_time, max_t: meta.max_time, samples, data })
-}
-
-fn samples(encoding: Encoding, data: &Bytes) -> u16 {
-    match encoding {
-        Encoding::Aggregate => Container::parse(data).map_or(0, |c| c.announced_samples()),
-        _ => announced_samples(encoding, data).unwrap_or(0),
-    }
 }

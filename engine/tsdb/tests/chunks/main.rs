@@ -5,5 +5,6 @@
 
 mod golden;
 mod prometheus;
+mod real_blocks;
 mod series;
 mod wire;
