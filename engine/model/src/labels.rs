@@ -169,6 +169,29 @@ impl Labels {
     }
 }
 
+impl Labels {
+    /// The hash that Prometheus's release builds give a label set: xxhash64 over each name and value after its length,
+    /// which is one byte, or 255 and three bytes, the lowest first (its `stringlabels`).
+    pub fn prometheus_hash(&self) -> u64 {
+        let mut h = xxhash_rust::xxh64::Xxh64::new(0);
+        let mut add = |s: &str| {
+            match u8::try_from(s.len()) {
+                Ok(n) if n < 255 => h.update(&[n]),
+                _ => {
+                    let [a, b, c, ..] = (s.len() as u64).to_le_bytes();
+                    h.update(&[255, a, b, c]);
+                }
+            }
+            h.update(s.as_bytes());
+        };
+        for (n, v) in self.iter() {
+            add(n);
+            add(v);
+        }
+        h.digest()
+    }
+}
+
 /// True if `pairs` are strictly ascending by name and no value is empty.
 pub fn is_sorted<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> bool {
     let mut last: Option<&str> = None;

@@ -74,6 +74,12 @@ impl Encoded for One<'_> {
         read(self.series, self.mint, self.maxt, self.counter, out)
             .map_err(|e| QueryError::Storage(format!("series {}: {e}", self.series.labels)))
     }
+
+    fn samples(&self) -> Option<u64> {
+        let wanted = self.series.chunks.iter().filter(|c| c.max_time >= self.mint && c.min_time <= self.maxt);
+        let announced = |c: &Chunk| c.raw.as_ref().and_then(|raw| chunk::announced_samples(&raw.data));
+        Some(wanted.filter_map(announced).map(u64::from).sum())
+    }
 }
 
 /// Decodes a series into `out`: the samples in `[mint, maxt]`, of several replicas those that deduplication picks.

@@ -103,7 +103,19 @@ impl Exec<'_> {
     }
 
     fn add_to_group(&self, group: &mut Group, a: &Aggregate, series: &SeriesColumn) {
-        let column = &series.column;
+        let masked;
+        let mut column = &series.column;
+        if let Some(sums) = &group.histograms
+            && sums.iter().any(|s| matches!(s, HistogramSum::Incompatible))
+        {
+            // As in Prometheus nothing that comes later counts where histograms did not go together.
+            let mut rest = column.clone();
+            for (i, _) in sums.iter().enumerate().filter(|(_, s)| matches!(s, HistogramSum::Incompatible)) {
+                rest.present.clear(i);
+            }
+            masked = rest;
+            column = &masked;
+        }
         match &mut group.numbers {
             Numbers::Sum { sums } => {
                 for i in column.present.iter() {
@@ -178,19 +190,26 @@ impl Exec<'_> {
             }
         };
         let len = column.len();
+        let floats = &group.floats;
         let sums = group.histograms.get_or_insert_with(|| (0..len).map(|_| HistogramSum::None).collect());
         for (i, h) in column.iter_histograms() {
             let Some(slot) = sums.get_mut(i) else { continue };
             match slot {
+                // What comes after a float can't be used, whatever it is.
+                HistogramSum::None if floats.get(i) => *slot = HistogramSum::Late,
                 HistogramSum::None => *slot = HistogramSum::Sum(Box::new(HistogramMean::new(h, average))),
                 HistogramSum::Sum(sum) => {
-                    if sum.add(h).is_err() {
+                    let added = sum.add(h);
+                    if std::mem::take(&mut sum.reconciled) {
+                        self.notes.borrow_mut().mismatched_custom_buckets("aggregation", a.arg.span);
+                    }
+                    if added.is_err() {
                         let name = series.labels.value(METRIC_NAME);
                         self.notes.borrow_mut().mixed_exponential_custom(name, a.arg.span);
                         *slot = HistogramSum::Incompatible;
                     }
                 }
-                HistogramSum::Incompatible => {}
+                HistogramSum::Incompatible | HistogramSum::Late => {}
             }
         }
     }
@@ -209,9 +228,6 @@ impl Exec<'_> {
                 continue;
             }
             if let HistogramSum::Sum(sum) = sum {
-                if sum.reconciled {
-                    notes.mismatched_custom_buckets("aggregation", a.arg.span);
-                }
                 if sum.reset_collision() {
                     notes.reset_collision("aggregation", a.arg.span);
                 }
@@ -237,6 +253,8 @@ enum HistogramSum {
     Sum(Box<HistogramMean>),
     /// Exponential and custom buckets came together.
     Incompatible,
+    /// A float was there before.
+    Late,
 }
 
 /// Numbers per step.

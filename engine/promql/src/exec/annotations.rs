@@ -6,6 +6,7 @@ use indexmap::IndexMap;
 use indexmap::map::Entry;
 use model::labels::Quoted;
 use model::number::format_g;
+use std::collections::BTreeMap;
 
 const MONOTONICITY_DOC: &str = "https://prometheus.io/docs/prometheus/latest/querying/functions/#histogram_quantile";
 
@@ -25,7 +26,7 @@ struct Annotation {
 #[derive(Clone, Debug, PartialEq)]
 enum Detail {
     None,
-    Monotonicity { min_t: i64, max_t: i64, min_bucket: f64, max_bucket: f64, max_diff: f64, count: u64 },
+    Monotonicity { min_t: i64, max_t: i64, min_bucket: f64, max_bucket: f64, max_diff: f64, count: i64 },
     Overlap { count: u64 },
 }
 
@@ -103,9 +104,11 @@ impl Annotations {
             Entry::Vacant(e) => {
                 e.insert(annotation);
             }
-            // As in Prometheus the later position wins.
+            // As in Prometheus the later position wins, but of what is counted the earlier.
             Entry::Occupied(mut e) => {
-                annotation.detail.merge(&e.get().detail);
+                if annotation.detail.merge(&e.get().detail) {
+                    annotation.span = e.get().span;
+                }
                 e.insert(annotation);
             }
         }
@@ -238,19 +241,61 @@ impl Annotations {
         self.insert(text, Annotation { info: false, span: Some(span), detail: Detail::Overlap { count } });
     }
 
-    pub(crate) fn forced_monotonicity(&mut self, metric: &str, t: i64, buckets: (f64, f64), max_diff: f64, span: Span) {
+    pub(crate) fn forced_monotonicity(&mut self, metric: &str, forced: &ForcedSteps, steps: usize, span: Span) {
         let text = format!(
             "PromQL info: input to histogram_quantile needed to be fixed for monotonicity (see {MONOTONICITY_DOC})"
         );
+        let ForcedSteps { times, buckets, max_diff, .. } = *forced;
         let detail = Detail::Monotonicity {
-            min_t: t,
-            max_t: t,
+            min_t: times.0,
+            max_t: times.1,
             min_bucket: buckets.0,
             max_bucket: buckets.1,
             max_diff,
-            count: 1,
+            count: forced.count(steps),
         };
         self.insert(with_metric(&text, metric), Annotation { info: true, span: Some(span), detail });
+    }
+}
+
+/// Where classic histograms had to be fixed, over all steps of one evaluation.
+#[derive(Clone, Debug)]
+pub(crate) struct ForcedSteps {
+    /// First and last time, milliseconds.
+    times: (i64, i64),
+    /// Least and greatest bound.
+    buckets: (f64, f64),
+    max_diff: f64,
+    /// How often, by step.
+    by_step: BTreeMap<usize, i64>,
+}
+
+impl ForcedSteps {
+    pub(crate) fn new(step: usize, t: i64, buckets: (f64, f64), max_diff: f64) -> Self {
+        Self { times: (t, t), buckets, max_diff, by_step: BTreeMap::from([(step, 1)]) }
+    }
+
+    pub(crate) fn add(&mut self, step: usize, t: i64, buckets: (f64, f64), max_diff: f64) {
+        self.times = (self.times.0.min(t), self.times.1.max(t));
+        self.buckets = (self.buckets.0.min(buckets.0), self.buckets.1.max(buckets.1));
+        self.max_diff = self.max_diff.max(max_diff);
+        *self.by_step.entry(step).or_insert(0) += 1;
+    }
+
+    /// The number that Prometheus 3.14 tells: from the second step on it adds what it has counted to itself once per
+    /// step, in 64 bits.
+    fn count(&self, steps: usize) -> i64 {
+        let Some(first) = self.by_step.keys().next() else { return 0 };
+        let mut counted = 0i64;
+        for step in *first..steps.max(first + 1) {
+            counted = counted.wrapping_add(self.by_step.get(&step).copied().unwrap_or(0));
+            if step == *first {
+                counted -= 1;
+            } else {
+                counted = counted.wrapping_mul(2).wrapping_add(1);
+            }
+        }
+        counted.wrapping_add(1)
     }
 }
 
@@ -259,7 +304,8 @@ fn with_metric(text: &str, metric: &str) -> String {
 }
 
 impl Detail {
-    fn merge(&mut self, earlier: &Detail) {
+    /// Adds what was counted earlier; false if nothing is counted.
+    fn merge(&mut self, earlier: &Detail) -> bool {
         match (self, earlier) {
             (Detail::Overlap { count }, Detail::Overlap { count: c }) => *count += c,
             (
@@ -271,10 +317,11 @@ impl Detail {
                 *min_bucket = min_bucket.min(*b0);
                 *max_bucket = max_bucket.max(*b1);
                 *max_diff = max_diff.max(*d);
-                *count += c;
+                *count = count.wrapping_add(*c);
             }
-            _ => {}
+            _ => return false,
         }
+        true
     }
 }
 
@@ -347,8 +394,8 @@ mod tests {
     #[test]
     fn monotonicity_details_are_merged() {
         let mut a = Annotations::default();
-        a.forced_monotonicity("m", 60_000, (0.5, 2.0), 1.234, Span::new(0, 1));
-        a.forced_monotonicity("m", 0, (1.0, 4.0), 0.5, Span::new(0, 1));
+        a.forced_monotonicity("m", &ForcedSteps::new(0, 60_000, (0.5, 2.0), 1.234), 1, Span::new(0, 1));
+        a.forced_monotonicity("m", &ForcedSteps::new(0, 0, (1.0, 4.0), 0.5), 1, Span::new(0, 1));
         let (_, infos) = a.strings("x", 10);
         assert!(
             infos[0].ends_with(
@@ -358,6 +405,9 @@ mod tests {
             "{}",
             infos[0]
         );
+        let mut steps = ForcedSteps::new(0, 0, (1.0, 4.0), 0.5);
+        (1..5).for_each(|i| steps.add(i, 0, (1.0, 4.0), 0.5));
+        assert_eq!((steps.count(5), ForcedSteps::new(0, 0, (1.0, 4.0), 0.5).count(1)), (46, 1));
         assert_eq!(two_digits(123.0), "1.2e+02");
         assert_eq!(two_digits(0.001), "0.001");
         assert_eq!(two_digits(2.0), "2");

@@ -1,7 +1,7 @@
 //! Functions of histograms: numbers of native ones, quantiles and fractions of both kinds.
 
 use super::QueryError;
-use super::annotations::Annotations;
+use super::annotations::{Annotations, ForcedSteps};
 use super::budget::Holder;
 use super::column::{Column, ScalarColumn, SeriesColumn};
 use super::eval::{Exec, Held, Sink};
@@ -17,6 +17,7 @@ use hashbrown::HashMap;
 use model::labels::{BUCKET_LABEL, METRIC_NAME};
 use model::number::format_g;
 use model::{FloatHistogram, Labels};
+use std::collections::BTreeMap;
 
 /// The number that a quantile (its index) makes of a histogram at a step.
 type HistogramFn<'f> = dyn FnMut(usize, usize, &Labels, Histogram<'_>, &mut Annotations) -> f64 + 'f;
@@ -185,6 +186,7 @@ impl Exec<'_> {
                 self.notes.borrow_mut().invalid_quantile(v, *span);
             }
         }
+        let mut fixed: BTreeMap<String, ForcedSteps> = BTreeMap::new();
         let names: Vec<_> = quantiles.iter().map(|(q, _)| label.map(|l| (l, q))).collect();
         self.each_histogram(arg, grid, &names, sink, &mut |n, step, labels, h, notes| {
             let q = quantiles.get(n).map_or(f64::NAN, |(q, _)| q.at(step));
@@ -202,13 +204,23 @@ impl Exec<'_> {
                 Histogram::Classic(buckets) => {
                     let (v, forced) = classic_quantile(q, buckets);
                     if let Some(f) = forced {
-                        let bounds = (f.min_bound, f.max_bound);
-                        notes.forced_monotonicity(metric, grid.time(step), bounds, f.max_difference, arg.span);
+                        let (t, bounds) = (grid.time(step), (f.min_bound, f.max_bound));
+                        match fixed.get_mut(metric) {
+                            Some(all) => all.add(step, t, bounds, f.max_difference),
+                            None => {
+                                let first = ForcedSteps::new(step, t, bounds, f.max_difference);
+                                fixed.insert(metric.to_owned(), first);
+                            }
+                        }
                     }
                     v
                 }
             }
-        })
+        })?;
+        for (metric, steps) in &fixed {
+            self.notes.borrow_mut().forced_monotonicity(metric, steps, grid.len, arg.span);
+        }
+        Ok(())
     }
 
     /// `histogram_fraction`

@@ -224,8 +224,10 @@ impl Join<'_, '_> {
         let m = self.matching;
         let one_to_one = m.card == MatchCard::OneToOne;
         let swapped = m.card == MatchCard::OneToMany;
-        // Whether no two results can have equal labels, so that nothing needs to be held.
+        // Whether no two results can have equal labels, so that nothing needs to be held. Names that are dropped at the
+        // end of the query still tell series apart here, but not match groups.
         let alone = many.injective
+            && !self.exec.options.delayed_name_removal
             && one.members.iter().all(|g| g.len() < 2)
             && if one_to_one { !m.on && m.labels.is_empty() } else { m.include.is_empty() };
         let mut out = Merged::default();

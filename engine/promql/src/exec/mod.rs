@@ -31,7 +31,7 @@ pub use analyze::{Explained, Measured};
 pub use annotations::Annotations;
 pub use budget::{Overrun, ProcessBudget};
 pub use error::QueryError;
-pub use options::{EngineOptions, Helpers, Rewrites, Stop, Times};
+pub use options::{EngineOptions, Helpers, RatioHash, Rewrites, Stop, Times};
 pub use result::{QueryResult, QueryStats, QueryValue, Series, VectorSample};
 pub use source::{Encoded, Entry, Samples, SelectHints, SelectRequest, SeriesSet, Source};
 

@@ -33,6 +33,18 @@ pub struct EngineOptions {
     /// Labels that the source takes off its series (replica labels); `None` = unknown. Matchers on such labels can be
     /// asked of the source only, so that rewrites leave them where they are.
     pub dropped_labels: Option<Vec<String>>,
+    /// Which series `limit_ratio` takes.
+    pub ratio_hash: RatioHash,
+}
+
+/// Whose hash of label sets decides what `limit_ratio` takes: the released binaries of both lay labels out differently.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RatioHash {
+    /// As Thanos's querier does: the default.
+    #[default]
+    Thanos,
+    /// As Prometheus does.
+    Prometheus,
 }
 
 /// Rewrites of the plan. Each keeps every value, every error and every warning; a test compares plans with and without.
@@ -118,6 +130,7 @@ impl Default for EngineOptions {
             helpers: Helpers::default(),
             rewrites: Rewrites::ALL,
             dropped_labels: None,
+            ratio_hash: RatioHash::Thanos,
         }
     }
 }

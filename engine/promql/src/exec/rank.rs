@@ -1,11 +1,11 @@
 //! Aggregations that need all series of a group at a step: rankings, quantiles, counts by value.
 
-use super::QueryError;
 use super::aggregate::Grouping;
 use super::budget::{Cost, Holder};
 use super::column::{Column, Point, ScalarColumn, SeriesColumn};
 use super::eval::{Exec, Held, Sink, unexpected};
 use super::merge::Merged;
+use super::{QueryError, RatioHash};
 use crate::functions::math::{self, quantile};
 use crate::histogram;
 use crate::parse::{AggregateOp, Span};
@@ -216,8 +216,12 @@ impl Exec<'_> {
                     }
                 }
             } else {
+                let hash = match self.options.ratio_hash {
+                    RatioHash::Thanos => series.labels.shard_hash(|_| true),
+                    RatioHash::Prometheus => series.labels.prometheus_hash(),
+                };
                 for step in series.column.occupied().iter() {
-                    if !in_ratio(&series, param.values.at(step).clamp(-1.0, 1.0)) {
+                    if !in_ratio(hash, param.values.at(step).clamp(-1.0, 1.0)) {
                         keep.clear(step);
                     }
                 }
@@ -426,7 +430,7 @@ impl PartialEq for Candidate {
 impl Eq for Candidate {}
 
 /// A fixed share of all series, by the hash of their labels; a negative ratio takes the others.
-fn in_ratio(series: &SeriesColumn, ratio: f64) -> bool {
-    let at = series.labels.shard_hash(|_| true) as f64 / u64::MAX as f64;
+fn in_ratio(hash: u64, ratio: f64) -> bool {
+    let at = hash as f64 / u64::MAX as f64;
     if ratio >= 0.0 { at < ratio } else { at >= 1.0 + ratio }
 }

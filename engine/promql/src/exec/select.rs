@@ -81,7 +81,12 @@ impl<'q> Exec<'q> {
     ) -> Result<(), QueryError> {
         self.stop.check()?;
         samples.clear();
+        // What a sample takes at least; what they really take is known afterwards.
+        let expected = entry.data.samples().unwrap_or(0);
+        let expected = Cost { samples: expected, bytes: expected.saturating_mul(16) };
+        self.budget.hold(Holder::Samples, expected)?;
         entry.data.decode(samples)?;
+        self.budget.release(Holder::Samples, expected);
         self.counters.series.fetch_add(1, Ordering::Relaxed);
         self.counters.samples.fetch_add(samples.len() as u64, Ordering::Relaxed);
         if selector.stats {

@@ -82,9 +82,9 @@ pub trait Encoded: Send {
     /// and ignored. Called at most once.
     fn decode(&self, out: &mut Samples) -> Result<(), QueryError>;
 
-    /// Bytes that it occupies as long as it is not dropped; 0 if somebody else accounts for them.
-    fn bytes(&self) -> u64 {
-        0
+    /// How many samples it has at most, if that is known: memory for them is asked for before they are decoded.
+    fn samples(&self) -> Option<u64> {
+        None
     }
 }
 

@@ -2,6 +2,7 @@
 
 use crate::exec::calendar::{Civil, days_in_month};
 use crate::parse::FunctionId;
+use std::f64::consts::{LN_2, LN_10};
 
 /// The function of a float that `id` is, if it is one without further arguments.
 pub(crate) fn unary(id: FunctionId) -> Option<fn(f64) -> f64> {
@@ -12,8 +13,8 @@ pub(crate) fn unary(id: FunctionId) -> Option<fn(f64) -> f64> {
         FunctionId::Exp => f64::exp,
         FunctionId::Sqrt => f64::sqrt,
         FunctionId::Ln => f64::ln,
-        FunctionId::Log2 => f64::log2,
-        FunctionId::Log10 => f64::log10,
+        FunctionId::Log2 => log2,
+        FunctionId::Log10 => |v| log2(v) * (LN_2 / LN_10),
         FunctionId::Sgn => |v| {
             if v < 0.0 {
                 -1.0
@@ -39,6 +40,25 @@ pub(crate) fn unary(id: FunctionId) -> Option<fn(f64) -> f64> {
         FunctionId::Deg => |v| v * 180.0 / std::f64::consts::PI,
         _ => return calendar(id),
     })
+}
+
+/// As Go computes it: exact for powers of two, otherwise by the natural logarithm of the fraction.
+fn log2(v: f64) -> f64 {
+    let (fraction, exponent) = split(v);
+    // Even if it has no fraction.
+    if fraction == 0.5 { exponent - 1.0 } else { fraction.ln() * (1.0 / LN_2) + exponent }
+}
+
+/// A fraction from 0.5 up to 1 and the power of two that it is multiplied with; numbers without one are all fraction.
+fn split(v: f64) -> (f64, f64) {
+    if v == 0.0 || !v.is_finite() {
+        return (v, 0.0);
+    }
+    // Numbers below the normal ones are brought up first.
+    let (v, lifted) = if v.abs() < f64::MIN_POSITIVE { (v * (1u64 << 52) as f64, 52.0) } else { (v, 0.0) };
+    let bits = v.to_bits();
+    let exponent = ((bits >> 52) & 0x7ff) as f64 - 1022.0 - lifted;
+    (f64::from_bits(bits & !(0x7ff << 52) | (1022 << 52)), exponent)
 }
 
 /// The part of a date (seconds since the epoch) that `id` asks for.
@@ -79,6 +99,11 @@ mod tests {
         assert_eq!(f(FunctionId::Deg, std::f64::consts::PI), 180.0);
         assert_eq!(f(FunctionId::DaysInMonth, 1_709_210_096.0), 29.0);
         assert_eq!(f(FunctionId::DayOfWeek, 0.0), 4.0);
+        assert_eq!(f(FunctionId::Log2, 8.0), 3.0);
+        assert_eq!(f(FunctionId::Log2, 5e-324), -1074.0);
+        assert!((f(FunctionId::Log10, 1e5) - 5.0).abs() < 1e-14);
+        assert_eq!(f(FunctionId::Log10, 0.0), f64::NEG_INFINITY);
+        assert!(f(FunctionId::Log2, -1.0).is_nan());
         assert_eq!(round(2.5, 1.0), 3.0);
         assert_eq!(round(-2.5, 1.0), -2.0);
         assert!(unary(FunctionId::Rate).is_none());

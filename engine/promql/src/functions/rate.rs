@@ -312,6 +312,8 @@ pub(crate) fn instant(w: &Window<'_>, counter: bool, notes: &mut Notes<'_>) -> O
 
 /// The samples that `anchored` and `smoothed` take into account: from the last one at or before the start, to the
 /// end, or for `smoothed` to the first one at or behind it.
+///
+/// Of `smoothed` all may lie behind the window's end: see [`lies_behind`].
 pub(crate) fn extended_bounds(time: impl Fn(usize) -> i64, len: usize, w: &Window<'_>) -> Option<(usize, usize)> {
     let last = len.checked_sub(1)?;
     let search = |reached: &dyn Fn(i64) -> bool| {
@@ -325,10 +327,15 @@ pub(crate) fn extended_bounds(time: impl Fn(usize) -> i64, len: usize, w: &Windo
     let first = search(&|t| t > w.start).saturating_sub(1);
     let smoothed = w.mode == RangeMode::Smoothed;
     let last = if smoothed { search(&|t| t >= w.end) } else { last };
-    if time(last) <= w.start || (smoothed && time(first) > w.end) {
+    if time(last) <= w.start {
         return None;
     }
     Some((first, last))
+}
+
+/// True if `smoothed` has looked ahead and seen nothing inside the window; functions then have no value.
+fn lies_behind(w: &Window<'_>, first: i64) -> bool {
+    w.mode == RangeMode::Smoothed && first > w.end
 }
 
 /// The value at `t` on the line between two points; a fall of a counter begins at zero.
@@ -340,6 +347,9 @@ pub(crate) fn interpolate(a: (i64, f64), b: (i64, f64), t: i64, counter: bool) -
 fn extended_float(w: &Window<'_>, kind: Kind) -> Option<f64> {
     let point = |i: usize| Some((*w.times.get(i)?, *w.floats.get(i)?));
     let (mut first, last) = extended_bounds(|i| w.times.get(i).copied().unwrap_or(i64::MAX), w.floats.len(), w)?;
+    if lies_behind(w, *w.times.get(first)?) {
+        return None;
+    }
     let (left, right) = edges(w, first, last, kind.counter)?;
     let mut result = right - left;
     if kind.counter {
@@ -379,6 +389,9 @@ fn extended_histogram(w: &Window<'_>, kind: Kind, notes: &mut Notes<'_>) -> Opti
     let smoothed = w.mode == RangeMode::Smoothed;
     let (first, last) = extended_bounds(|i| points.get(i).map_or(i64::MAX, |p| p.0), points.len(), w)?;
     let used = points.get(first..=last)?;
+    if lies_behind(w, used.first()?.0) {
+        return None;
+    }
     let is_custom = used.first()?.1.has_custom_buckets();
     for (_, h) in used {
         if h.has_custom_buckets() != is_custom {

@@ -5,7 +5,7 @@ use super::{Binary, Grid, Kind, Node, Planned, RangeArg, Selector, Shared, slice
 use crate::exec::binary::scalar_operation;
 use crate::exec::{EngineOptions, SelectHints, SelectRequest};
 use crate::functions::math;
-use crate::parse::{AggregateOp, BinaryOp, FunctionId, MatchCard, ValueType, VectorMatching};
+use crate::parse::{AggregateOp, BinaryOp, FunctionId, MatchCard, RangeMode, ValueType, VectorMatching};
 use model::Matcher;
 use model::labels::METRIC_NAME;
 use std::collections::HashMap;
@@ -76,6 +76,9 @@ fn propagate(node: &mut Node, uses: &mut [SelectRequest], dropped: &[String]) {
     let Some(m) = b.matching.clone() else { return };
     let (to_left, to_right) = directions(b, &m);
     let (Kind::Instant(l), Kind::Instant(r)) = (&mut b.lhs.kind, &mut b.rhs.kind) else { return };
+    if (l.mode, r.mode) != (RangeMode::Plain, RangeMode::Plain) {
+        return; // Interpolation may have something to tell about series that have no partner.
+    }
     // What the source takes off series can be asked of it, but not seen on what it gives.
     let in_key = |n: &str| {
         let named = m.labels.iter().any(|x| x == n);

@@ -10,3 +10,5 @@ mod parse_soup;
 mod promqltest;
 mod support;
 mod tutorial;
+#[path = "../common/words.rs"]
+mod words;

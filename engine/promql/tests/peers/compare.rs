@@ -1,0 +1,340 @@
+//! Whether an answer of Prometheus and one of ours are the same, within the tolerances that are written here.
+
+use model::FloatHistogram;
+use model::sample::Value;
+use promql::exec::{QueryError, QueryResult, QueryValue};
+use serde_json::Value as Json;
+use std::collections::BTreeMap;
+
+/// Relative difference that sums, averages and interpolations may show: Go fuses no multiply-add on amd64 either, but
+/// its mathematical functions are its own, and what follows them carries their last bits on.
+pub(crate) const RELATIVE: f64 = 1e-9;
+/// Absolute difference in terms of the largest number of both answers: differences of near equals leave only noise.
+pub(crate) const NOISE: f64 = 1e-12;
+
+/// One answer, from either side.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct Answer {
+    pub(crate) error: Option<String>,
+    pub(crate) kind: String,
+    /// Points of each series, by labels; the label set is written as JSON.
+    pub(crate) series: BTreeMap<String, Vec<(i64, Point)>>,
+    /// Order of an instant vector.
+    pub(crate) order: Vec<String>,
+    pub(crate) warnings: Vec<String>,
+    pub(crate) infos: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Point {
+    Float(f64),
+    Text(String),
+    Histogram { count: f64, sum: f64, buckets: Vec<(i64, f64, f64, f64)> },
+}
+
+fn number(v: &Json) -> f64 {
+    match v.as_str().unwrap_or_default() {
+        "NaN" => f64::NAN,
+        "+Inf" => f64::INFINITY,
+        "-Inf" => f64::NEG_INFINITY,
+        s => s.parse().unwrap(),
+    }
+}
+
+fn millis(v: &Json) -> i64 {
+    (v.as_f64().unwrap() * 1000.0).round() as i64
+}
+
+/// The answer in Prometheus's JSON.
+pub(crate) fn theirs(json: &Json) -> Answer {
+    let strings = |name: &str| {
+        let list = json[name].as_array().cloned().unwrap_or_default();
+        let mut all: Vec<String> = list.iter().map(|s| cut_number(s.as_str().unwrap_or_default())).collect();
+        all.sort();
+        all
+    };
+    let mut out = Answer { warnings: strings("warnings"), infos: strings("infos"), ..Answer::default() };
+    if let Some(e) = json["error"].as_str() {
+        out.error = Some(e.trim_start_matches("invalid parameter \"query\": ").to_owned());
+        return out;
+    }
+    let (data, result) = (&json["data"], &json["data"]["result"]);
+    out.kind = data["resultType"].as_str().unwrap_or_default().to_owned();
+    match out.kind.as_str() {
+        "scalar" => {
+            out.series.insert(String::new(), vec![(millis(&result[0]), Point::Float(number(&result[1])))]);
+        }
+        "string" => {
+            let text = result[1].as_str().unwrap_or_default().to_owned();
+            out.series.insert(String::new(), vec![(millis(&result[0]), Point::Text(text))]);
+        }
+        _ => {
+            for s in result.as_array().unwrap() {
+                let labels: BTreeMap<String, String> = serde_json::from_value(s["metric"].clone()).unwrap();
+                let labels = serde_json::to_string(&labels).unwrap();
+                let list = |name: &str| s[name].as_array().cloned().unwrap_or_default();
+                let float = |p: &Json| (millis(&p[0]), Point::Float(number(&p[1])));
+                let native = |p: &Json| (millis(&p[0]), native_point(&p[1]));
+                let mut points: Vec<(i64, Point)> = list("values").iter().map(float).collect();
+                points.extend(list("histograms").iter().map(native));
+                points.extend(s.get("value").map(float));
+                points.extend(s.get("histogram").map(native));
+                points.sort_by_key(|p| p.0);
+                out.order.push(labels.clone());
+                out.series.insert(labels, points);
+            }
+        }
+    }
+    out
+}
+
+fn native_point(h: &Json) -> Point {
+    let buckets = h["buckets"].as_array().cloned().unwrap_or_default();
+    let bucket = |b: &Json| (b[0].as_i64().unwrap(), number(&b[1]), number(&b[2]), number(&b[3]));
+    Point::Histogram {
+        count: number(&h["count"]),
+        sum: number(&h["sum"]),
+        buckets: buckets.iter().map(bucket).collect(),
+    }
+}
+
+fn our_point(v: &Value) -> Point {
+    match v {
+        Value::Float(v) => Point::Float(*v),
+        Value::Histogram(h) => our_histogram(h),
+    }
+}
+
+fn our_histogram(h: &FloatHistogram) -> Point {
+    let rule = |b: &promql::Bucket| match (b.lower_inclusive, b.upper_inclusive) {
+        (false, true) => 0,
+        (true, false) => 1,
+        (false, false) => 2,
+        (true, true) => 3,
+    };
+    let all = promql::histogram_buckets(h);
+    let buckets = all.iter().filter(|b| b.count != 0.0).map(|b| (rule(b), b.lower, b.upper, b.count)).collect();
+    Point::Histogram { count: h.count, sum: h.sum, buckets }
+}
+
+/// Our answer.
+pub(crate) fn ours(query: &str, result: Result<QueryResult, QueryError>) -> Answer {
+    let result = match result {
+        Ok(r) => r,
+        Err(e) => return Answer { error: Some(e.to_string()), ..Answer::default() },
+    };
+    let (warnings, infos) = result.annotations.strings(query, 10);
+    let sorted = |all: Vec<String>| {
+        let mut all: Vec<String> = all.iter().map(|s| cut_number(s)).collect();
+        all.sort();
+        all
+    };
+    let (warnings, infos) = (sorted(warnings), sorted(infos));
+    let mut out = Answer { warnings, infos, ..Answer::default() };
+    let json = |labels: &model::Labels| {
+        let map: BTreeMap<&str, &str> = labels.iter().collect();
+        serde_json::to_string(&map).unwrap()
+    };
+    match result.value {
+        QueryValue::Scalar(t, v) => {
+            out.kind = "scalar".to_owned();
+            out.series.insert(String::new(), vec![(t, Point::Float(v))]);
+        }
+        QueryValue::String(t, s) => {
+            out.kind = "string".to_owned();
+            out.series.insert(String::new(), vec![(t, Point::Text(s))]);
+        }
+        QueryValue::Vector(all) => {
+            out.kind = "vector".to_owned();
+            for s in all {
+                out.order.push(json(&s.labels));
+                out.series.insert(json(&s.labels), vec![(s.t, our_point(&s.value))]);
+            }
+        }
+        QueryValue::Matrix(all) => {
+            out.kind = "matrix".to_owned();
+            for s in all {
+                out.order.push(json(&s.labels));
+                let points = s.samples().iter().map(|p| (p.t, our_point(&p.v))).collect();
+                out.series.insert(json(&s.labels), points);
+            }
+        }
+    }
+    out
+}
+
+/// True if a difference is one that may be, as long as few are: it is counted, not refused.
+pub(crate) fn is_unstable(query: &str, what: &str) -> bool {
+    // Values that become labels, ranks, comparisons, remainders and roundings turn over by the last bit of what
+    // mathematical functions give, which differ from Go's by an ulp or two.
+    const TURN: &[&str] = &[
+        "count_values",
+        "topk",
+        "bottomk",
+        "==",
+        "!=",
+        ">",
+        "<",
+        "%",
+        "floor",
+        "stdvar",
+        "stddev",
+        "ceil",
+        "round",
+        "sgn",
+        "changes",
+        "resets",
+        "^",
+    ];
+    const ROUGH: &[&str] = &[
+        "sin",
+        "cos",
+        "tan",
+        "exp",
+        "ln",
+        "log",
+        "sqrt",
+        "^",
+        "histogram_",
+        "deriv",
+        "predict_linear",
+        "std",
+        "avg",
+        "sum",
+        "rate",
+        "increase",
+        "rad",
+        "deg",
+        "quantile",
+        "smooth",
+        "mad_",
+        "delta",
+    ];
+    // Prometheus has no answer at all to predict_linear over a subquery that is pinned to a time, and a selector that
+    // is pinned inside a subquery with an offset moves by that offset if the subquery begins with the query. A
+    // parameter that is pinned to a time moves along with the steps.
+    let ranks = ["topk", "bottomk", "quantile", "limitk", "limit_ratio"].iter().any(|w| query.contains(w));
+    let pinned = query.contains('@') && (query.contains(':') || ranks && query.contains("scalar("));
+    if what.starts_with("annotations") {
+        return false;
+    }
+    if what.starts_with("error") {
+        // If two things are wrong, either may be told.
+        return pinned || (!what.contains("None") && !what.contains("parse error"));
+    }
+    // limitk takes any, and Prometheus has no order below rankings, `or` and label functions.
+    let turns = TURN.iter().any(|w| query.contains(w)) && ROUGH.iter().any(|w| query.contains(w));
+    pinned || turns || query.contains("limitk")
+}
+
+/// A text whose number is cut to ten digits.
+fn cut_number(text: &str) -> String {
+    let Some((before, rest)) = text.split_once(", got ") else { return text.to_owned() };
+    let (number, after) = rest.split_once([',', ' ']).unwrap_or((rest, ""));
+    let number = number.parse::<f64>().map_or(number.to_owned(), |v| format!("{v:.9e}"));
+    format!("{before}, got {number} {after}")
+}
+
+fn close(a: f64, b: f64, largest: f64) -> bool {
+    a == b
+        || (a.is_nan() && b.is_nan())
+        || (a - b).abs() <= RELATIVE * a.abs().max(b.abs())
+        || (a - b).abs() <= NOISE * largest
+}
+
+fn same_point(a: &Point, b: &Point, largest: f64) -> bool {
+    match (a, b) {
+        (Point::Float(a), Point::Float(b)) => close(*a, *b, largest),
+        (Point::Text(a), Point::Text(b)) => a == b,
+        (Point::Histogram { count, sum, buckets }, Point::Histogram { count: c, sum: s, buckets: bs }) => {
+            // A bucket that holds noise only is as good as none.
+            let full = |all: &[(i64, f64, f64, f64)]| {
+                all.iter().filter(|b| b.3.abs() > NOISE * count.abs().max(1.0)).copied().collect::<Vec<_>>()
+            };
+            let (x, y) = (full(buckets), full(bs));
+            close(*count, *c, largest)
+                && close(*sum, *s, largest)
+                && x.len() == y.len()
+                && x.iter().zip(&y).all(|(a, b)| {
+                    a.0 == b.0
+                        && close(a.1, b.1, 0.0)
+                        && close(a.2, b.2, 0.0)
+                        && close(a.3, b.3, count.abs().max(largest))
+                })
+        }
+        _ => false,
+    }
+}
+
+/// What differs, if anything does.
+pub(crate) fn difference(theirs: &Answer, ours: &Answer) -> Option<String> {
+    // Prometheus's own accidents: an empty range vector with `anchored` or `smoothed` as the whole query.
+    if theirs
+        .error
+        .as_ref()
+        .is_some_and(|e| e.contains("runtime error: index out of range") || e.contains("slice bounds"))
+    {
+        return None;
+    }
+    match (&theirs.error, &ours.error) {
+        (Some(a), Some(b)) if same_error(a, b) => return None,
+        (None, None) => {}
+        _ => return Some(format!("error\n  theirs {:?}\n  ours   {:?}", theirs.error, ours.error)),
+    }
+    if theirs.kind != ours.kind {
+        return Some(format!("{} against {}", theirs.kind, ours.kind));
+    }
+    let values = |a: &Answer| {
+        a.series.values().flatten().fold(0.0f64, |m, (_, p)| match p {
+            Point::Float(v) if v.is_finite() => m.max(v.abs()),
+            Point::Histogram { sum, count, .. } if sum.is_finite() => m.max(sum.abs()).max(count.abs()),
+            _ => m,
+        })
+    };
+    let largest = values(theirs).max(values(ours));
+    let missing = |a: &Answer, b: &Answer| a.series.keys().find(|k| !b.series.contains_key(*k)).cloned();
+    if let Some(labels) = missing(theirs, ours) {
+        return Some(format!("only theirs: {labels} {:?}", theirs.series[&labels].first()));
+    }
+    if let Some(labels) = missing(ours, theirs) {
+        return Some(format!("only ours: {labels} {:?}", ours.series[&labels].first()));
+    }
+    for (labels, a) in &theirs.series {
+        let b = &ours.series[labels];
+        let times = |p: &[(i64, Point)]| p.iter().map(|p| p.0).collect::<Vec<_>>();
+        if times(a) != times(b) {
+            let odd = times(a).into_iter().find(|t| !times(b).contains(t));
+            return Some(format!(
+                "{labels}: {} points against {}, the first that we lack is {odd:?}",
+                a.len(),
+                b.len()
+            ));
+        }
+        if let Some((x, y)) = a.iter().zip(b).find(|(x, y)| !same_point(&x.1, &y.1, largest)) {
+            return Some(format!("{labels} at {}\n  theirs {:?}\n  ours   {:?}", x.0, x.1, y.1));
+        }
+    }
+    // Of more than ten Prometheus shows any ten.
+    let few = theirs.warnings.len() <= 10 && theirs.infos.len() <= 10;
+    if few && (theirs.warnings != ours.warnings || theirs.infos != ours.infos) {
+        let only = |a: &[String], b: &[String]| a.iter().filter(|x| !b.contains(x)).cloned().collect::<Vec<_>>();
+        return Some(format!(
+            "annotations\n  only theirs {:?} {:?}\n  only ours   {:?} {:?}",
+            only(&theirs.warnings, &ours.warnings),
+            only(&theirs.infos, &ours.infos),
+            only(&ours.warnings, &theirs.warnings),
+            only(&ours.infos, &theirs.infos)
+        ));
+    }
+    None
+}
+
+/// Equal texts; a message that names two series may name them in either order, and which group of several fails first
+/// is chance.
+fn same_error(a: &str, b: &str) -> bool {
+    let cut = |s: &str| s.split(" for the match group ").next().unwrap_or(s).to_owned();
+    let info = |s: &str| s.split("series for info metric").next().unwrap_or(s).to_owned();
+    a == b
+        || cut(a) == cut(b) && a.contains(" for the match group ")
+        || info(a) == info(b) && a.contains("series for info metric")
+}
