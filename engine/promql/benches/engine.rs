@@ -11,8 +11,8 @@ use promql::exec::{
     Encoded, EngineOptions, Entry, Helpers, Plan, QueryError, QueryValue, Samples, SelectRequest, SeriesSet, Source,
     Stop, Times,
 };
-use tsdb::chunk::histogram::FloatHistogramEncoder;
-use tsdb::chunk::{self, ChunkIter, Encoding, XorEncoder};
+use tsdb::chunk::histogram::{Appended, HistogramEncoder};
+use tsdb::chunk::{self, Columns, Encoding, XorEncoder};
 
 const SERIES: usize = 5000;
 const SAMPLES: i64 = 8 * 3600 / 15;
@@ -47,7 +47,7 @@ impl Source for Chunks {
     fn select<'s>(&'s self, request: &SelectRequest) -> Result<Box<dyn SeriesSet<'s> + 's>, QueryError> {
         let found: Vec<&Series> =
             self.0.iter().filter(|s| request.matchers.iter().all(|m| m.matches_labels(&s.labels))).collect();
-        Ok(Box::new(Set(found.into_iter(), request.mint, request.maxt)))
+        Ok(Box::new(Set(found.into_iter())))
     }
 
     fn repeatable(&self) -> bool {
@@ -55,39 +55,33 @@ impl Source for Chunks {
     }
 }
 
-struct Set<'s>(std::vec::IntoIter<&'s Series>, i64, i64);
+struct Set<'s>(std::vec::IntoIter<&'s Series>);
 
 impl<'s> SeriesSet<'s> for Set<'s> {
     fn next_series(&mut self) -> Result<Option<Entry<'s>>, QueryError> {
-        let (from, to) = (self.1, self.2);
-        Ok(self.0.next().map(|s| Entry { labels: s.labels.clone(), data: Box::new(One(s, from, to)) }))
+        Ok(self.0.next().map(|s| Entry { labels: s.labels.clone(), data: Box::new(One(s)) }))
     }
 }
 
-struct One<'s>(&'s Series, i64, i64);
+struct One<'s>(&'s Series);
 
 impl Encoded for One<'_> {
     fn decode(&self, out: &mut Samples) -> Result<(), QueryError> {
+        let failed = |e: tsdb::chunk::ChunkError| QueryError::Storage(e.to_string());
+        let mut columns = Columns { times: std::mem::take(&mut out.times), values: std::mem::take(&mut out.floats) };
         for (encoding, data) in &self.0.chunks {
-            match chunk::decode(*encoding, data.clone()).map_err(|e| QueryError::Storage(e.to_string()))? {
-                ChunkIter::Xor(samples) => {
-                    for s in samples {
-                        let (t, v) = s.map_err(|e| QueryError::Storage(e.to_string()))?;
-                        if t >= self.1 && t <= self.2 {
-                            out.push(t, v);
-                        }
-                    }
-                }
-                samples => {
-                    for s in samples {
-                        let s = s.map_err(|e| QueryError::Storage(e.to_string()))?;
-                        if let model::sample::Value::Histogram(h) = s.v {
-                            out.push_histogram(s.t, h);
-                        }
-                    }
+            if encoding.is_float() {
+                chunk::floats(*encoding, data, &mut columns).map_err(failed)?;
+                continue;
+            }
+            for s in chunk::decode(*encoding, data.clone()).map_err(failed)? {
+                let s = s.map_err(failed)?;
+                if let model::sample::Value::Histogram(h) = s.v {
+                    out.push_histogram(s.t, h);
                 }
             }
         }
+        (out.times, out.floats) = (columns.times, columns.values);
         Ok(())
     }
 }
@@ -97,9 +91,9 @@ fn floats(labels: Labels, value: impl Fn(i64) -> f64) -> Series {
     for from in (0..SAMPLES).step_by(PER_CHUNK as usize) {
         let mut e = XorEncoder::default();
         for i in from..(from + PER_CHUNK).min(SAMPLES) {
-            assert!(e.append(START + i * STEP_MS, value(i)));
+            e.append(START + i * STEP_MS, value(i)).unwrap();
         }
-        chunks.push((Encoding::Xor, e.finish()));
+        chunks.push((Encoding::Xor, e.bytes()));
     }
     Series { labels, chunks }
 }
@@ -116,11 +110,13 @@ fn histograms(labels: Labels, scale: i64) -> Series {
     };
     let mut chunks = Vec::new();
     for from in (0..SAMPLES).step_by(PER_CHUNK as usize) {
-        let mut e = FloatHistogramEncoder::new(START + from * STEP_MS, &at(from));
+        let mut e = HistogramEncoder::<f64>::new(false, 0, START + from * STEP_MS, &at(from), None).unwrap();
         for i in from + 1..(from + PER_CHUNK).min(SAMPLES) {
-            assert!(e.append(START + i * STEP_MS, &at(i)));
+            if let Appended::Cut(full) = e.append(0, START + i * STEP_MS, &at(i)).unwrap() {
+                chunks.push((full.encoding(), full.bytes()));
+            }
         }
-        chunks.push((Encoding::FloatHistogram, e.finish()));
+        chunks.push((e.encoding(), e.bytes()));
     }
     Series { labels, chunks }
 }
