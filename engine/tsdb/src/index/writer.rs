@@ -55,6 +55,8 @@ pub struct Writer<'a> {
     references: Vec<(u32, u32)>,
     /// Whether what no writer does is refused; tests of readers have no other way to a block in disorder.
     checked: bool,
+    /// See [`BATCH`].
+    batch: usize,
 }
 
 /// Finds the numbers of symbols by the bytes in the file.
@@ -105,6 +107,7 @@ impl<'a> Writer<'a> {
             body: Vec::new(),
             references: Vec::new(),
             checked: true,
+            batch: BATCH,
         };
         writer.put(&MAGIC.to_be_bytes())?;
         writer.put(&[Version::V2.byte()])?;
@@ -312,7 +315,7 @@ impl<'a> Writer<'a> {
         walk(&self.name, section, self.toc.series, |reference, _| all.push(reference))?;
         let mut entries = 0;
         self.write_list(spill, &mut entries, "", "", &all)?;
-        let limit = all.len().max(BATCH);
+        let limit = all.len().max(self.batch);
         drop(all);
 
         let Some(lookup) = self.symbols.take() else { return Ok(entries) };
@@ -405,3 +408,40 @@ fn walk(file: &str, section: &[u8], at: u64, mut f: impl FnMut(u32, &[(u32, u32)
 }
 
 const _: () = assert!(HEADER_LEN == 5, "the symbols begin behind magic and version");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::RealDisk;
+
+    /// Label names that are gathered in several rounds make the same file.
+    #[test]
+    fn rounds_do_not_show() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |batch: usize| {
+            let path = dir.path().join(format!("index-{batch}"));
+            let mut writer = Writer::create(&RealDisk, &path).unwrap();
+            writer.batch = batch;
+            let mut symbols: Vec<String> = (0..50).map(|i| format!("v{i:02}")).collect();
+            symbols.extend(["a", "b", "c", "d"].map(str::to_owned));
+            symbols.sort();
+            for symbol in &symbols {
+                writer.add_symbol(symbol).unwrap();
+            }
+            for i in 0..50i64 {
+                let v = |n: i64| format!("v{:02}", n);
+                let mut pairs = vec![("a", v(i)), ("b", v(i % 7)), ("c", v(0))];
+                if i % 3 == 0 {
+                    pairs.push(("d", v(i % 5)));
+                }
+                let chunk = ChunkMeta { min_time: i, max_time: i, reference: i as u64 };
+                writer.add_series(&Labels::from_pairs(pairs), &[chunk]).unwrap();
+            }
+            let stats = writer.finish().unwrap();
+            assert_eq!((stats.series, stats.chunks), (50, 50));
+            std::fs::read(path).unwrap()
+        };
+        // 167 pairs: at once, and name by name (a round holds one pair per series at least).
+        assert!(write(BATCH) == write(1));
+    }
+}

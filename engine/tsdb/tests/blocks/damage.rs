@@ -7,7 +7,8 @@ use proptest::prelude::*;
 use std::path::{Path, PathBuf};
 use tsdb::block::health::{ChunkCheck, Kind, Options, Report, Severity, check};
 use tsdb::block::{Block, read_meta, write_meta as replace_meta};
-use tsdb::disk::{RealDisk, replace};
+use tsdb::disk::{Disk as _, RealDisk, replace};
+use tsdb::header;
 use tsdb::index::{self, TOC_LEN, Toc};
 use tsdb::meta::{File, Thanos};
 
@@ -160,6 +161,39 @@ fn flipped_bits_are_told_or_harmless() {
     }
     // Padding, and nothing else, is not covered by a checksum.
     assert!(harmless < 40, "{harmless}");
+}
+
+/// The same for an index-header.
+#[test]
+fn flipped_bits_of_an_index_header_are_told_or_harmless() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("index-header");
+    for (writer, block) in blocks() {
+        let index = RealDisk.open(&block.join("index")).unwrap();
+        let fetch = |r: std::ops::Range<u64>| Ok(index.slice(r.start as usize..r.end as usize));
+        header::build(&RealDisk, &path, "index", index.len() as u64, fetch).unwrap();
+        let good = std::fs::read(&path).unwrap();
+        let content = |bytes: Vec<u8>| -> tsdb::Result<Vec<String>> {
+            let header = header::Reader::open("index-header", bytes.into())?;
+            let mut all: Vec<String> = header.symbols().iter().map(|s| format!("{s:?}")).collect();
+            for name in header.table().names() {
+                let name = name?;
+                for value in header.table().values(name) {
+                    all.push(format!("{name} {:?}", value?));
+                }
+            }
+            Ok(all)
+        };
+        let want = content(good.clone()).unwrap();
+        for at in (0..good.len()).filter(|at| at % 7 == 0 || *at < 200 || at + 100 > good.len()) {
+            let mut bad = good.clone();
+            bad[at] ^= 1 << (at % 8);
+            match content(bad) {
+                Ok(found) => assert_eq!(found, want, "{writer}: byte {at} is read wrongly in silence"),
+                Err(e) => assert!(e.to_string().starts_with("index-header: "), "{e}"),
+            }
+        }
+    }
 }
 
 /// Puts all checksums of an index right, whatever its content is now; places are those of the sound index.

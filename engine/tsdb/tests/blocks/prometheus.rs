@@ -138,6 +138,48 @@ fn blocks_of_prometheus_are_read_and_written_again() -> Result<()> {
     Ok(())
 }
 
+/// Blocks that promtool makes of a text are read by us, sample by sample.
+#[test]
+fn blocks_of_promtool_are_read() -> Result<()> {
+    if peers::skip(&["promtool", "prometheus-blocks"]) {
+        return Ok(());
+    }
+    let dir = tempfile::tempdir()?;
+    let mut text = String::from("# TYPE demo gauge\n");
+    for series in 0..20 {
+        for i in 0..700 {
+            let at = 1_700_000_000 + i * 15;
+            text +=
+                &format!("demo{{a=\"{series}\",\"ünï\"=\"{}\"}} {} {at}\n", series % 3, f64::from(i * series) / 7.0);
+        }
+    }
+    text += "# EOF\n";
+    let from = dir.path().join("metrics");
+    std::fs::write(&from, text)?;
+    let to = dir.path().join("data");
+    let out = Command::new(peers::path("promtool")?)
+        .args(["tsdb", "create-blocks-from", "openmetrics"])
+        .args([&from, &to])
+        .output()?;
+    ensure!(out.status.success(), "{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+    let mut oracle = Oracle::start("prometheus-blocks")?;
+    let (mut blocks, mut samples) = (0, 0);
+    for entry in std::fs::read_dir(&to)? {
+        let block = entry?.path();
+        if !block.join("meta.json").is_file() {
+            continue;
+        }
+        let theirs = oracle.ask(&serde_json::json!({"op": "block", "dir": block}))?;
+        ensure!(theirs["hash"] == hash(&block), "the samples that we read are others");
+        let report = health::check(&RealDisk, &block, &health::Options::default());
+        ensure!(report.counts.is_empty(), "{:?}", report.problems);
+        blocks += 1;
+        samples += report.stats.total_samples;
+    }
+    ensure!(blocks >= 2 && samples == 20 * 700, "{blocks} blocks, {samples} samples");
+    Ok(())
+}
+
 #[test]
 fn tombstones_are_exchanged_with_prometheus() -> Result<()> {
     if peers::skip(&["prometheus-blocks"]) {
