@@ -11,6 +11,7 @@ use crate::disk::Disk;
 use crate::error::{Error, ErrorKind, Result};
 use crate::read::{Cursor, check_crc};
 use bytes::Bytes;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -90,37 +91,36 @@ pub fn read_chunk<'a>(file: &'a str, bytes: &'a [u8], at: u64) -> Result<(Chunk<
     Ok((Chunk { encoding: Encoding::from_prometheus(*encoding), data }, cursor.position()))
 }
 
-/// The segments of a block, read in place.
+/// The segments of a block, read in place. One that can't be opened costs its own chunks only.
 #[derive(Clone, Debug, Default)]
 pub struct Reader {
-    segments: Vec<(Arc<str>, Bytes)>,
+    segments: BTreeMap<u32, Result<(Arc<str>, Bytes)>>,
 }
 
 impl Reader {
-    /// Opens segments in the order of their names; the names are for errors.
-    ///
-    /// # Errors
-    /// When one has no proper header.
-    pub fn new(segments: Vec<(Arc<str>, Bytes)>) -> Result<Self> {
-        for (file, bytes) in &segments {
-            check_header(file, bytes)?;
-        }
-        Ok(Self { segments })
+    /// Opens segments by their numbers from 0; the names are for errors.
+    pub fn new(segments: impl IntoIterator<Item = (u32, Arc<str>, Bytes)>) -> Self {
+        let opened = |file: Arc<str>, bytes: Bytes| check_header(&file, &bytes).map(|()| (file, bytes));
+        Self { segments: segments.into_iter().map(|(n, file, bytes)| (n, opened(file, bytes))).collect() }
     }
 
-    /// Opens the segments in a folder. As in Prometheus, the n-th file whose name is a number is the n-th segment.
+    /// Opens the segments in a folder.
     ///
     /// # Errors
-    /// When the folder or a segment can't be read.
+    /// When the folder can't be listed. A segment that can't be opened is an error of each of its chunks.
     pub fn open(disk: &dyn Disk, dir: &Path) -> Result<Self> {
-        let mut segments = Vec::new();
+        let mut reader = Self::default();
         for entry in disk.list(dir)? {
-            if !entry.is_dir && is_segment_name(&entry.name) {
-                let path = dir.join(&entry.name);
-                segments.push((path.display().to_string().into(), disk.open(&path)?));
-            }
+            let Some(segment) = number(&entry.name).filter(|_| !entry.is_dir) else { continue };
+            let path = dir.join(&entry.name);
+            let file: Arc<str> = path.display().to_string().into();
+            let opened = disk.open(&path).and_then(|bytes| {
+                check_header(&file, &bytes)?;
+                Ok((file.clone(), bytes))
+            });
+            reader.segments.insert(segment, opened);
         }
-        Self::new(segments)
+        Ok(reader)
     }
 
     /// How many segments there are.
@@ -135,14 +135,18 @@ impl Reader {
 
     /// Bytes of all segments.
     pub fn size(&self) -> u64 {
-        self.segments.iter().map(|(_, b)| b.len() as u64).sum()
+        self.segments.values().flatten().map(|(_, b)| b.len() as u64).sum()
     }
 
     fn at(&self, reference: u64) -> Result<(&str, &Bytes, u32)> {
         let (segment, offset) = split(reference);
-        let Some((file, bytes)) = self.segments.get(segment as usize) else {
-            let what = format!("a chunk would lie in segment {}, there are {}", name(segment), self.segments.len());
-            return Err(Error::corrupt(name(segment), "chunk", u64::from(offset), what));
+        let (file, bytes) = match self.segments.get(&segment) {
+            Some(Ok((file, bytes))) => (file, bytes),
+            Some(Err(e)) => return Err(e.clone()),
+            None => {
+                let what = "a chunk would lie in this segment, which is not there";
+                return Err(Error::corrupt(name(segment), "chunk", u64::from(offset), what));
+            }
         };
         if (offset as usize) < HEADER_LEN {
             let what = "a chunk would lie in the header of its segment";
@@ -171,7 +175,28 @@ impl Reader {
     }
 }
 
-/// True for the names that Prometheus takes for segments: numbers.
-pub fn is_segment_name(name: &str) -> bool {
-    !name.is_empty() && name.bytes().all(|b| b.is_ascii_digit()) && name.parse::<u64>().is_ok()
+/// The number from 0 of the segment of this name; `None` for other files.
+///
+/// Prometheus counts the files, so that a missing one moves all behind it, and chunks of others are read. Writers number
+/// them without gaps; by their names a missing one costs its own chunks only.
+pub fn number(file: &str) -> Option<u32> {
+    let number = file.parse::<u32>().ok()?.checked_sub(1)?;
+    (name(number) == file).then_some(number)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_numbers() {
+        for n in [0, 1, 998, 999_999, 1_234_567] {
+            assert_eq!(number(&name(n)), Some(n));
+        }
+        assert_eq!(name(0), "000001");
+        for other in ["", "0", "1", "000000", "+00001", "0000001", "000001.tmp", "99999999999"] {
+            assert_eq!(number(other), None, "{other}");
+        }
+        assert_eq!(split(reference(7, 9)), (7, 9));
+    }
 }

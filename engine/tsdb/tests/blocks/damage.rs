@@ -71,6 +71,48 @@ fn files_that_are_missing_or_cut_are_named() {
     assert!(told(&health(&block), Kind::Meta).contains("meta.json, meta at byte"));
 }
 
+/// A segment that is gone or has a damaged head costs its own chunks: none of another is read in its place.
+#[test]
+fn a_lost_segment_costs_its_own_chunks() {
+    let content = fleet(6, 1000);
+    let whole = tempfile::tempdir().unwrap();
+    let block = write(whole.path(), id(1), &content, Some(600)).dir;
+    let second = block.join("chunks/000002");
+    let bytes = std::fs::read(&second).unwrap();
+    assert!(block.join("chunks/000003").is_file());
+    let lost = |why: &str| {
+        let open = Block::open(&RealDisk, &block).unwrap();
+        let (mut scan, mut served, mut errors) = (open.scan().unwrap(), 0, Vec::new());
+        while let Some(series) = scan.next() {
+            let series = series.unwrap();
+            let expected = content.iter().find(|(l, _)| *l == series.labels).unwrap();
+            for (c, want) in series.chunks.iter().zip(&expected.1) {
+                match open.chunk(c) {
+                    Ok(chunk) => {
+                        assert!(chunk.data == want.data, "{why}");
+                        served += 1;
+                    }
+                    Err(e) => errors.push(e.to_string()),
+                }
+            }
+        }
+        assert!(served + errors.len() == 12 && served >= 6, "{why}: {errors:?}");
+        assert!(!errors.is_empty() && errors.iter().all(|e| e.contains("000002")), "{why}: {errors:?}");
+        health(&block)
+    };
+    std::fs::remove_file(&second).unwrap();
+    let report = lost("gone");
+    assert!(told(&report, Kind::MissingFile).contains("chunks/000002: chunks/000003 follows"), "{:?}", report.problems);
+    assert!(told(&report, Kind::ChunkReference).contains("segment 000002, which is not there"));
+    std::fs::write(&second, &bytes).unwrap();
+    edit(&second, |b| b[0] ^= 1);
+    assert!(told(&lost("head"), Kind::Segment).contains("chunks/000002, header at byte 0"));
+    std::fs::write(&second, b"").unwrap();
+    assert!(told(&lost("empty"), Kind::ChunkReference).contains("which has 0 bytes"));
+    std::fs::write(&second, &bytes).unwrap();
+    assert!(health(&block).counts.is_empty());
+}
+
 #[test]
 fn meta_is_compared_with_the_block() {
     let dir = tempfile::tempdir().unwrap();

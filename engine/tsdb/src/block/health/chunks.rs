@@ -1,6 +1,6 @@
 //! The chunks of a block: places, checksums, samples.
 
-use super::files::{SegmentFile, file_problem};
+use super::files::{Segments, file_problem};
 use super::{ChunkCheck, Kind, Problem, Report};
 use crate::chunk::{self, Encoding};
 use crate::disk::Disk;
@@ -12,10 +12,10 @@ use model::Labels;
 /// Reads the chunks that series tell, segment by segment, through a window.
 pub(super) struct Checker<'a> {
     disk: &'a dyn Disk,
-    segments: Vec<SegmentFile>,
+    segments: Segments,
     check: ChunkCheck,
     /// The segment that is open, or could not be opened.
-    open: Option<(usize, Option<Window>)>,
+    open: Option<(u32, Option<Window>)>,
     /// Bytes of chunks that were read.
     read: u64,
     given_up: bool,
@@ -24,12 +24,12 @@ pub(super) struct Checker<'a> {
 }
 
 impl<'a> Checker<'a> {
-    pub(super) fn new(disk: &'a dyn Disk, segments: Vec<SegmentFile>, check: ChunkCheck) -> Self {
+    pub(super) fn new(disk: &'a dyn Disk, segments: Segments, check: ChunkCheck) -> Self {
         Self { disk, segments, check, open: None, read: 0, given_up: false, incomplete: false }
     }
 
     fn total(&self) -> u64 {
-        self.segments.iter().map(|s| s.size).sum()
+        self.segments.values().map(|s| s.size).sum()
     }
 
     pub(super) fn series(&mut self, entry: &Series, labels: &Labels, at: u64, report: &mut Report) {
@@ -43,8 +43,8 @@ impl<'a> Checker<'a> {
 
     fn chunk(&mut self, meta: &ChunkMeta, labels: &Labels, at: u64, report: &mut Report) {
         let (number, offset) = split(meta.reference);
-        let Some(segment) = self.segments.get(number as usize) else {
-            let what = format!("a chunk would lie in {}, there are {} segments", name(number), self.segments.len());
+        let Some(segment) = self.segments.get(&number) else {
+            let what = format!("a chunk would lie in segment {}, which is not there", name(number));
             return self.place(what, labels, at, report);
         };
         if u64::from(offset) < HEADER_LEN as u64 || u64::from(offset) >= segment.size {
@@ -54,7 +54,7 @@ impl<'a> Checker<'a> {
         if self.check == ChunkCheck::Places {
             return;
         }
-        if self.open.as_ref().is_none_or(|(n, _)| *n != number as usize) {
+        if self.open.as_ref().is_none_or(|(n, _)| *n != number) {
             let opened = self.disk.reader(&segment.path).and_then(|r| Window::open(segment.name.as_str(), r));
             let window = match opened {
                 Ok(window) => Some(window),
@@ -63,7 +63,7 @@ impl<'a> Checker<'a> {
                     None
                 }
             };
-            self.open = Some((number as usize, window));
+            self.open = Some((number, window));
         }
         let Some((_, Some(window))) = &mut self.open else {
             self.incomplete = true;

@@ -6,9 +6,10 @@ use crate::disk::Disk;
 use crate::error::Error;
 use crate::index::INDEX_FILE;
 use crate::meta::{BlockMeta, META_FILE};
-use crate::segment::{CHUNKS_DIR, is_segment_name, name};
+use crate::segment::{CHUNKS_DIR, name, number};
 use crate::tombstones::TOMBSTONES_FILE;
 use model::BlockId;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// A segment that is there.
@@ -18,6 +19,9 @@ pub(super) struct SegmentFile {
     pub(super) path: PathBuf,
     pub(super) size: u64,
 }
+
+/// Segments by their numbers from 0.
+pub(super) type Segments = BTreeMap<u32, SegmentFile>;
 
 pub(super) fn file_problem(report: &mut Report, damaged: Kind, file: &str, error: &Error) {
     match &error.kind {
@@ -50,23 +54,24 @@ pub(super) fn tombstones(disk: &dyn Disk, dir: &Path, report: &mut Report) {
     }
 }
 
-pub(super) fn segments(disk: &dyn Disk, dir: &Path, meta: Option<&BlockMeta>, report: &mut Report) -> Vec<SegmentFile> {
+pub(super) fn segments(disk: &dyn Disk, dir: &Path, meta: Option<&BlockMeta>, report: &mut Report) -> Segments {
     let folder = dir.join(CHUNKS_DIR);
-    let mut segments = Vec::new();
+    let mut segments = Segments::new();
     match disk.list(&folder) {
         Ok(entries) => {
-            for entry in entries.into_iter().filter(|e| !e.is_dir && is_segment_name(&e.name)) {
-                let expected = name(u32::try_from(segments.len()).unwrap_or(u32::MAX));
+            let mut next = 0;
+            for entry in entries.into_iter().filter(|e| !e.is_dir) {
+                let Some(n) = number(&entry.name) else { continue };
                 let rel = format!("{CHUNKS_DIR}/{}", entry.name);
-                if entry.name != expected {
-                    // References count the files, so one that is missing moves all behind it.
+                if n != next {
                     report.add_file(
                         Kind::MissingFile,
-                        &format!("{CHUNKS_DIR}/{expected}"),
-                        format!("{rel} follows instead"),
+                        &format!("{CHUNKS_DIR}/{}", name(next)),
+                        format!("{rel} follows"),
                     );
                 }
-                segments.push(SegmentFile { name: rel, path: folder.join(&entry.name), size: entry.size });
+                next = n.saturating_add(1);
+                segments.insert(n, SegmentFile { name: rel, path: folder.join(&entry.name), size: entry.size });
             }
         }
         Err(e) => file_problem(report, Kind::UnreadableFile, CHUNKS_DIR, &e),
@@ -78,7 +83,7 @@ pub(super) fn segments(disk: &dyn Disk, dir: &Path, meta: Option<&BlockMeta>, re
             let real = if file.rel_path == INDEX_FILE {
                 disk.size(&dir.join(INDEX_FILE)).ok()
             } else if file.rel_path.starts_with(CHUNKS_DIR) {
-                let found = segments.iter().find(|s| s.name == file.rel_path);
+                let found = segments.values().find(|s| s.name == file.rel_path);
                 if found.is_none() {
                     report.add_file(Kind::MissingFile, &file.rel_path, "meta.json lists it".to_owned());
                 }
@@ -92,7 +97,7 @@ pub(super) fn segments(disk: &dyn Disk, dir: &Path, meta: Option<&BlockMeta>, re
             }
         }
         if !thanos.files.is_empty() {
-            for segment in segments.iter().filter(|s| !thanos.files.iter().any(|f| f.rel_path == s.name)) {
+            for segment in segments.values().filter(|s| !thanos.files.iter().any(|f| f.rel_path == s.name)) {
                 report.add_file(Kind::UnlistedFile, &segment.name, "meta.json does not list it".to_owned());
             }
         }
