@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::http;
 use crate::process::Process;
-use crate::{peers, ports};
+use crate::{peers, ports, wait};
 
 /// How the Prometheus is to be set up.
 #[derive(Debug, Clone, Default)]
@@ -64,7 +64,8 @@ pub struct Prometheus {
     port: u16,
     config: PathBuf,
     data: PathBuf,
-    _dir: tempfile::TempDir,
+    args: Vec<String>,
+    dir: tempfile::TempDir,
 }
 
 impl Prometheus {
@@ -80,18 +81,56 @@ impl Prometheus {
         std::fs::create_dir_all(&data)?;
         std::fs::write(&config, options.config_text())?;
         let port = ports::free()?;
+        let mut args = vec![
+            format!("--config.file={}", config.display()),
+            format!("--storage.tsdb.path={}", data.display()),
+            format!("--web.listen-address=127.0.0.1:{port}"),
+            "--web.enable-lifecycle".to_owned(),
+            "--web.enable-admin-api".to_owned(),
+            "--storage.tsdb.retention.time=50y".to_owned(),
+        ];
+        args.extend_from_slice(&options.args);
+        let process = Process::spawn("prometheus", Command::new(program).args(&args), &dir.path().join("log"))?;
+        let mut me = Self { process, port, config, data, args, dir };
+        me.wait_ready()?;
+        Ok(me)
+    }
+
+    /// Waits until it serves; fails at once when it has ended.
+    ///
+    /// # Errors
+    /// With the end of its log.
+    pub fn wait_ready(&mut self) -> anyhow::Result<()> {
+        let url = format!("{}/-/ready", self.url());
+        self.process.wait_for_url(&url, Duration::from_secs(30))
+    }
+
+    /// Ends it at once, as a crash does.
+    ///
+    /// # Errors
+    /// When it does not end.
+    pub fn crash(&mut self) -> anyhow::Result<()> {
+        let _ = self.process.signal("KILL"); // it may have ended by itself
+        wait::until("the end", Duration::from_secs(10), Duration::from_millis(20), || {
+            anyhow::ensure!(!self.process.is_running(), "it still runs");
+            Ok(())
+        })
+    }
+
+    /// Starts it again with the same data, configuration and port, as the kubelet does with a container; does not wait.
+    ///
+    /// # Errors
+    /// When the program can't be started.
+    pub fn start_again(&mut self) -> anyhow::Result<()> {
+        let program = peers::path("prometheus")?;
         let mut command = Command::new(program);
-        command
-            .arg(format!("--config.file={}", config.display()))
-            .arg(format!("--storage.tsdb.path={}", data.display()))
-            .arg(format!("--web.listen-address=127.0.0.1:{port}"))
-            .arg("--web.enable-lifecycle")
-            .arg("--web.enable-admin-api")
-            .arg("--storage.tsdb.retention.time=50y")
-            .args(&options.args);
-        let mut process = Process::spawn("prometheus", &mut command, &dir.path().join("log"))?;
-        process.wait_for_url(&format!("http://127.0.0.1:{port}/-/ready"), Duration::from_secs(30))?;
-        Ok(Self { process, port, config, data, _dir: dir })
+        self.process = Process::spawn("prometheus", command.args(&self.args), &self.dir.path().join("log"))?;
+        Ok(())
+    }
+
+    /// Whether the process runs.
+    pub fn is_running(&mut self) -> bool {
+        self.process.is_running()
     }
 
     /// The base address, as in `http://127.0.0.1:20017`.
@@ -168,7 +207,6 @@ pub fn query(base: &str, expression: &str, time: Option<f64>) -> anyhow::Result<
 mod tests {
     use super::*;
     use crate::metrics_source::MetricsSource;
-    use crate::wait;
 
     #[test]
     fn scrapes_a_page_and_reloads() {

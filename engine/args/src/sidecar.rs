@@ -56,6 +56,9 @@ flags! {
         config_envsubst_file: String = "reloader.config-envsubst-file", "", since "0.1.0";
         /// A directory of rule files: any change of content triggers a reload. May be repeated.
         rule_dirs: List = "reloader.rule-dir", "", since "0.1.0";
+        /// A directory from which Prometheus reads the rule files (rule_files: DIR/current/*.yaml): of those that it
+        /// refuses, the last content that it took stays there. Empty: it reads them from their own directories.
+        rule_output_dir: String = "reloader.rule-output-dir", "", since "0.1.0";
         /// How often the files are compared with what was loaded.
         watch_interval: Millis = "reloader.watch-interval", "2s", since "0.1.0";
         /// How soon a failed reload is tried again.

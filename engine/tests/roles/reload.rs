@@ -145,6 +145,177 @@ async fn loads_refuses_and_goes_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn while_prometheus_does_not_serve_only_the_last_good_configuration_lies_in_its_place() {
+    if testkit::peers::skip(&["prometheus"]) {
+        return;
+    }
+    let mut setup = tokio::task::block_in_place(Setup::new);
+    let text = |setup: &Setup, i: &str| setup.text(i).replace("PANOPTES_TEST_POD", "CARGO_PKG_NAME");
+    let good = text(&setup, "21s");
+    setup.put("next.yaml", &good);
+    let sidecar = Sidecar::start(setup.args());
+    sidecar.ready().await;
+    let configuration = || sidecar.state().configuration.unwrap();
+    until("the first load", async || configuration().loaded == Some(hash(&good))).await;
+    setup.put("last-good.yaml", &good);
+
+    // It ends, perhaps over this very text, in the middle of a try; and what is wanted now would be refused.
+    tokio::task::block_in_place(|| setup.prometheus.crash()).unwrap();
+    let bad = text(&setup, "22s").replace("scrape_configs: []", "scrape_configs: [{job_name: x}, {job_name: x}]");
+    setup.prometheus.write_config(&bad).unwrap();
+    setup.put("next.yaml", &bad);
+    until("the good text on disk", async || setup.on_disk().contains("scrape_interval: 21s")).await;
+    // Nothing is tried and nothing is blamed: the state document tells of Prometheus itself.
+    let applies = |m: String| {
+        let line = m.lines().find(|l| l.starts_with("thanos_sidecar_reloader_config_apply_operations_total")).unwrap();
+        line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()
+    };
+    let before = applies(sidecar.metrics());
+    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    assert_eq!(applies(sidecar.metrics()), before);
+    assert!(setup.on_disk().contains("scrape_interval: 21s"), "{}", setup.on_disk());
+    assert_eq!(configuration().error, None);
+    until("Prometheus to be missed", async || sidecar.state().prometheus.unwrap().error.is_some()).await;
+    assert_eq!(configuration().error, None);
+
+    // So it comes up, and then the refusal is told.
+    tokio::task::block_in_place(|| {
+        setup.prometheus.start_again()?;
+        setup.prometheus.wait_ready()
+    })
+    .unwrap();
+    until("the refusal", async || configuration().error.is_some_and(|e| e.contains("found multiple scrape configs")))
+        .await;
+    until("the good one", async || setup.on_disk().contains("scrape_interval: 21s")).await;
+}
+
+/// Takes our check and not Prometheus's: the number does not fit.
+const REFUSED: &str =
+    "groups:\n- {name: refused, limit: 10000000000000000000, rules: [{record: r, expr: vector(1)}]}\n";
+
+fn group(name: &str, value: u32) -> String {
+    format!("groups:\n- {{name: {name}, rules: [{{record: {name}, expr: vector({value})}}]}}\n")
+}
+
+impl Setup {
+    /// Prometheus reads its rules from a folder of the sidecar's.
+    fn with_rule_folder(&self) -> SidecarArgs {
+        SidecarArgs { rule_output_dir: self.path("shared"), ..self.args() }
+    }
+
+    fn text_with_rule_folder(&self, interval: &str) -> String {
+        config(interval).replace("RULES", &self.path("shared/current")).replace("PANOPTES_TEST_POD", "CARGO_PKG_NAME")
+    }
+
+    /// The loaded rules: group and expression.
+    fn rules(&self) -> Vec<(String, String)> {
+        let Ok(v) = tokio::task::block_in_place(|| self.prometheus.get("/api/v1/rules")) else { return Vec::new() };
+        let text = |v: &serde_json::Value| v.as_str().unwrap().to_owned();
+        let groups = v["data"]["groups"].as_array().unwrap();
+        groups.iter().map(|g| (text(&g["name"]), text(&g["rules"][0]["query"]))).collect()
+    }
+}
+
+fn loaded(name: &str, value: u32) -> (String, String) {
+    (name.to_owned(), format!("vector({value})"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rule_file_that_prometheus_refuses_costs_only_itself() {
+    if testkit::peers::skip(&["prometheus"]) {
+        return;
+    }
+    let mut setup = tokio::task::block_in_place(Setup::new);
+    let first = setup.text_with_rule_folder("21s");
+    setup.put("next.yaml", &first);
+    setup.put("rules/a.yaml", &group("a", 1));
+    let sidecar = Sidecar::start(setup.with_rule_folder());
+    sidecar.ready().await;
+    let configuration = || sidecar.state().configuration.unwrap();
+    until("the first rules", async || setup.rules() == [loaded("a", 1)]).await;
+    until("no error", async || configuration().error.is_none()).await;
+    setup.put("last-good.yaml", &first);
+
+    // A good one and a refused one come together; then a known one becomes a refused one.
+    setup.put("rules/b.yaml", REFUSED);
+    setup.put("rules/c.yaml", &group("c", 2));
+    until("the file to be named", async || configuration().error.is_some_and(|e| e.contains("rule file b.yaml;")))
+        .await;
+    until("all others", async || setup.rules() == [loaded("a", 1), loaded("c", 2)]).await;
+    setup.put("rules/c.yaml", REFUSED);
+    until("both to be named", async || configuration().error.is_some_and(|e| e.contains("b.yaml, c.yaml;"))).await;
+    until("the last good content", async || setup.rules() == [loaded("a", 1), loaded("c", 2)]).await;
+    assert_eq!(configuration().loaded, Some(hash(&first)), "the configuration is not to blame");
+    let in_effect = configuration().rules.unwrap();
+
+    // The configuration goes on.
+    let second = setup.text_with_rule_folder("22s");
+    setup.put("next.yaml", &second);
+    until("the next configuration", async || configuration().loaded == Some(hash(&second))).await;
+    until("it to be in effect", async || setup.active().contains("scrape_interval: 22s")).await;
+    assert_eq!(configuration().rules, Some(in_effect));
+    assert!(configuration().error.is_some_and(|e| e.contains("b.yaml, c.yaml;")));
+
+    // A configuration and rules that are refused, both.
+    let broken = second.replace("scrape_configs: []", "scrape_configs: [{job_name: x}, {job_name: x}]");
+    setup.put("next.yaml", &broken);
+    until("the configuration's refusal", async || {
+        configuration().error.is_some_and(|e| e.contains("found multiple scrape configs"))
+    })
+    .await;
+    until("the last good pair", async || configuration().loaded == Some(hash(&first))).await;
+    until("its rules", async || setup.rules() == [loaded("a", 1), loaded("c", 2)]).await;
+    setup.put("next.yaml", &second);
+    until("the good configuration", async || configuration().loaded == Some(hash(&second))).await;
+
+    // A container that is started anew begins with what is good.
+    until("a quiet moment", async || setup.rules() == [loaded("a", 1), loaded("c", 2)]).await;
+    tokio::task::block_in_place(|| {
+        setup.prometheus.crash()?;
+        setup.prometheus.start_again()?;
+        setup.prometheus.wait_ready()
+    })
+    .unwrap();
+    until("the rules after the restart", async || setup.rules() == [loaded("a", 1), loaded("c", 2)]).await;
+
+    // Corrected.
+    setup.put("rules/b.yaml", &group("b", 3));
+    std::fs::remove_file(setup.path("rules/c.yaml")).unwrap();
+    until("the corrected ones", async || setup.rules() == [loaded("a", 1), loaded("b", 3)]).await;
+    until("no error", async || configuration().error.is_none()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refused_rules_of_which_nothing_better_is_known_do_not_keep_prometheus_from_starting() {
+    if testkit::peers::skip(&["prometheus"]) {
+        return;
+    }
+    let mut setup = tokio::task::block_in_place(Setup::new);
+    tokio::task::block_in_place(|| setup.prometheus.crash()).unwrap();
+    let text = setup.text_with_rule_folder("21s");
+    setup.put("next.yaml", &text);
+    setup.put("last-good.yaml", &text);
+    setup.put("rules/a.yaml", &group("a", 1));
+    setup.put("rules/b.yaml", REFUSED);
+    // A new pod: the init container knows nothing of rules, Prometheus ends over them.
+    let once = SidecarArgs { once: args::Switch(true), ..setup.with_rule_folder() };
+    engine::sidecar::run(once, World::real(), CancellationToken::new()).await.unwrap();
+    setup.prometheus.start_again().unwrap();
+    until("it to end", async || !setup.prometheus.is_running()).await;
+    let sidecar = Sidecar::start(setup.with_rule_folder());
+    let folder = setup.path("shared/current");
+    until("the rules to go", async || std::fs::read_dir(&folder).unwrap().count() == 0).await;
+    tokio::task::block_in_place(|| {
+        setup.prometheus.start_again()?;
+        setup.prometheus.wait_ready()
+    })
+    .unwrap();
+    until("the rules that it takes", async || setup.rules() == [loaded("a", 1)]).await;
+    let told = async || sidecar.state().configuration.unwrap().error.is_some_and(|e| e.contains("rule file b.yaml;"));
+    until("the refused one to be told", told).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn once_prefers_the_last_good_one() {
     let dir = tempfile::tempdir().unwrap();
     let path = |n: &str| dir.path().join(n).display().to_string();

@@ -52,7 +52,7 @@ pub(crate) enum FileError {
 }
 
 impl FileError {
-    fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
+    pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.to_owned();
         move |error| Self::Io { action, path, error }
     }
@@ -107,7 +107,7 @@ fn too_large(path: &Path) -> FileError {
     FileError::TooLarge { path: path.to_owned(), what: format!("has more than {MAX_BYTES} bytes") }
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, FileError> {
+pub(crate) fn read(path: &Path) -> Result<Vec<u8>, FileError> {
     let mut bytes = Vec::new();
     let file = fs::File::open(path).map_err(FileError::io("read", path))?;
     file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(FileError::io("read", path))?;
@@ -130,7 +130,8 @@ pub(crate) fn hash_rules(dirs: &[PathBuf]) -> Result<String, FileError> {
     Ok(hex(&hash.finalize()))
 }
 
-fn collect(dir: &Path, depth: usize, files: &mut Vec<PathBuf>) -> Result<(), FileError> {
+/// All files below a directory.
+pub(crate) fn collect(dir: &Path, depth: usize, files: &mut Vec<PathBuf>) -> Result<(), FileError> {
     let too = |what: String| FileError::TooLarge { path: dir.to_owned(), what };
     if depth > MAX_DEPTH {
         return Err(too(format!("is more than {MAX_DEPTH} directories deep")));
@@ -158,6 +159,11 @@ fn collect(dir: &Path, depth: usize, files: &mut Vec<PathBuf>) -> Result<(), Fil
 
 /// Writes a file as a whole or not at all: a reader sees the old or the new text, also after a crash.
 pub(crate) fn write(path: &Path, text: &str) -> Result<(), FileError> {
+    write_bytes(path, text.as_bytes())
+}
+
+/// The same for bytes.
+pub(crate) fn write_bytes(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
     use std::os::unix::fs::OpenOptionsExt as _;
     let dir = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut temporary = path.as_os_str().to_owned();
@@ -169,7 +175,7 @@ pub(crate) fn write(path: &Path, text: &str) -> Result<(), FileError> {
             _ => {}
         }
         let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o644).open(&temporary)?;
-        file.write_all(text.as_bytes())?;
+        file.write_all(bytes)?;
         file.sync_all()?;
         fs::rename(&temporary, path)?;
         fs::File::open(dir)?.sync_all()

@@ -6,6 +6,7 @@
 //! tried at once, a refused one again after a while.
 
 mod files;
+mod rules;
 
 use super::prometheus::{PromError, Prometheus};
 use super::watch::Watch;
@@ -19,14 +20,19 @@ use model::world::Clock;
 use parking_lot::Mutex;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
+use rules::{Folder, RuleSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 /// Deadline of one reload; a large server takes minutes.
 const RELOAD: Duration = Duration::from_secs(300);
+/// Changed rule files of which each is tried alone, to find the refused one; of more, all are put back.
+const MAX_TRIES: usize = 16;
+/// Looks in a row that find nothing listening, after which rules that nobody has loaded yet are under suspicion.
+const ENDED: u32 = 4;
 /// Longest pause between two tries of the same refused configuration.
 const MAX_PAUSE: Duration = Duration::from_secs(60);
 
@@ -44,6 +50,8 @@ struct Paths {
     last_good: Option<PathBuf>,
     output: Option<PathBuf>,
     rules: Vec<PathBuf>,
+    /// Where Prometheus reads the rules.
+    rules_output: Option<Folder>,
 }
 
 impl Paths {
@@ -54,6 +62,7 @@ impl Paths {
             last_good: path(&args.last_good_file),
             output: path(&args.config_envsubst_file),
             rules: args.rule_dirs.iter().map(PathBuf::from).collect(),
+            rules_output: path(&args.rule_output_dir).as_deref().map(Folder::new),
         };
         anyhow::ensure!(
             paths.next.is_some() || (paths.output.is_none() && paths.last_good.is_none()),
@@ -63,7 +72,21 @@ impl Paths {
             paths.last_good.is_none() || paths.output.is_some(),
             "--reloader.last-good-file needs --reloader.config-envsubst-file: it is put back there"
         );
+        anyhow::ensure!(
+            paths.rules_output.is_none() || !paths.rules.is_empty(),
+            "--reloader.rule-output-dir needs --reloader.rule-dir"
+        );
         Ok(paths)
+    }
+}
+
+/// Works with files off the async threads.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, FileError> + Send + 'static,
+) -> Result<T, Failure> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done.map_err(|e| Failure::Passing(e.to_string())),
+        Err(e) => Err(Failure::Passing(e.to_string())),
     }
 }
 
@@ -85,6 +108,13 @@ pub(super) fn once(args: &SidecarArgs) -> anyhow::Result<()> {
     let (Some(next), Some(output)) = (&paths.next, &paths.output) else {
         anyhow::bail!("--reloader.once needs --reloader.config-file and --reloader.config-envsubst-file");
     };
+    if let Some(folder) = &paths.rules_output {
+        let set = match folder.good()? {
+            Some(good) => good,
+            None => RuleSet::read(&paths.rules)?,
+        };
+        folder.offer(&set)?;
+    }
     if let Some(last_good) = &paths.last_good {
         match render(last_good, output) {
             Ok(input) => {
@@ -165,10 +195,20 @@ pub(super) struct Reloader {
     progress: Progress,
     interval: Duration,
     retry: Duration,
+    /// How often in a row nothing has listened where Prometheus should.
+    away: AtomicU32,
 }
 
 /// Why a try failed.
+#[derive(Debug)]
 enum Failure {
+    /// Prometheus refuses rule files; the configuration and all other rules are in effect.
+    Rules {
+        /// What it refuses.
+        text: String,
+        /// Hash of the rules in effect.
+        in_effect: String,
+    },
     /// Prometheus refuses: trying again at once would only refuse again.
     Refused(String),
     /// Something that may pass.
@@ -199,6 +239,7 @@ impl Reloader {
             progress: progress.clone(),
             interval: args.watch_interval.duration(),
             retry: args.retry_interval.duration(),
+            away: AtomicU32::new(0),
         };
         Ok(Some((reloader, progress)))
     }
@@ -207,7 +248,14 @@ impl Reloader {
     pub(super) async fn run(self, stop: CancellationToken) {
         // The versions in effect, and the ones that were tried last without success.
         let (mut loaded, mut failed) = (None::<Wanted>, None::<(Wanted, Duration, u32)>);
-        loop {
+        let mut first = true;
+        'watch: loop {
+            if !std::mem::take(&mut first) {
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    () = tokio::time::sleep(self.interval.max(Duration::from_millis(100))) => {}
+                }
+            }
             match self.inputs().await {
                 Err(error) => self.fail(&error),
                 Ok((input, rules)) => {
@@ -230,6 +278,13 @@ impl Reloader {
                                     Failure::Refused(text) => {
                                         self.fail(&text);
                                         (before + 1, true)
+                                    }
+                                    Failure::Rules { text, in_effect } => {
+                                        self.loaded(&wanted.config, Some(&in_effect), None);
+                                        self.fail(&text);
+                                        loaded = Some(Wanted { config: wanted.config.clone(), rules: in_effect });
+                                        failed = Some((wanted, self.clock.elapsed(), before + 1));
+                                        continue 'watch;
                                     }
                                     Failure::Passing(text) => {
                                         self.fail(&text);
@@ -255,10 +310,6 @@ impl Reloader {
                     }
                 }
             }
-            tokio::select! {
-                () = stop.cancelled() => return,
-                () = tokio::time::sleep(self.interval.max(Duration::from_millis(100))) => {}
-            }
         }
     }
 
@@ -281,14 +332,18 @@ impl Reloader {
 
     /// Writes and loads; on success the progress says so.
     async fn attempt(&self, input: Option<&Input>, wanted: &Wanted) -> Result<(), Failure> {
-        self.serves().await?;
+        let serving = self.serves().await?;
         if let (Some(input), Some(output)) = (input, &self.paths.output) {
             self.metrics.applies.inc();
             self.write(input, output).await.inspect_err(|_| {
                 self.metrics.apply_failures.inc();
             })?;
         }
-        self.reload().await?;
+        match &self.paths.rules_output {
+            Some(folder) if serving => self.load_with_rules(folder).await?,
+            // Where it does not serve, it may be rules that keep it from starting.
+            _ => self.reload().await?,
+        }
         tracing::info!(config = wanted.config, rules = wanted.rules, "Prometheus has loaded configuration and rules");
         self.loaded(&wanted.config, Some(&wanted.rules), None);
         Ok(())
@@ -296,17 +351,102 @@ impl Reloader {
 
     /// Prometheus reads the shared file whenever it starts. While it does not serve, only what it is known to take may
     /// lie there: else a refused version, tried at the wrong moment, would keep it from ever starting.
-    async fn serves(&self) -> Result<(), Failure> {
-        if self.paths.last_good.as_deref().is_none_or(|path| !path.exists()) {
-            return Ok(());
+    async fn serves(&self) -> Result<bool, Failure> {
+        let has_last_good = self.paths.last_good.as_deref().is_some_and(Path::exists);
+        if !has_last_good && self.paths.rules_output.is_none() {
+            return Ok(true);
         }
-        match self.prometheus.ready(RELOAD).await {
-            Ok(()) => Ok(()),
-            Err(e) => {
-                self.place_last_good().await;
-                Err(Failure::NotServing(e.to_string()))
+        let error = match self.prometheus.ready(RELOAD).await {
+            Ok(()) => {
+                self.away.store(0, Ordering::Relaxed);
+                return Ok(true);
+            }
+            Err(error) => error,
+        };
+        self.place_safe_rules(matches!(error, PromError::Unreachable { .. })).await;
+        if has_last_good {
+            self.place_last_good().await;
+            return Err(Failure::NotServing(error.to_string()));
+        }
+        // Without a last good one, a corrected configuration is what it may be waiting for.
+        Ok(false)
+    }
+
+    /// Lets a Prometheus that does not serve find only rules that it is known to take. Where nothing is known, it gets the
+    /// rules as they are, unless it has ended over and over: then none.
+    async fn place_safe_rules(&self, ended: bool) {
+        let Some(folder) = self.paths.rules_output.clone() else { return };
+        let away = if ended { self.away.fetch_add(1, Ordering::Relaxed) + 1 } else { 0 };
+        let placed = tokio::task::spawn_blocking(move || match folder.good()? {
+            Some(good) => folder.offer(&good),
+            None if away == ENDED => {
+                tracing::warn!("Prometheus does not come up: it gets no rules until it does");
+                folder.offer(&RuleSet::default())
+            }
+            None => Ok(()),
+        });
+        if let Ok(Err(error)) = placed.await {
+            tracing::warn!(%error, "rules can't be put back");
+        }
+    }
+
+    /// Loads the configuration that is in place with the rules as they are now; where Prometheus refuses, finds the rule files
+    /// that it refuses and loads the rest.
+    async fn load_with_rules(&self, folder: &Folder) -> Result<(), Failure> {
+        let (dirs, of) = (self.paths.rules.clone(), folder.clone());
+        let read = move || Ok::<_, FileError>((RuleSet::read(&dirs)?, of.good()?.unwrap_or_default()));
+        let (next, good) = blocking(read).await?;
+        let refusal = match self.try_rules(folder, &next).await {
+            Ok(()) => return self.keep_rules(folder, next).await,
+            Err(Failure::Refused(text)) => text,
+            Err(other) => return Err(other),
+        };
+        let suspects = next.suspects(&good);
+        let mut in_effect = next.with(&suspects, &good);
+        if let Err(failure) = self.try_rules(folder, &in_effect).await {
+            // Not the rules, or not only: back with all of them.
+            let of = folder.clone();
+            blocking(move || of.offer(&good)).await?;
+            return Err(if matches!(failure, Failure::Refused(_)) { Failure::Refused(refusal) } else { failure });
+        }
+        let mut refused = Vec::new();
+        let groups: Vec<&[String]> =
+            if suspects.len() > MAX_TRIES { vec![&suspects] } else { suspects.chunks(1).collect() };
+        let mut whole = true;
+        for names in groups {
+            let trial = in_effect.with(names, &next);
+            match self.try_rules(folder, &trial).await {
+                Ok(()) => (in_effect, whole) = (trial, true),
+                Err(Failure::Refused(_)) => {
+                    refused.extend(names.iter().cloned());
+                    whole = false;
+                }
+                Err(other) => return Err(other),
             }
         }
+        if !whole {
+            self.try_rules(folder, &in_effect).await?;
+        }
+        let hash = in_effect.hash();
+        self.keep_rules(folder, in_effect).await?;
+        refused.truncate(5);
+        let text = format!(
+            "Prometheus refuses the rule file {}; what it took before stays, all else is in effect. Its log, and `promtool check \
+             rules`, say why ({refusal})",
+            refused.join(", ")
+        );
+        Err(Failure::Rules { text, in_effect: hash })
+    }
+
+    async fn try_rules(&self, folder: &Folder, set: &RuleSet) -> Result<(), Failure> {
+        let (of, set) = (folder.clone(), set.clone());
+        blocking(move || of.offer(&set)).await?;
+        self.reload().await
+    }
+
+    async fn keep_rules(&self, folder: &Folder, set: RuleSet) -> Result<(), Failure> {
+        let of = folder.clone();
+        blocking(move || of.keep(&set)).await
     }
 
     /// Writes the last good version for Prometheus, if there is one; gives what was written.
@@ -372,10 +512,15 @@ impl Reloader {
             Ok(()) => {
                 tracing::warn!(hash = input.hash, "the last good configuration is back in effect");
                 let error = self.progress.get().error;
-                self.loaded(&input.hash, Some(&refused.rules), error);
-                Some(Wanted { config: input.hash, rules: refused.rules.clone() })
+                // With a folder of its own Prometheus has the last good rules now.
+                let good = self.paths.rules_output.as_ref().and_then(|folder| folder.good().ok().flatten());
+                let rules = good.map_or_else(|| refused.rules.clone(), |set| set.hash());
+                self.loaded(&input.hash, Some(&rules), error);
+                Some(Wanted { config: input.hash, rules })
             }
-            Err(Failure::Refused(e) | Failure::Passing(e) | Failure::NotServing(e)) => {
+            Err(
+                Failure::Refused(e) | Failure::Passing(e) | Failure::NotServing(e) | Failure::Rules { text: e, .. },
+            ) => {
                 tracing::error!(error = e, "the last good configuration is in place, but Prometheus does not load it");
                 None
             }
