@@ -10,7 +10,7 @@ use crate::store::{Meta, Version};
 use crate::{Bucket, Result, block, mark};
 use futures::{StreamExt as _, TryStreamExt as _};
 use model::BlockId;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use tsdb::BlockMeta;
 use tsdb::marks::{DeletionMark, Mark, NoCompactMark, NoDownsampleMark};
@@ -92,6 +92,8 @@ pub struct Fetcher {
     metas: BTreeMap<BlockId, (Version, u64, i64, Cached)>,
     marks: BTreeMap<String, (Version, u64, i64, Marks)>,
     view: Option<View>,
+    /// Blocks that the catalogue told of when it was read last.
+    told: BTreeSet<BlockId>,
 }
 
 /// What a meta.json was.
@@ -114,7 +116,7 @@ impl Fetcher {
     /// A fetcher that has seen nothing yet.
     pub fn new(bucket: Bucket) -> Self {
         let reader = Reader::new(bucket.clone());
-        Self { bucket, reader, metas: BTreeMap::new(), marks: BTreeMap::new(), view: None }
+        Self { bucket, reader, metas: BTreeMap::new(), marks: BTreeMap::new(), view: None, told: BTreeSet::new() }
     }
 
     /// Lists the whole bucket.
@@ -164,6 +166,7 @@ impl Fetcher {
             State::Absent => {}
             State::Unusable(why) => view.catalogue_problem = Some(why),
             State::Blocks(blocks) => {
+                self.told = blocks.keys().copied().collect();
                 view.catalogue_complete = view.blocks.keys().all(|id| blocks.contains_key(id));
                 if let Some(id) = blocks.keys().find(|id| !view.blocks.contains_key(id)) {
                     view.catalogue_complete = false;
@@ -175,7 +178,7 @@ impl Fetcher {
         Ok(view)
     }
 
-    /// Adds what our producers committed since the last call; lists the whole bucket where the catalogue can't tell.
+    /// Adds what our producers committed since the last call, takes away what was folded as deleted; lists the whole bucket where the catalogue can't tell.
     ///
     /// # Errors
     /// As the store says.
@@ -186,6 +189,10 @@ impl Fetcher {
         let State::Blocks(blocks) = self.reader.read().await? else {
             return self.sync().await;
         };
+        let told: BTreeSet<BlockId> = blocks.keys().copied().collect();
+        // What it told of and tells no more was deleted.
+        view.blocks.retain(|id, _| told.contains(id) || !self.told.contains(id));
+        self.told = told;
         for (id, meta) in blocks {
             view.partial.remove(&id);
             view.blocks.entry(id).or_insert_with(|| Block {

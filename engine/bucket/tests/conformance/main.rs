@@ -2,6 +2,8 @@
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, clippy::panic, reason = "a test harness, in real time")]
 
 mod bad_input;
+mod catalogue;
 mod patience;
 mod providers;
 mod suite;
+mod thanos;

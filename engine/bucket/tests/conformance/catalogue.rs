@@ -1,0 +1,299 @@
+//! Any history of producers that crash, foreign writers, deletions, folds that stop half-way, newer formats and damage: a full
+//! listing tells the truth, and between two of them the catalogue never hides a committed block.
+
+use crate::suite;
+use bucket::catalogue::{File, Producer, Reader, Snapshot, Stage, State, snapshot_path};
+use bucket::fetch::{Fetcher, Reason, View};
+use bucket::layers::faults::{Faults, Plan};
+use bucket::{Bucket, Memory, block, document};
+use futures::TryStreamExt as _;
+use model::BlockId;
+use model::world::World;
+use proptest::prelude::*;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use tsdb::BlockMeta;
+
+#[derive(Debug, Clone)]
+enum Step {
+    /// A producer uploads a block, and dies after so many of: intent, files, meta.json, commit.
+    Upload {
+        producer: usize,
+        steps: usize,
+    },
+    /// A producer starts again and finishes what it announced.
+    Restart {
+        producer: usize,
+    },
+    /// A writer that knows no catalogue, dying after so many of: files, meta.json.
+    Foreign {
+        steps: usize,
+    },
+    /// Somebody damages a meta.json.
+    Damage {
+        which: usize,
+    },
+    /// Somebody deletes a block.
+    Delete {
+        which: usize,
+    },
+    /// The holder of the lease folds, and dies after deleting so many entries.
+    Fold {
+        entries: usize,
+    },
+    /// A newer program writes an entry.
+    Newer,
+    /// It is gone again.
+    Older,
+    Sync,
+    Refresh,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => (0..2usize, 0..5usize).prop_map(|(producer, steps)| Step::Upload { producer, steps }),
+        2 => (0..2usize, 4..5usize).prop_map(|(producer, steps)| Step::Upload { producer, steps }),
+        1 => (0..2usize).prop_map(|producer| Step::Restart { producer }),
+        1 => (1..3usize).prop_map(|steps| Step::Foreign { steps }),
+        1 => any::<usize>().prop_map(|which| Step::Damage { which }),
+        1 => any::<usize>().prop_map(|which| Step::Delete { which }),
+        2 => (0..8usize).prop_map(|entries| Step::Fold { entries }),
+        1 => Just(Step::Newer),
+        1 => Just(Step::Older),
+        2 => Just(Step::Sync),
+        4 => Just(Step::Refresh),
+    ]
+}
+
+struct Run {
+    bucket: Bucket,
+    memory: Memory,
+    producers: Vec<Producer>,
+    fetcher: Fetcher,
+    made: u64,
+    /// Blocks that our producers committed.
+    committed: BTreeSet<BlockId>,
+    /// Blocks that were there at the last full listing, or came into the catalogue since, and were deleted or damaged since.
+    went: BTreeSet<BlockId>,
+}
+
+impl Run {
+    fn new() -> Self {
+        let memory = Memory::new(World::real().clock);
+        let bucket = Bucket::over(Arc::new(memory.clone()), "b", suite::options());
+        let producers = ["a", "b"].map(|name| Producer::new(bucket.clone(), name).unwrap()).to_vec();
+        let fetcher = Fetcher::new(bucket.clone());
+        Self { bucket, memory, producers, fetcher, made: 0, committed: BTreeSet::new(), went: BTreeSet::new() }
+    }
+
+    fn meta(&mut self) -> BlockMeta {
+        self.made += 1;
+        BlockMeta::new(BlockId::from_parts(1_000 + self.made, 1), 0, 1)
+    }
+
+    /// Whole blocks by what lies there.
+    fn truth(&self) -> BTreeSet<BlockId> {
+        let all = self.memory.snapshot();
+        let metas = all.iter().filter_map(|(name, bytes)| Some((block::parse(name)?, bytes)));
+        metas
+            .filter(|((_, rest), bytes)| *rest == block::META && BlockMeta::read("m", bytes).is_ok())
+            .map(|((id, _), _)| id)
+            .collect()
+    }
+
+    async fn upload(&mut self, producer: usize, steps: usize) {
+        let meta = self.meta();
+        let producer = self.producers[producer].clone();
+        let body = "0123";
+        if steps >= 1 {
+            producer.intent(meta.id, vec![File { path: "index".into(), size: 4 }]).await.unwrap();
+        }
+        if steps >= 2 {
+            self.bucket.put(&block::object(meta.id, "index"), body).await.unwrap();
+        }
+        if steps >= 3 {
+            self.bucket.create(&block::object(meta.id, block::META), meta.write().unwrap()).await.unwrap();
+        }
+        if steps >= 4 {
+            producer.commit(&meta).await.unwrap();
+            self.committed.insert(meta.id);
+        }
+    }
+
+    async fn restart(&mut self, producer: usize) {
+        let producer = self.producers[producer].clone();
+        let truth = self.truth();
+        for (id, stage) in producer.own().await.unwrap() {
+            if stage == Stage::Intent && truth.contains(&id) {
+                let bytes = self.bucket.get(&block::object(id, block::META), 1 << 20).await.unwrap().bytes;
+                producer.commit(&BlockMeta::read("m", &bytes).unwrap()).await.unwrap();
+                self.committed.insert(id);
+            }
+        }
+    }
+
+    async fn fold(&mut self, entries: usize) {
+        let State::Blocks(blocks) = Reader::new(self.bucket.clone()).read().await.unwrap() else { return };
+        let truth = self.truth();
+        let names: Vec<String> =
+            self.bucket.list("panoptes/v1/catalogue").map_ok(|m| m.path).try_collect().await.unwrap();
+        let is_commit = |name: &&String| name.ends_with(".commit");
+        let number = names.iter().filter(|n| n.contains("snapshot-")).count() as u64 + 1;
+        let id = |name: &String| name.rsplit('/').next().unwrap()[..26].parse::<BlockId>().unwrap();
+        let snapshot = Snapshot {
+            number,
+            time_ms: 0,
+            holder: "me".into(),
+            epoch: 1,
+            blocks: blocks.iter().filter(|(id, _)| truth.contains(id)).map(|(_, m)| (**m).clone()).collect(),
+            folded: names.iter().filter(is_commit).map(id).collect(),
+        };
+        self.bucket.create(&snapshot_path(number), document::write("snapshot", &snapshot).unwrap()).await.unwrap();
+        for name in names.iter().filter(is_commit).take(entries) {
+            self.bucket.delete(name).await.unwrap();
+        }
+    }
+
+    async fn step(&mut self, step: Step) {
+        match step {
+            Step::Upload { producer, steps } => self.upload(producer, steps).await,
+            Step::Restart { producer } => self.restart(producer).await,
+            Step::Foreign { steps } => {
+                let meta = self.meta();
+                self.bucket.put(&block::object(meta.id, "index"), "0123").await.unwrap();
+                if steps >= 2 {
+                    self.bucket.put(&block::object(meta.id, block::META), meta.write().unwrap()).await.unwrap();
+                }
+            }
+            Step::Damage { which } | Step::Delete { which } => {
+                let truth: Vec<BlockId> = self.truth().into_iter().collect();
+                let Some(id) = truth.get(which % truth.len().max(1)) else { return };
+                self.went.insert(*id);
+                if matches!(step, Step::Delete { .. }) {
+                    block::delete(&self.bucket, *id).await.unwrap();
+                } else {
+                    self.bucket.put(&block::object(*id, block::META), "{").await.unwrap();
+                }
+            }
+            Step::Fold { entries } => self.fold(entries).await,
+            Step::Newer => {
+                let text = "{\"panoptes\":\"commit\",\"format\":2}\n{}\n";
+                let path = format!("panoptes/v1/catalogue/newer/{}.commit", BlockId::from_parts(1, 1));
+                self.bucket.put(&path, text).await.unwrap();
+            }
+            Step::Older => {
+                let path = format!("panoptes/v1/catalogue/newer/{}.commit", BlockId::from_parts(1, 1));
+                self.bucket.delete(&path).await.unwrap();
+            }
+            Step::Sync => {
+                let view = self.fetcher.sync().await.unwrap();
+                self.whole(&view);
+                self.went.clear();
+            }
+            Step::Refresh => {
+                let view = self.fetcher.refresh().await.unwrap();
+                let (truth, shown) = (self.truth(), view.blocks.keys().copied().collect::<BTreeSet<_>>());
+                let hidden: Vec<_> = self.committed.intersection(&truth).filter(|id| !shown.contains(id)).collect();
+                assert!(hidden.is_empty(), "committed, there, and not shown: {hidden:?}");
+                let ghosts: Vec<_> = shown.difference(&truth).filter(|id| !self.went.contains(id)).collect();
+                assert!(ghosts.is_empty(), "shown and never there: {ghosts:?}");
+            }
+        }
+    }
+
+    /// A full listing is the truth, with a reason for what is no block.
+    fn whole(&self, view: &View) {
+        assert_eq!(view.errors, []);
+        assert_eq!(view.blocks.keys().copied().collect::<BTreeSet<_>>(), self.truth());
+        let all = self.memory.snapshot();
+        let mut partial: BTreeMap<BlockId, bool> = BTreeMap::new();
+        for (id, rest) in all.keys().filter_map(|name| block::parse(name)) {
+            *partial.entry(id).or_default() |= rest == block::META;
+        }
+        partial.retain(|id, _| !view.blocks.contains_key(id));
+        let shown = view.partial.iter().map(|(id, p)| (*id, matches!(p.reason, Reason::BrokenMeta(_)))).collect();
+        assert_eq!(partial, shown);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_history_hides_a_block(steps in prop::collection::vec(step(), 1..40)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(async {
+            let mut run = Run::new();
+            for step in steps {
+                run.step(step).await;
+            }
+            run.step(Step::Sync).await;
+        });
+    }
+}
+
+#[tokio::test]
+async fn without_a_catalogue_and_with_damage_the_bucket_is_listed() {
+    let mut run = Run::new();
+    let view = run.fetcher.sync().await.unwrap();
+    assert_eq!((view.blocks.len(), view.catalogue_complete, view.catalogue_problem), (0, false, None));
+    run.upload(0, 4).await;
+    run.upload(1, 4).await;
+    assert_eq!(run.fetcher.refresh().await.unwrap().blocks.len(), 2);
+    let calls = |run: &Run| run.bucket.meter().total();
+    // From here on the catalogue is complete: a refresh is one listing and one read per new block.
+    let before = calls(&run);
+    run.fetcher.refresh().await.unwrap();
+    assert_eq!(calls(&run) - before, 1);
+    run.upload(0, 4).await;
+    let before = calls(&run);
+    assert_eq!(run.fetcher.refresh().await.unwrap().blocks.len(), 3);
+    assert_eq!(calls(&run) - before, 2);
+    // A block that was deleted, and a fold that left all entries behind: they count no more.
+    let gone = *run.truth().iter().next().unwrap();
+    block::delete(&run.bucket, gone).await.unwrap();
+    run.fold(0).await;
+    let view = run.fetcher.refresh().await.unwrap();
+    assert_eq!((view.blocks.len(), view.catalogue_complete), (2, true));
+    let view = Fetcher::new(run.bucket.clone()).sync().await.unwrap();
+    assert_eq!((view.blocks.len(), view.catalogue_complete), (2, true));
+    run.upload(0, 4).await;
+    // A damaged entry: the bucket is listed, and nothing is lost.
+    let newest = run.truth().into_iter().next_back().unwrap().to_string();
+    let is_newest = |n: &String| n.ends_with(".commit") && n.contains(&newest);
+    let names: Vec<String> = run.memory.snapshot().into_keys().filter(is_newest).collect();
+    let mut bytes = run.bucket.get(&names[0], 1 << 20).await.unwrap().bytes.to_vec();
+    let at = bytes.len() - 9;
+    bytes[at] ^= 1;
+    run.bucket.put(&names[0], bytes).await.unwrap();
+    let mut fresh = Fetcher::new(run.bucket.clone());
+    let view = fresh.sync().await.unwrap();
+    assert_eq!((view.blocks.len(), view.catalogue_complete), (3, false));
+    assert!(view.catalogue_problem.unwrap().contains("checksum of a commit"));
+    assert_eq!(fresh.refresh().await.unwrap().blocks.len(), 3);
+}
+
+#[tokio::test]
+async fn what_can_not_be_read_is_an_item_and_never_an_empty_bucket() {
+    let mut run = Run::new();
+    run.upload(0, 4).await;
+    run.upload(0, 4).await;
+    let faults = Faults::new(run.memory.clone(), World::real().entropy, Plan::default());
+    let options = bucket::Options {
+        retry: bucket::layers::retry::Policy { attempts: 1, ..suite::options().retry },
+        ..suite::options()
+    };
+    let bucket = Bucket::over(Arc::new(faults.clone()), "b", options);
+    faults.set(Plan { denied: vec![bucket::Operation::Get], ..Plan::default() });
+    let failed = Fetcher::new(bucket.clone()).sync().await;
+    // The catalogue can't be read either: that is an error, not an empty view.
+    assert_eq!(failed.unwrap_err().kind, bucket::Kind::Denied);
+    faults.set(Plan { denied: vec![bucket::Operation::Iter], ..Plan::default() });
+    assert_eq!(Fetcher::new(bucket.clone()).sync().await.unwrap_err().kind, bucket::Kind::Denied);
+    // A listing that doesn't show a new block yet: shown by the catalogue, and the view says that both differ.
+    let hidden = run.truth().into_iter().next().unwrap().to_string();
+    faults.set(Plan { unlisted: vec![format!("{hidden}/meta.json")], ..Plan::default() });
+    let view = Fetcher::new(bucket).sync().await.unwrap();
+    assert_eq!(view.blocks.len(), 1);
+    assert!(view.catalogue_problem.unwrap().contains(&hidden));
+}
