@@ -9,7 +9,7 @@ use std::sync::Arc;
 use tsdb::disk::Disk;
 use tsdb::index::INDEX_FILE;
 use tsdb::meta::META_FILE;
-use tsdb::segment::{CHUNKS_DIR, is_segment_name};
+use tsdb::segment::{CHUNKS_DIR, number};
 
 /// Where blocks are staged, inside the data directory.
 const FOLDER: &str = "thanos/upload";
@@ -69,7 +69,7 @@ impl Staged {
         let not_there = |e: tsdb::Error, what: &str| if e.is_not_found() { missing(what) } else { StageError::Disk(e) };
         let segments = disk.list(&from.join(CHUNKS_DIR)).map_err(|e| not_there(e, CHUNKS_DIR))?;
         let mut names: Vec<String> =
-            segments.into_iter().filter(|s| !s.is_dir && is_segment_name(&s.name)).map(|s| s.name).collect();
+            segments.into_iter().filter(|s| !s.is_dir && number(&s.name).is_some()).map(|s| s.name).collect();
         names.sort();
         let link = |rel_path: &str| {
             let to = self.dir.join(rel_path);
