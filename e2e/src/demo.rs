@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use testkit::wait;
 
 use crate::cluster::{self, ALL, Cluster, FLEET, OPS, PROD, Purpose, STAGING};
-use crate::fleet::{Certificates, NAMESPACE, Stack, apply_links, example};
+use crate::fleet::{Certificates, NAMESPACE, Stack, apply_links, bucket, bucket_of, example};
 use crate::install::Product;
 use crate::{memory, say};
 
@@ -28,6 +28,7 @@ pub fn demo(binary: &Path) -> anyhow::Result<()> {
     let certificates = Certificates::ensure()?;
     let ready = on_all(&FLEET, |c| {
         certificates.put(c)?;
+        bucket(c, &bucket_of(c))?;
         let (start, stack) = (Instant::now(), Stack::of(*c));
         let new = stack.json(&["get", &stack.object()]).is_err();
         c.apply(&example(&format!("{}.yaml", c.name))?)?;
@@ -38,6 +39,10 @@ pub fn demo(binary: &Path) -> anyhow::Result<()> {
             true => format!("  {}: MonitoringCluster Ready after {seconds:.1} s", c.name),
             false => format!("  {}: MonitoringCluster was there, and is Ready", c.name),
         });
+        stack.wait_condition(&stack.object(), "ObjectStorageReady", READY)?;
+        let said = stack.condition(&stack.object(), "ObjectStorageReady")?;
+        let bucket = bucket_of(c);
+        say::step(&format!("  {}: bucket {bucket}: ObjectStorageReady={}: {}", c.name, said.status, said.message));
         Ok(new.then_some(seconds))
     })?;
 
@@ -154,6 +159,7 @@ try next
   kubectl -n {NAMESPACE} describe rstore prod             # a link and its truth
   kubectl -n {NAMESPACE} delete pod ops-prometheus-0      # then look for a gap: there is none
   kubectl -n {NAMESPACE} delete rstore staging            # it leaves the answer; no pod restarts
+  kubectl -n {NAMESPACE} get moncl ops -o jsonpath='{{.status.objectStorage}}'   # the bucket, as the sidecars see it
   kubectl -n {NAMESPACE} port-forward svc/ops-query 10902:http &
   curl -s localhost:10902/api/v1/query --data-urlencode 'query=sum by (cluster) (rate(container_cpu_usage_seconds_total[1m]))'
 

@@ -87,6 +87,32 @@ impl Certificates {
     }
 }
 
+/// A bucket on the cluster's own server, and the tutorial's Secret for it in the fleet's namespace. What is there stays.
+///
+/// # Errors
+/// When the server or the cluster refuses.
+pub fn bucket(cluster: &Cluster, name: &str) -> anyhow::Result<()> {
+    let server = cluster.buckets();
+    server.make_bucket(name)?;
+    if cluster.json(&["-n", NAMESPACE, "get", "secret", CREDENTIALS]).is_ok() {
+        return Ok(());
+    }
+    let key = testkit::gcs::key("first", "thanos@panoptes.example", &server.url())?;
+    let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}});
+    let secret = secret(CREDENTIALS, "Opaque", &[(CREDENTIALS_KEY, &key.to_string())]);
+    cluster.apply(&list(&[namespace, secret])).map(|_| ())
+}
+
+/// The Secret that the tutorial has people make for their bucket.
+pub const CREDENTIALS: &str = "thanos-gcs-credentials";
+/// Its only key.
+pub const CREDENTIALS_KEY: &str = "thanos-gcs-credentials.json";
+
+/// The bucket of a cluster of the fleet, as its example names it.
+pub fn bucket_of(cluster: &Cluster) -> String {
+    format!("{}-long-term", cluster.name)
+}
+
 /// The fleet's links, applied in ops.
 ///
 /// # Errors

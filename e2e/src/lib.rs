@@ -5,6 +5,7 @@
 #![allow(clippy::disallowed_methods, reason = "the harness waits for real clusters in real time")]
 
 pub mod bench;
+pub mod blocks;
 pub mod cluster;
 pub mod demo;
 pub mod dns;

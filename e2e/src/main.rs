@@ -95,6 +95,12 @@ enum Command {
         /// The name
         name: String,
     },
+    /// Serve Google Cloud Storage from memory (started by `up`)
+    Gcs {
+        /// Address and port
+        #[arg(long)]
+        listen: std::net::SocketAddr,
+    },
     /// Give addresses to Services of type LoadBalancer (started by `up`)
     #[command(hide = true)]
     Balancer {
@@ -153,6 +159,7 @@ fn run(command: Command) -> anyhow::Result<()> {
             dns::ask(server, kind, &name)?.iter().for_each(|answer| say::plain(answer));
             Ok(())
         }
+        Command::Gcs { listen } => cluster::serve_buckets(listen),
         Command::Balancer { cluster } => cluster::serve_load_balancers(&Cluster::named(&cluster)?),
     }
 }

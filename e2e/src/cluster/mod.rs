@@ -6,6 +6,7 @@
 mod balancer;
 mod control;
 mod down;
+mod emulator;
 mod faults;
 mod host;
 mod lock;
@@ -21,6 +22,7 @@ use serde_json::Value;
 
 pub use balancer::serve as serve_load_balancers;
 pub use down::{down, remove_folders};
+pub use emulator::serve as serve_buckets;
 pub use faults::Fault;
 pub use lock::Lock;
 pub use net::NodeProcess;

@@ -9,7 +9,7 @@ use sha2::{Digest as _, Sha256};
 use testkit::wait;
 
 use super::state::{Purpose, State};
-use super::{ALL, Cluster, Lock, NodeProcess, balancer, control, down, host, net, node, volumes};
+use super::{ALL, Cluster, Lock, NodeProcess, balancer, control, down, emulator, host, net, node, volumes};
 use crate::image::{self, Archive, Image};
 use crate::{packages, peers, say};
 
@@ -131,6 +131,7 @@ fn start(cluster: &Cluster, mut state: State) -> anyhow::Result<State> {
     cluster.apply(PROXY_RIGHTS)?;
     run(node::kube_proxy(cluster)?)?;
     run(balancer::process(cluster)?)?;
+    run(emulator::process(cluster)?)?;
     wait_for(cluster, "kubelet", 60, || {
         anyhow::ensure!(node_is_ready(cluster), "the node is not ready");
         Ok(())
@@ -172,11 +173,12 @@ fn own_images() -> anyhow::Result<Vec<Archive>> {
 
 /// A cluster set up by other code or from other peers isn't kept.
 fn version() -> anyhow::Result<String> {
-    const CODE: [&str; 5] = [
+    const CODE: [&str; 6] = [
         include_str!("control.rs"),
         include_str!("net.rs"),
         include_str!("node.rs"),
         include_str!("balancer.rs"),
+        include_str!("emulator.rs"),
         include_str!("up.rs"),
     ];
     let mut hash = Sha256::new();

@@ -1,6 +1,7 @@
 //! The end-to-end stories: what users are promised, tried on real clusters. A story is a file; it is named for a row of the
 //! acceptance table (`t01_…`) only if it does that row's whole check, else `tNN_part_…`; bad input is `bad_…`.
 
+mod bad_bucket;
 mod bad_fields;
 mod bad_operator_gone;
 mod bad_remotes;
@@ -9,11 +10,12 @@ mod bad_scrape_config;
 mod bad_two_remotes;
 mod rights_suffice;
 mod t01_fleet_from_one_cluster;
+mod t04_sidecar_archives;
 mod t10_part_live_range;
 mod t11_dedup_steady;
 mod t12_dedup_fills_gaps;
 mod t18_one_file;
-mod t21_part_secret;
+mod t21_secret;
 mod t22_part_apply_and_delete;
 mod t23_part_workloads;
 mod t25_pods;
@@ -83,14 +85,16 @@ pub struct Story {
 
 /// Long ones first; of those that change the same thing, in this order.
 const ALL: &[Story] = &[
+    t21_secret::STORY,
+    t04_sidecar_archives::STORY,
     t12_dedup_fills_gaps::STORY,
+    bad_bucket::STORY,
     t18_one_file::STORY,
     t01_fleet_from_one_cluster::STORY,
     t10_part_live_range::STORY,
     t31_part_cluster_label::STORY,
     t38_part_stores_api::STORY,
     bad_scrape_config::STORY,
-    t21_part_secret::STORY,
     bad_rights::STORY,
     t33_second_cluster::STORY,
     t35_exposed_with_mtls::STORY,

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use super::world::{World, tutorial_secret};
+use super::world::{TUTORIAL_BUCKET, World};
 use super::{Story, Thing};
 use crate::cluster::LAB;
-use crate::fleet::examples;
+use crate::fleet::{bucket, examples};
 
 pub(super) const STORY: Story = Story { name: "t18_one_file", changes: &[Thing::Tutorial], needs: &[Thing::Lab], run };
 
@@ -20,7 +20,7 @@ fn run(world: &World) -> anyhow::Result<()> {
     let again = LAB.kubectl(&["apply", "-f", &file])?;
     anyhow::ensure!(!again.contains("created"), "the second apply made something: {again}");
     // The one thing that the tutorial has people bring themselves.
-    LAB.apply(&tutorial_secret().to_string())?;
+    bucket(&LAB, TUTORIAL_BUCKET)?;
     let stack = world.tutorial()?;
     stack.wait_condition(&stack.object(), "Ready", Duration::from_secs(60))?;
     Ok(())

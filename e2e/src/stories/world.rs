@@ -8,11 +8,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use serde_json::{Value, json};
+use testkit::gcs::{Remote, Right, Settings};
 use testkit::wait;
 
 use crate::cluster::{self, Cluster, FLEET, LAB, Lock, OPS, PROD, Purpose, STAGING};
 use crate::demo::on_all;
-use crate::fleet::{Certificates, Pod, Stack, apply_links, example};
+use crate::fleet::{CREDENTIALS, CREDENTIALS_KEY, Certificates, Pod, Stack, apply_links, bucket, bucket_of, example};
 use crate::image::Image;
 use crate::install::Product;
 use crate::{run, say};
@@ -21,6 +22,11 @@ use crate::{run, say};
 pub const READY: Duration = Duration::from_secs(240);
 /// Long enough for a change to reach a running stack.
 pub const CHANGE: Duration = Duration::from_secs(120);
+
+/// Long enough for a block to be cut and uploaded, with [`SHORT_BLOCKS`].
+pub const BLOCK: Duration = Duration::from_secs(360);
+/// Flags that make Prometheus cut a block every minute; the first after two or three.
+pub const SHORT_BLOCKS: [&str; 2] = ["--storage.tsdb.min-block-duration=1m", "--storage.tsdb.max-block-duration=2m"];
 
 /// What stories share.
 #[derive(Debug)]
@@ -50,6 +56,7 @@ impl World {
             let before = Instant::now();
             on_all(&FLEET, |c| {
                 certificates.put(c)?;
+                bucket(c, &bucket_of(c))?;
                 c.apply(&example(&format!("{}.yaml", c.name))?)?;
                 Stack::of(*c).wait_condition(&format!("moncl/{}", c.name), "Ready", READY)
             })?;
@@ -78,14 +85,15 @@ impl World {
     /// When it does not come up.
     pub fn tutorial(&self) -> anyhow::Result<Stack> {
         let _one_at_a_time = self.tutorial.lock().map_err(|_| anyhow::anyhow!("another story failed in here"))?;
-        LAB.apply(&json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "monitoring"}}).to_string())?;
-        LAB.apply(&tutorial_secret().to_string())?;
+        bucket(&LAB, TUTORIAL_BUCKET)?;
         LAB.apply(&example("tutorial.yaml")?)?;
         let found = LAB.json(&["-n", "monitoring", "get", "moncl"])?;
         let name = found["items"][0]["metadata"]["name"]
             .as_str()
             .context("examples/tutorial.yaml holds no MonitoringCluster")?;
         let stack = Stack { cluster: LAB, namespace: "monitoring".to_owned(), name: name.to_owned() };
+        // The one thing that the file can't know here: where Google's storage is.
+        stack.patch(&json!({"objectStorage": {"gcs": {"endpoint": LAB.buckets().url()}}}))?;
         stack.wait_ready(&stack.object(), READY)?;
         Ok(stack)
     }
@@ -113,14 +121,8 @@ fn drop_stray_links() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The Secret that the tutorial has people make, of the same shape, for a bucket that isn't there.
-pub fn tutorial_secret() -> Value {
-    let key = json!({"type": "service_account", "project_id": "p", "client_email": "thanos@p.example", "private_key": PRIVATE_KEY});
-    crate::fleet::secret("thanos-gcs-credentials", "Opaque", &[("thanos-gcs-credentials.json", &key.to_string())])
-}
-
-/// The form of a key; it opens nothing.
-pub const PRIVATE_KEY: &str = "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEIAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\n-----END PRIVATE KEY-----\n";
+/// The bucket that the tutorial names.
+pub const TUTORIAL_BUCKET: &str = "prometheus-long-term";
 
 /// A namespace that ends with the story.
 #[derive(Debug)]
@@ -159,6 +161,97 @@ impl Sandbox {
             "metadata": {"name": self.stack.name, "namespace": self.stack.namespace}, "spec": spec,
         });
         self.stack.cluster.apply(&object.to_string()).map(|_| ())
+    }
+}
+
+/// A bucket of a sandbox, named as it, and the key that opens it.
+#[derive(Debug)]
+pub struct Bucket {
+    stack: Stack,
+    /// The server.
+    pub server: Remote,
+    /// Its name.
+    pub name: String,
+}
+
+impl Sandbox {
+    /// Makes the bucket; only the keys of these ids open it.
+    ///
+    /// # Errors
+    /// When the server doesn't answer.
+    pub fn bucket(&self, keys: &[&str]) -> anyhow::Result<Bucket> {
+        let server = self.stack.cluster.buckets();
+        let bucket = Bucket { stack: self.stack.clone(), server, name: format!("{}-blocks", self.stack.name) };
+        // A story that is told a second time begins with an empty one.
+        bucket.server.drop_bucket(&bucket.name)?;
+        bucket.server.make_bucket(&bucket.name)?;
+        bucket.allow(keys, &[])?;
+        Ok(bucket)
+    }
+}
+
+impl Bucket {
+    /// Only the keys of these ids open it, and nobody has these rights.
+    ///
+    /// # Errors
+    /// When the server doesn't answer.
+    pub fn allow(&self, keys: &[&str], deny: &[Right]) -> anyhow::Result<()> {
+        let keys = keys.iter().map(|id| (*id).to_owned()).collect();
+        self.server.set(
+            &self.name,
+            &Settings { keys: Some(keys), deny: deny.iter().copied().collect(), ..Settings::default() },
+        )
+    }
+
+    /// What a spec says of it; the Secret is the tutorial's.
+    pub fn spec(&self) -> Value {
+        json!({"gcs": {"bucket": self.name, "endpoint": self.server.url(),
+            "credentialsSecretRef": {"name": CREDENTIALS, "key": CREDENTIALS_KEY}}})
+    }
+
+    /// Puts a key of this id into the Secret.
+    ///
+    /// # Errors
+    /// As [`Self::put`].
+    pub fn put_key(&self, id: &str) -> anyhow::Result<()> {
+        self.put(&testkit::gcs::key(id, &format!("{id}@panoptes.example"), &self.server.url())?.to_string())
+    }
+
+    /// Puts a content into the Secret, as the tutorial does it: `kubectl create secret generic NAME --from-file=FILE`.
+    ///
+    /// # Errors
+    /// When the API server refuses.
+    pub fn put(&self, content: &str) -> anyhow::Result<()> {
+        let dir = tempfile::tempdir()?;
+        let file = dir.path().join(CREDENTIALS_KEY);
+        std::fs::write(&file, content)?;
+        let from = format!("--from-file={}", file.display());
+        let made = self.stack.kubectl(&[
+            "create",
+            "secret",
+            "generic",
+            CREDENTIALS,
+            &from,
+            "--dry-run=client",
+            "-o",
+            "yaml",
+        ])?;
+        self.stack.cluster.apply(&made).map(|_| ())
+    }
+
+    /// The metas of all whole blocks, by the replica that they are of.
+    ///
+    /// # Errors
+    /// When the server doesn't answer or a meta is none.
+    pub fn blocks(&self) -> anyhow::Result<BTreeMap<String, Vec<Value>>> {
+        let mut found: BTreeMap<String, Vec<Value>> = BTreeMap::new();
+        for name in self.server.names(&self.name)?.iter().filter(|name| name.ends_with("/meta.json")) {
+            let meta: Value = serde_json::from_slice(&self.server.object(&self.name, name)?)?;
+            let replica = meta["thanos"]["labels"]["prometheus_replica"].as_str().unwrap_or("(none)").to_owned();
+            found.entry(replica).or_default().push(meta);
+        }
+        found.values_mut().for_each(|metas| metas.sort_by_key(|meta| meta["minTime"].as_i64()));
+        Ok(found)
     }
 }
 

@@ -101,11 +101,11 @@ fn wrong(seen: &Seen<'_>) -> Option<(Reason, String)> {
             BucketErrorClass::ClockSkew => Reason::ClockSkew,
             BucketErrorClass::Unreachable | BucketErrorClass::Other => Reason::Unreachable,
         };
-        let name = if bucket.name.is_empty() { "the bucket" } else { &bucket.name };
+        let name = &bucket.name;
         let text = error.message.trim_end_matches('.');
         let message = match &error.missing_right {
-            Some(right) => format!("{pod} lacks the right to {right} in {name}: {text}. Grant it to the account."),
-            None => format!("{pod} can't use {name}: {text}."),
+            Some(right) => format!("{pod} lacks the right {right} in the bucket {name}: {text}."),
+            None => format!("{pod} can't use the bucket {name}: {text}."),
         };
         Some((reason, message))
     });

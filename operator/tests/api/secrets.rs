@@ -100,13 +100,16 @@ async fn missing_broken_good_rotated() {
         missing_right: missing.map(str::to_owned),
         since_ms: 1_795_000_000_000,
     };
-    let denied = |text: &str| Bucket { error: Some(error(BucketErrorClass::Denied, Some("create"))), ..good(text) };
+    let denied = |text: &str| Bucket {
+        error: Some(error(BucketErrorClass::Denied, Some("storage.objects.create"))),
+        ..good(text)
+    };
     says(denied(&first), Upload::default()).await;
     tokio::time::sleep(std::time::Duration::from_secs(1)).await;
     bench.condition(OPS, "ObjectStorageReady", "Unknown", "NotVerified").await;
     says(denied(&second), Upload::default()).await;
     let message = bench.condition(OPS, "ObjectStorageReady", "False", "AccessDenied").await;
-    for part in [pod, "right to create", "gcs long-term", "403"] {
+    for part in [pod, "right storage.objects.create", "gcs long-term", "403"] {
         assert!(message.contains(part), "{part}: {message}");
     }
     bench.condition(OPS, "Ready", "False", "AccessDenied").await;

@@ -7,8 +7,8 @@ use operator::observe::Observed;
 use serde_json::{Value, json};
 
 use super::support::{
-    BUCKETS, carried_out, cluster, find, names, said, said_under, secret, service_account, templates, valid_in, wish,
-    world,
+    BUCKETS, EXAMPLES, carried_out, cluster, find, names, said, said_under, secret, service_account, templates,
+    valid_in, wish, world,
 };
 
 #[test]
@@ -99,7 +99,10 @@ fn rendered(storage: &Value, secrets: &[(&str, &[(&str, &str)])]) -> String {
     let mut observed = world(&wish(json!({"objectStorage": storage})));
     observed.secrets.extend(secrets.iter().map(|(name, data)| secret(name, data)));
     let files = valid_in(&observed).object_storage.unwrap_or_else(|| panic!("{:?}", said(&observed))).files;
-    String::from_utf8(files["objstore.yml"].clone()).expect("text")
+    let text = String::from_utf8(files["objstore.yml"].clone()).expect("text");
+    // The engine's own strict reader.
+    bucket::Config::parse(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
+    text
 }
 
 #[test]
@@ -165,6 +168,10 @@ fn each_form_as_the_parts_get_it() {
     let key: Value = serde_saphyr::from_str(&key).expect("YAML");
     let inner: Value = serde_json::from_str(key["config"]["service_account"].as_str().expect("text")).expect("JSON");
     assert_eq!(inner, service_account(), "the key survives its way into YAML");
+    assert!(
+        bucket::Config::parse("type: GCS\nconfig:\n  bucket: b-1\n  buckett: x\n").is_err(),
+        "the reader is strict"
+    );
 }
 
 #[test]
@@ -344,10 +351,11 @@ fn while_a_secret_is_broken_the_parts_keep_the_previous_content() -> anyhow::Res
 /// The examples' buckets are good, and the engine takes what is rendered from them.
 #[test]
 fn the_examples() -> anyhow::Result<()> {
-    for example in ["tutorial"].iter().chain(&BUCKETS) {
+    for example in EXAMPLES.iter().chain(&BUCKETS) {
         let observed = world(&cluster(example)?);
-        let storage = valid_in(&observed).object_storage;
-        assert!(storage.is_some(), "{example}: {:?}", said(&observed));
+        let storage = valid_in(&observed).object_storage.unwrap_or_else(|| panic!("{example}: {:?}", said(&observed)));
+        let text = std::str::from_utf8(&storage.files["objstore.yml"])?;
+        bucket::Config::parse(text).unwrap_or_else(|error| panic!("{example}: {error}: {text}"));
     }
     Ok(())
 }
