@@ -6,7 +6,7 @@ use bucket::document;
 use bytes::Bytes;
 use model::FloatHistogram;
 use model::histogram::Span;
-use tsdb::chunk::histogram::FloatHistogramEncoder;
+use tsdb::chunk::histogram::{Appended, HistogramEncoder};
 use tsdb::chunk::{Encoding, XorEncoder, decode};
 use tsdb::marks::{DeletionMark, Mark as _, NoCompactMark, NoDownsampleMark};
 use tsdb::meta::BlockMeta;
@@ -54,9 +54,9 @@ fn xor() -> Vec<Vec<u8>> {
     let of = |value: &fn(i32) -> f64, n: i32| {
         let mut encoder = XorEncoder::default();
         for i in 0..n {
-            assert!(encoder.append(1_700_000_000_000 + i64::from(i) * 15_000 + i64::from(i % 3), value(i)));
+            encoder.append(1_700_000_000_000 + i64::from(i) * 15_000 + i64::from(i % 3), value(i)).unwrap();
         }
-        encoder.finish().to_vec()
+        encoder.bytes().to_vec()
     };
     values.iter().flat_map(|v| [of(v, 1), of(v, 2), of(v, 120)]).collect()
 }
@@ -77,13 +77,13 @@ fn float_histogram() -> Vec<Vec<u8>> {
         positive_buckets: vec![1.0, 2.0, 3.0, 4.0],
         ..FloatHistogram::default()
     };
-    let mut encoder = FloatHistogramEncoder::new(1_700_000_000_000, &h);
+    let mut encoder = HistogramEncoder::new(false, 0, 1_700_000_000_000, &h, None).unwrap();
     for i in 1..60 {
         h.count += 1.0;
         h.positive_buckets[1] += 1.0;
-        assert!(encoder.append(1_700_000_000_000 + i * 15_000, &h));
+        assert!(matches!(encoder.append(0, 1_700_000_000_000 + i * 15_000, &h), Ok(Appended::Here)));
     }
-    vec![encoder.finish().to_vec()]
+    vec![encoder.bytes().to_vec()]
 }
 
 fn no_downsample_mark(b: &[u8]) -> Result<(), String> {

@@ -114,9 +114,9 @@ fn series_requests() -> Vec<Vec<u8>> {
 fn series_responses() -> Vec<Vec<u8>> {
     let mut encoder = tsdb::chunk::XorEncoder::default();
     for i in 0..20 {
-        assert!(encoder.append(i * 1000, i as f64));
+        encoder.append(i * 1000, i as f64).unwrap();
     }
-    let raw = Some(Chunk { r#type: 0, data: encoder.finish(), hash: 7 });
+    let raw = Some(Chunk { r#type: 0, data: encoder.bytes(), hash: 7 });
     let chunk = AggrChunk { min_time: 0, max_time: 19_000, raw, ..AggrChunk::default() };
     let series = Series { labels: labels(), chunks: vec![chunk.clone(), chunk] };
     let results = [
