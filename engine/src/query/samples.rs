@@ -77,7 +77,9 @@ impl Encoded for One<'_> {
 
     fn samples(&self) -> Option<u64> {
         let wanted = self.series.chunks.iter().filter(|c| c.max_time >= self.mint && c.min_time <= self.maxt);
-        let announced = |c: &Chunk| c.raw.as_ref().and_then(|raw| chunk::announced_samples(Encoding::from_store_api(raw.encoding), &raw.data));
+        let announced = |c: &Chunk| {
+            c.raw.as_ref().and_then(|raw| chunk::announced_samples(Encoding::from_store_api(raw.encoding), &raw.data))
+        };
         Some(wanted.filter_map(announced).map(u64::from).sum())
     }
 }
