@@ -7,6 +7,7 @@ pub mod grpc_metrics;
 mod http;
 pub mod metrics;
 pub mod net;
+pub(crate) mod point;
 mod process;
 pub mod ready;
 pub mod tls;

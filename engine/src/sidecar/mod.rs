@@ -2,7 +2,6 @@
 //!
 //! It keeps no data: a Series call becomes one remote read, whose chunks are passed on undecoded as they arrive.
 
-mod min_time;
 mod order;
 mod owned;
 mod prometheus;
@@ -15,6 +14,7 @@ mod watch;
 #[doc(hidden)]
 pub mod foreign;
 
+use crate::server::point::Point;
 use crate::server::{self, Context, RECEIVE_MAX, Service};
 use crate::storage::Storage;
 use crate::storeapi::Limits;
@@ -22,7 +22,6 @@ use anyhow::Context as _;
 use args::SidecarArgs;
 use args::state::State;
 use bucket::verify::Right;
-use min_time::MinTime;
 use model::world::World;
 use owned::Owned;
 use prometheus::Prometheus;
@@ -44,7 +43,7 @@ pub async fn run(args: SidecarArgs, world: World, shutdown: CancellationToken) -
     }
     let context = Context::new("sidecar", world);
     let prometheus = Prometheus::new(&args.prometheus_url)?;
-    let min_time: MinTime = args.min_time.parse().map_err(anyhow::Error::msg).context("--min-time")?;
+    let min_time: Point = args.min_time.parse().map_err(anyhow::Error::msg).context("--min-time")?;
     let watch = Watch::new();
     let clock = Arc::clone(&context.world.clock);
     let store = SidecarStore::new(

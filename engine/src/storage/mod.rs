@@ -39,6 +39,23 @@ pub struct InUse {
     pub configuration: String,
 }
 
+/// Opens the bucket that the two flags describe, once: for tools.
+///
+/// # Errors
+/// When neither or both are given, or the configuration can't be used.
+pub fn open((content, file): (&str, &str), world: World) -> anyhow::Result<Bucket> {
+    let source = config::source(content, file)?;
+    let source =
+        source.ok_or_else(|| anyhow::anyhow!("give --objstore.config-file or --objstore.config: which bucket?"))?;
+    match source.read().map_err(anyhow::Error::msg)? {
+        Found::Nothing(why) => anyhow::bail!("{why}"),
+        Found::Text { text, .. } => {
+            let config = config::parse(&text, |name| std::env::var(name).ok()).map_err(anyhow::Error::msg)?;
+            Ok(Bucket::open(&config, Options::new(world))?)
+        }
+    }
+}
+
 struct Shared {
     source: Source,
     options: Options,

@@ -1,8 +1,11 @@
 //! `panoptes tools …`: what a person runs by hand.
 
+mod bucket;
 mod promqltest;
 
+use model::world::World;
 use std::path::PathBuf;
+use tokio_util::sync::CancellationToken;
 
 /// Tools for people: nothing here serves.
 #[derive(Clone, Debug, clap::Args)]
@@ -13,6 +16,8 @@ pub struct ToolsArgs {
 
 #[derive(Clone, Debug, clap::Subcommand)]
 enum Tool {
+    /// Look at a bucket, check it, mark blocks.
+    Bucket(bucket::Args),
     /// Run scripts of Prometheus' test language (load, eval, expect …) against our PromQL.
     Promqltest {
         /// Scripts, or folders of which every *.test is run
@@ -24,9 +29,10 @@ enum Tool {
 /// Runs one tool.
 ///
 /// # Errors
-/// When a file can't be read, or something that the tool checks does not hold.
-pub fn run(args: ToolsArgs) -> anyhow::Result<()> {
+/// When something can't be read, or something that the tool checks does not hold.
+pub async fn run(args: ToolsArgs, world: World, stop: CancellationToken) -> anyhow::Result<()> {
     match args.tool {
+        Tool::Bucket(args) => bucket::run(args, world, stop).await,
         Tool::Promqltest { files } => promqltest::run(&files, &mut std::io::stdout().lock()),
     }
 }

@@ -28,7 +28,7 @@ enum Command {
     Sidecar(SidecarArgs),
     /// Answer PromQL over all stores of the cluster and of linked ones; be a store for other clusters.
     Query(QueryArgs),
-    /// Tools for people: run PromQL test scripts.
+    /// Tools for people: look at a bucket, check it, mark blocks; run PromQL test scripts.
     Tools(engine::tools::ToolsArgs),
 }
 
@@ -77,20 +77,22 @@ async fn run(command: Command) -> anyhow::Result<()> {
             logs::init(a.server.log_level, a.server.log_format);
             engine::sidecar::run(a, World::real(), shutdown).await
         }
-        Command::Tools(a) => engine::tools::run(a),
+        Command::Tools(a) => engine::tools::run(a, World::real(), shutdown).await,
     }
 }
 
-/// Thanos's spellings (`--no-x`) made ready for clap, for the subcommand that argv names.
+/// Thanos's spellings (`--no-x`) made ready for clap, for the subcommand that argv names: the deepest one, as in
+/// `tools bucket ls`.
 fn normalized(argv: Vec<String>) -> Result<Vec<String>, String> {
-    let cli = Cli::command();
-    match argv.get(1).and_then(|name| cli.find_subcommand(name)) {
-        Some(command) => {
-            let (head, tail) = argv.split_at(2);
-            Ok(head.iter().cloned().chain(args::normalize(tail.iter().cloned(), command)?).collect())
-        }
-        None => Ok(argv),
+    let mut cli = Cli::command();
+    // Flags of outer commands become known to the inner ones.
+    cli.build();
+    let (mut command, mut names) = (&cli, 1);
+    while let Some(inner) = argv.get(names).and_then(|name| command.find_subcommand(name)) {
+        (command, names) = (inner, names + 1);
     }
+    let (head, tail) = argv.split_at(names.min(argv.len()));
+    Ok(head.iter().cloned().chain(args::normalize(tail.iter().cloned(), command)?).collect())
 }
 
 /// A token that SIGTERM or SIGINT cancels. As PID 1 of a container a process without a handler ignores both.
