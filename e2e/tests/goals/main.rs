@@ -6,4 +6,8 @@
 mod alloc;
 mod decoders;
 mod g20;
+mod g21;
+mod g22;
+mod g41;
+mod made;
 mod mutate;

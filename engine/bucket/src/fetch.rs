@@ -168,6 +168,14 @@ impl Fetcher {
             State::Blocks(blocks) => {
                 self.told = blocks.keys().copied().collect();
                 view.catalogue_complete = view.blocks.keys().all(|id| blocks.contains_key(id));
+                // A meta.json has no checksum; what was committed has one.
+                for (id, block) in &mut view.blocks {
+                    if blocks.get(id).is_some_and(|committed| *committed != block.meta)
+                        && !model::protection::off("meta-committed")
+                    {
+                        block.problems.push("meta.json is not the one that was committed to the catalogue".to_owned());
+                    }
+                }
                 if let Some(id) = blocks.keys().find(|id| !view.blocks.contains_key(id)) {
                     view.catalogue_complete = false;
                     view.catalogue_problem = Some(format!("it tells of block {id}, which is not in the bucket"));

@@ -178,10 +178,10 @@ fn block(bucket: &Path, id: &str, from: i64) {
     let meta = BlockMeta::read("meta.json", meta(id, from, 2, &rest).as_bytes()).unwrap();
     let mut encoder = XorEncoder::default();
     for i in 0..120 {
-        assert!(encoder.append(from + i * 15_000, i as f64));
+        encoder.append(from + i * 15_000, i as f64).unwrap();
     }
     let (min_time, max_time) = encoder.range();
-    let data = encoder.finish();
+    let data = encoder.bytes();
     let mut writer = Writer::create(&RealDisk, bucket, meta).unwrap();
     for symbol in ["__name__", "up"] {
         writer.add_symbol(symbol).unwrap();

@@ -1,20 +1,36 @@
 //! What lies in blocks and buckets: chunks of every encoding, meta.json, marks, our catalogue.
 
 use super::{Decoder, nested, said, texts};
+use crate::made;
 use bucket::catalogue::{Commit, File, Intent, Snapshot};
 use bucket::document;
 use bytes::Bytes;
-use model::FloatHistogram;
-use model::histogram::Span;
-use tsdb::chunk::histogram::{Appended, HistogramEncoder};
-use tsdb::chunk::{Encoding, XorEncoder, decode};
+use std::path::Path;
+use testkit::goal::Rng;
+use tsdb::chunk::{Columns, Encoding, check, floats};
+use tsdb::header;
+use tsdb::index::{self, Reader, Series};
 use tsdb::marks::{DeletionMark, Mark as _, NoCompactMark, NoDownsampleMark};
 use tsdb::meta::BlockMeta;
+use tsdb::segment;
+use tsdb::tombstones::{Stone, Tombstones};
 
 pub(crate) const BLOCKS: &[Decoder] = &[
-    Decoder::new("chunk-xor", |b| chunk(Encoding::Xor, b), xor),
-    Decoder::new("chunk-histogram", |b| chunk(Encoding::Histogram, b), histogram),
-    Decoder::new("chunk-float-histogram", |b| chunk(Encoding::FloatHistogram, b), float_histogram),
+    Decoder::new("chunk-xor", |b| chunk(Encoding::Xor, b), || chunks(0)),
+    Decoder::new("chunk-xor2", |b| chunk(Encoding::Xor2, b), || chunks(1)),
+    Decoder::new("chunk-histogram", |b| chunk(Encoding::Histogram, b), || real_chunks(Encoding::Histogram)),
+    Decoder::new("chunk-float-histogram", |b| chunk(Encoding::FloatHistogram, b), || chunks(2)),
+    Decoder::new("chunk-histogram-st", |b| chunk(Encoding::HistogramSt, b), || real_chunks(Encoding::HistogramSt)),
+    Decoder::new(
+        "chunk-float-histogram-st",
+        |b| chunk(Encoding::FloatHistogramSt, b),
+        || real_chunks(Encoding::FloatHistogramSt),
+    ),
+    Decoder::new("chunk-aggregate", |b| chunk(Encoding::Aggregate, b), || chunks(4)),
+    Decoder::new("index", whole_index, || real_files("index")).repaired(index_checksums),
+    Decoder::new("index-header", whole_header, headers).repaired(header_checksums),
+    Decoder::new("segment", whole_segment, || real_files("chunks/000001")).repaired(segment_checksums),
+    Decoder::new("tombstones", |b| said(Tombstones::read("tombstones", b)), tombstones).repaired(tombstones_checksum),
     Decoder::new("meta-json", |b| said(BlockMeta::read("meta.json", b)), metas).bombs(json_bombs).words(JSON),
     Decoder::new("deletion-mark", |b| said(DeletionMark::read("deletion-mark.json", b)), marks)
         .bombs(json_bombs)
@@ -42,48 +58,212 @@ const JSON: &[&str] =
 const ID: &str = "01ARZ3NDEKTSV4RRFFQ69G5FAV";
 
 fn chunk(encoding: Encoding, bytes: &[u8]) -> Result<(), String> {
-    for sample in decode(encoding, Bytes::copy_from_slice(bytes)).map_err(|e| e.to_string())? {
-        sample.map_err(|e| e.to_string())?;
+    let mut columns = Columns::default();
+    let fast = floats(encoding, bytes, &mut columns).map_err(|e| e.to_string());
+    check(encoding, &Bytes::copy_from_slice(bytes)).map_err(|e| e.to_string())?;
+    if encoding.is_float() { fast } else { Ok(()) }
+}
+
+fn chunks(kind: usize) -> Vec<Vec<u8>> {
+    let mut rng = Rng(kind as u64);
+    [1, 2, 120].iter().flat_map(|n| made::chunks(kind, *n, &mut rng)).map(|c| c.data.to_vec()).collect()
+}
+
+/// Files of the same name in the blocks of real writers (engine/tsdb/testdata).
+fn real_files(name: &str) -> Vec<Vec<u8>> {
+    let found = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().map(|d| d.join("engine/tsdb/testdata/blocks"));
+    let blocks = found.into_iter().find(|d| d.is_dir()).unwrap();
+    let mut all = Vec::new();
+    for writer in std::fs::read_dir(blocks).unwrap() {
+        for block in std::fs::read_dir(writer.unwrap().path()).unwrap() {
+            all.extend(std::fs::read(block.unwrap().path().join(name)).ok());
+        }
+    }
+    all.sort();
+    assert!(!all.is_empty(), "no {name}");
+    all
+}
+
+/// Chunks of an encoding in those blocks; one without samples if none has it.
+fn real_chunks(encoding: Encoding) -> Vec<Vec<u8>> {
+    let mut all = Vec::new();
+    for file in real_files("chunks/000001") {
+        each_chunk(&file, |found, data| {
+            if found == encoding && all.len() < 20 {
+                all.push(data.to_vec());
+            }
+        });
+    }
+    if all.is_empty() { vec![vec![0; 5]] } else { all }
+}
+
+fn each_chunk(file: &[u8], mut take: impl FnMut(Encoding, &[u8])) {
+    let mut at = segment::HEADER_LEN;
+    while let Some(rest) = file.get(at..).filter(|r| !r.is_empty()) {
+        let Ok((chunk, size)) = segment::read_chunk("segment", rest, at as u64) else { return };
+        take(chunk.encoding, chunk.data);
+        at += size;
+    }
+}
+
+/// Every series, every list, every chunk place, and a selection.
+fn whole_index(b: &[u8]) -> Result<(), String> {
+    let reader = Reader::open("index", Bytes::copy_from_slice(b)).map_err(|e| e.to_string())?;
+    let mut series = Series::default();
+    let mut symbols = reader.symbols().cached();
+    let mut first_error = None;
+    let mut keep = |e: tsdb::Error| {
+        first_error.get_or_insert_with(|| e.to_string());
+    };
+    // A list may name the same series again and again: as many are read as can be there.
+    let most = b.len() / 8;
+    match reader.all() {
+        Ok(all) => {
+            for reference in all.iter().take(most) {
+                let read = reader.series(reference, &mut series).and_then(|_| series.labels("index", 0, &mut symbols));
+                if let Err(e) = read {
+                    keep(e);
+                }
+            }
+        }
+        Err(e) => keep(e),
+    }
+    for name in reader.table().names() {
+        let Ok(name) = name.map_err(&mut keep) else { continue };
+        for value in reader.table().values(name) {
+            let list = value.and_then(|v| reader.list(&v.list));
+            match list {
+                Ok(list) => drop(std::hint::black_box(list.iter().take(most).last())),
+                Err(e) => keep(e),
+            }
+        }
+    }
+    let matchers = [model::Matcher::new(model::MatchOp::Regex, "__name__", ".+").unwrap()];
+    if let Err(e) = reader.select(&matchers) {
+        keep(e);
+    }
+    first_error.map_or(Ok(()), Err)
+}
+
+fn whole_header(b: &[u8]) -> Result<(), String> {
+    let reader = header::Reader::open("index-header", Bytes::copy_from_slice(b)).map_err(|e| e.to_string())?;
+    std::hint::black_box(reader.symbols().iter().count());
+    for name in reader.table().names() {
+        for value in reader.table().values(name.map_err(|e| e.to_string())?) {
+            value.map_err(|e| e.to_string())?;
+        }
     }
     Ok(())
 }
 
-fn xor() -> Vec<Vec<u8>> {
-    let values: [fn(i32) -> f64; 3] =
-        [f64::from, |_| 1.5, |i| if i % 7 == 0 { f64::NAN } else { f64::from(i).sin() * 1e300 }];
-    let of = |value: &fn(i32) -> f64, n: i32| {
-        let mut encoder = XorEncoder::default();
-        for i in 0..n {
-            encoder.append(1_700_000_000_000 + i64::from(i) * 15_000 + i64::from(i % 3), value(i)).unwrap();
-        }
-        encoder.bytes().to_vec()
-    };
-    values.iter().flat_map(|v| [of(v, 1), of(v, 2), of(v, 120)]).collect()
-}
-
-/// A chunk of integer histograms as Prometheus writes it: schema 0, two spans, three samples.
-fn histogram() -> Vec<Vec<u8>> {
-    vec![b"\x00\x00\x00".to_vec()]
-}
-
-fn float_histogram() -> Vec<Vec<u8>> {
-    let mut h = FloatHistogram {
-        schema: 0,
-        zero_threshold: 0.001,
-        zero_count: 2.0,
-        count: 12.0,
-        sum: 18.4,
-        positive_spans: vec![Span { offset: 0, length: 2 }, Span { offset: 1, length: 2 }],
-        positive_buckets: vec![1.0, 2.0, 3.0, 4.0],
-        ..FloatHistogram::default()
-    };
-    let mut encoder = HistogramEncoder::new(false, 0, 1_700_000_000_000, &h, None).unwrap();
-    for i in 1..60 {
-        h.count += 1.0;
-        h.positive_buckets[1] += 1.0;
-        assert!(matches!(encoder.append(0, 1_700_000_000_000 + i * 15_000, &h), Ok(Appended::Here)));
+/// Headers of the real indexes.
+fn headers() -> Vec<Vec<u8>> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join(header::HEADER_FILE);
+    let mut all = Vec::new();
+    for file in real_files("index") {
+        let index = Bytes::from(file);
+        let fetch = |r: std::ops::Range<u64>| Ok(index.slice(r.start as usize..r.end as usize));
+        header::build(&tsdb::disk::RealDisk, &path, "index", index.len() as u64, fetch).unwrap();
+        all.push(std::fs::read(&path).unwrap());
+        std::fs::remove_file(&path).unwrap();
     }
-    vec![encoder.bytes().to_vec()]
+    all
+}
+
+fn whole_segment(b: &[u8]) -> Result<(), String> {
+    segment::check_header("segment", b).map_err(|e| e.to_string())?;
+    let mut at = segment::HEADER_LEN;
+    while let Some(rest) = b.get(at..).filter(|r| !r.is_empty()) {
+        let (found, size) = segment::read_chunk("segment", rest, at as u64).map_err(|e| e.to_string())?;
+        std::hint::black_box(found.data.len());
+        at += size;
+    }
+    Ok(())
+}
+
+fn tombstones() -> Vec<Vec<u8>> {
+    let stone = |series, min_time, max_time| Stone { series, min_time, max_time };
+    vec![
+        Tombstones::default().write(),
+        Tombstones::new(vec![stone(1, 5, 9), stone(1 << 40, i64::MIN, i64::MAX)]).write(),
+    ]
+}
+
+fn fix(bytes: &mut [u8], content: std::ops::Range<usize>) {
+    let Some(crc) = bytes.get(content.clone()).map(crc32c::crc32c) else { return };
+    if let Some(place) = bytes.get_mut(content.end..content.end + 4) {
+        place.copy_from_slice(&crc.to_be_bytes());
+    }
+}
+
+/// A frame: length of four bytes, content, checksum. Gives its end.
+fn fix_frame(bytes: &mut [u8], at: usize) -> Option<usize> {
+    let length = u32::from_be_bytes(*bytes.get(at..)?.first_chunk::<4>()?) as usize;
+    let content = at + 4..(at + 4).checked_add(length)?;
+    bytes.get(content.clone())?;
+    let end = content.end + 4;
+    fix(bytes, content);
+    Some(end)
+}
+
+/// A length as uvarint, content, checksum. Gives its end.
+fn fix_record(bytes: &mut [u8], at: usize, extra: usize) -> Option<usize> {
+    let rest = bytes.get(at..)?;
+    let head = rest.iter().take(5).position(|b| b & 0x80 == 0)? + 1;
+    let length = rest.iter().take(head).rev().fold(0usize, |n, b| n << 7 | usize::from(b & 0x7f));
+    let content = at + head..(at + head).checked_add(length)?.checked_add(extra)?;
+    bytes.get(content.clone())?;
+    let end = content.end + 4;
+    fix(bytes, content);
+    Some(end)
+}
+
+fn be64(bytes: &[u8], at: usize) -> Option<usize> {
+    usize::try_from(u64::from_be_bytes(*bytes.get(at..)?.first_chunk::<8>()?)).ok()
+}
+
+/// Makes the checksums of an index right: table of contents, symbols, series, lists, tables.
+fn index_checksums(bytes: &mut Vec<u8>) {
+    let Some(toc) = bytes.len().checked_sub(index::TOC_LEN) else { return };
+    let places: Vec<usize> = (0..6).filter_map(|n| be64(bytes, toc + 8 * n)).collect();
+    let &[symbols, series, indices, indices_table, postings, postings_table] = places.as_slice() else { return };
+    for frame in [symbols, indices_table, postings_table] {
+        fix_frame(bytes, frame);
+    }
+    let mut at = series;
+    while let Some(end) = fix_record(bytes, at, 0).filter(|end| *end < indices.min(postings)) {
+        at = end.next_multiple_of(16);
+    }
+    let mut at = postings;
+    while let Some(end) = fix_frame(bytes, at).filter(|end| *end < toc) {
+        at = end.next_multiple_of(4);
+    }
+    fix(bytes, toc..toc + 48);
+}
+
+fn header_checksums(bytes: &mut Vec<u8>) {
+    let Some(toc) = bytes.len().checked_sub(20) else { return };
+    for n in 0..2 {
+        if let Some(at) = be64(bytes, toc + 8 * n) {
+            fix_frame(bytes, at);
+        }
+    }
+    fix(bytes, toc..toc + 16);
+}
+
+fn segment_checksums(bytes: &mut Vec<u8>) {
+    let mut at = segment::HEADER_LEN;
+    while let Some(end) = fix_record(bytes, at, 1) {
+        at = end;
+    }
+}
+
+fn tombstones_checksum(bytes: &mut Vec<u8>) {
+    let end = bytes.len().saturating_sub(4);
+    if end > 5 {
+        fix(bytes, 5..end);
+    }
 }
 
 fn no_downsample_mark(b: &[u8]) -> Result<(), String> {

@@ -61,7 +61,7 @@ pub(crate) const DOCUMENTS: &[Decoder] = &[
         .words(&["dns+", "dnssrv+", "[", "]", ":", "://", "%", ".", "65536"]),
 ];
 
-fn world(cluster: &MonitoringCluster) -> Observed {
+pub(crate) fn world(cluster: &MonitoringCluster) -> Observed {
     Observed {
         cluster: cluster.clone(),
         remotes: Vec::new(),
@@ -92,7 +92,7 @@ fn judge(observed: &Observed) -> Result<(), String> {
 }
 
 /// A wish with the given spec beside `clusterName`, read once.
-fn wish(spec: &str) -> MonitoringCluster {
+pub(crate) fn wish(spec: &str) -> MonitoringCluster {
     serde_json::from_str(&format!(
         r#"{{"apiVersion":"panoptes.dev/v1alpha1","kind":"MonitoringCluster",
             "metadata":{{"name":"ops","namespace":"monitoring","uid":"1"}},"spec":{{"clusterName":"ops"{spec}}}}}"#

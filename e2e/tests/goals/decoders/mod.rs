@@ -6,7 +6,7 @@ mod language;
 mod wire;
 
 pub(crate) use blocks::BLOCKS;
-pub(crate) use documents::DOCUMENTS;
+pub(crate) use documents::{DOCUMENTS, wish, world};
 pub(crate) use language::LANGUAGE;
 pub(crate) use wire::WIRE;
 
