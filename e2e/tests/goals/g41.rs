@@ -67,10 +67,12 @@ fn goal_g41_names() {
     for place in [sandbox.path(), &root, &root.join("bucket"), &root.join("bucket/tenants")] {
         std::fs::write(place.join("canary"), "sings").unwrap();
     }
-    let outside = tree(sandbox.path(), &prefix);
     let text =
         format!("type: FILESYSTEM\nconfig: {{directory: {}}}\nprefix: tenants/a\n", root.join("bucket").display());
     let bucket = Bucket::open(&Config::parse(&text).unwrap(), Options::new(World::real())).unwrap();
+    // The directory's own lock file lies beside the prefix.
+    runtime.block_on(bucket.put("honest", "x")).unwrap();
+    let outside = tree(sandbox.path(), &prefix);
     let (count, share) = goal.pick((500, 8), (10_000, 55), (1_000_000, 1_700));
     let (mut done, mut written, mut refused) = (0, 0, 0);
     while done < count && goal.elapsed().as_secs() < share {
