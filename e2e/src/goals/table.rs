@@ -48,6 +48,32 @@ pub(super) const GOALS: &[Goal] = &[
         "g20::goal_g20_decoders_of_documents",
         &[Negative { protection: "yaml-aliases", line: "links: it takes" }],
     ),
+    ours(
+        "G21",
+        "g21::goal_g21_damaged_bucket",
+        &[
+            Negative { protection: "chunk-crc", line: "wrong samples" },
+            Negative { protection: "index-crc", line: "was never written" },
+        ],
+    ),
+    ours(
+        "G22",
+        "g22::goal_g22_bit_flips",
+        &[
+            Negative { protection: "chunk-crc", line: "in chunks/000001" },
+            Negative { protection: "index-crc", line: "in index" },
+            Negative { protection: "catalogue-crc", line: "in catalogue" },
+            Negative { protection: "meta-committed", line: "in meta.json" },
+        ],
+    ),
+    ours(
+        "G41",
+        "g41::goal_g41_names",
+        &[
+            Negative { protection: "object-name", line: "outside" },
+            Negative { protection: "rule-file-name", line: "outside of its folder" },
+        ],
+    ),
 ];
 
 /// A test of e2e/tests/goals.

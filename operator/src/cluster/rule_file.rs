@@ -111,7 +111,10 @@ fn features(extra_args: &[String]) -> Options {
 /// A ConfigMap's name holds no `_`, so that two different sources never give one file.
 fn file_name(map: &str, stem: &str) -> String {
     let name = format!("{map}_{stem}.yaml");
-    if name.len() <= 200 { name } else { format!("{}.yaml", crate::desired::hash(name.as_bytes())) }
+    // The API server lets no other characters through; a name that is a path would be a file somewhere else.
+    let plain = name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b)) && !name.starts_with('.');
+    let plain = plain || model::protection::off("rule-file-name");
+    if plain && name.len() <= 200 { name } else { format!("{}.yaml", crate::desired::hash(name.as_bytes())) }
 }
 
 /// Whether Prometheus would load it; else why not.

@@ -1,0 +1,19 @@
+// The register of goal G20, as it is: one place says which decoders there are.
+#[path = "../../tests/goals/alloc.rs"]
+#[allow(dead_code, unused_imports)]
+mod alloc;
+#[path = "../../tests/goals/decoders/mod.rs"]
+#[allow(dead_code, unused_imports)]
+mod decoders;
+#[path = "../../tests/goals/made.rs"]
+#[allow(dead_code, unused_imports)]
+mod made;
+#[path = "../../tests/goals/mutate.rs"]
+#[allow(dead_code, unused_imports)]
+mod mutate;
+
+use decoders::{BLOCKS, DOCUMENTS, Decoder, LANGUAGE, WIRE};
+
+fn all() -> impl Iterator<Item = &'static Decoder> {
+    BLOCKS.iter().chain(WIRE).chain(LANGUAGE).chain(DOCUMENTS)
+}
