@@ -186,8 +186,7 @@ fn header_text(bytes: &[u8]) -> Result<String, String> {
 }
 
 fn segment_text(bytes: &[u8], places: &[u64]) -> Result<String, String> {
-    let reader =
-        segment::Reader::new(vec![("chunks/x".into(), Bytes::copy_from_slice(bytes))]).map_err(|e| e.to_string())?;
+    let reader = segment::Reader::new([(0, "chunks/x".into(), Bytes::copy_from_slice(bytes))]);
     let mut all: Vec<Samples> = Vec::new();
     for place in places {
         let (encoding, data): (Encoding, Bytes) =

@@ -6,7 +6,7 @@ use futures::TryStreamExt as _;
 use model::BlockId;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use tsdb::segment::{CHUNKS_DIR, is_segment_name};
+use tsdb::segment::{self, CHUNKS_DIR};
 use tsdb::tombstones::TOMBSTONES_FILE;
 
 /// Bytes that are fetched at once.
@@ -32,7 +32,7 @@ impl Drop for Downloaded {
 /// Whether an object belongs to a block's data. Names in a bucket may be anything, so only these ever become files.
 fn wanted(relative: &str) -> bool {
     matches!(relative, block::META | block::INDEX | TOMBSTONES_FILE)
-        || relative.strip_prefix(CHUNKS_DIR).and_then(|r| r.strip_prefix('/')).is_some_and(is_segment_name)
+        || relative.strip_prefix(CHUNKS_DIR).and_then(|r| r.strip_prefix('/')).and_then(segment::number).is_some()
 }
 
 /// Fetches a block.
