@@ -145,7 +145,12 @@ impl Reader {
             Some(Err(e)) => return Err(e.clone()),
             None => {
                 let what = "a chunk would lie in this segment, which is not there";
-                return Err(Error::corrupt(name(segment), "chunk", u64::from(offset), what));
+                return Err(Error::corrupt(
+                    format!("{CHUNKS_DIR}/{}", name(segment)),
+                    "chunk",
+                    u64::from(offset),
+                    what,
+                ));
             }
         };
         if (offset as usize) < HEADER_LEN {
