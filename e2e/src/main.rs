@@ -58,6 +58,8 @@ enum Command {
         /// The release binary `panoptes`
         #[arg(long)]
         binary: PathBuf,
+        /// dashboard, stores, upload; all if none is named
+        names: Vec<String>,
     },
     /// Write the product's image as an archive for `ctr images import`
     Image {
@@ -143,7 +145,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Demo { binary } => demo::demo(&binary),
         Command::DemoDown => demo::demo_down(),
         Command::Goals { size, only_positive, words } => goals::run(&goals::Options { size, only_positive, words }),
-        Command::Bench { binary } => bench::run(&binary),
+        Command::Bench { binary, names } => bench::run(&binary, &names),
         Command::Image { binary, name, output } => {
             let archive = image::Image::of_panoptes(&name, &binary).write()?;
             std::fs::copy(&archive.file, &output)?;

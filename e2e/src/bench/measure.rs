@@ -115,7 +115,7 @@ fn timed<T>(f: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<f64> {
 }
 
 /// User and system time of a process, in seconds (Linux counts 100 ticks a second).
-fn cpu_s(pid: u32) -> anyhow::Result<f64> {
+pub(super) fn cpu_s(pid: u32) -> anyhow::Result<f64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
     // The second field is the name in parentheses and may hold anything.
     let (_, fields) = stat.rsplit_once(") ").context("stat")?;

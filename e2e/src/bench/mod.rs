@@ -4,6 +4,7 @@ mod dashboard;
 mod data;
 mod measure;
 mod stores;
+mod upload;
 
 use crate::bench::measure::{Querier, Table};
 use anyhow::Context;
@@ -18,13 +19,22 @@ const REPLICAS: usize = 3;
 /// Times that each querier answers the whole dashboard; the median counts.
 const ROUNDS: usize = 5;
 
-/// Runs all benchmarks with the given `panoptes` binary and prints the table for `docs/benchmarks.md`.
+/// The rows by name.
+type Row = (&'static str, fn(&Path) -> anyhow::Result<()>);
+const ROWS: [Row; 3] = [("dashboard", dashboard_row), ("stores", stores_row), ("upload", upload::run)];
+
+/// Runs the benchmarks with the given `panoptes` binary, all or those named, and prints the tables for `docs/benchmarks.md`.
 ///
 /// # Errors
 /// When a peer is missing, or an answer of ours is not the peer's.
-pub fn run(binary: &Path) -> anyhow::Result<()> {
-    dashboard_row(binary)?;
-    stores_row(binary)
+pub fn run(binary: &Path, names: &[String]) -> anyhow::Result<()> {
+    if let Some(unknown) = names.iter().find(|n| ROWS.iter().all(|(name, _)| name != n)) {
+        anyhow::bail!("there is no benchmark {unknown}, only {}", ROWS.map(|(name, _)| name).join(", "));
+    }
+    for (_, row) in ROWS.iter().filter(|(name, _)| names.is_empty() || names.iter().any(|n| n == name)) {
+        row(binary)?;
+    }
+    Ok(())
 }
 
 fn stores_row(binary: &Path) -> anyhow::Result<()> {
