@@ -12,7 +12,7 @@ use promql::exec::{
     Stop, Times,
 };
 use tsdb::chunk::histogram::{Appended, HistogramEncoder};
-use tsdb::chunk::{self, Columns, Encoding, XorEncoder};
+use tsdb::chunk::{self, ChunkError, Columns, Encoding, XorEncoder};
 
 const SERIES: usize = 5000;
 const SAMPLES: i64 = 8 * 3600 / 15;
@@ -67,7 +67,7 @@ struct One<'s>(&'s Series);
 
 impl Encoded for One<'_> {
     fn decode(&self, out: &mut Samples) -> Result<(), QueryError> {
-        let failed = |e: tsdb::chunk::ChunkError| QueryError::Storage(e.to_string());
+        let failed = |e: ChunkError| QueryError::Storage(e.to_string());
         let mut columns = Columns { times: std::mem::take(&mut out.times), values: std::mem::take(&mut out.floats) };
         for (encoding, data) in &self.0.chunks {
             if encoding.is_float() {

@@ -244,6 +244,15 @@ pub(crate) struct SeriesColumn {
     pub(crate) column: Column,
 }
 
+impl SeriesColumn {
+    /// What holding it costs, its labels included.
+    pub(super) fn cost(&self) -> Cost {
+        let mut cost = self.column.cost();
+        cost.bytes += self.labels.packed_len() as u64;
+        cost
+    }
+}
+
 /// A number per step.
 #[derive(Clone, Debug)]
 pub(crate) enum ScalarColumn {

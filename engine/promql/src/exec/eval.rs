@@ -91,7 +91,39 @@ impl Held<'_, '_> {
     }
 }
 
+/// Output series that may become equal, joined and held until all are there; they count against the limit.
+pub(super) struct Gathered<'e, 'q> {
+    exec: &'e Exec<'q>,
+    merged: Merged,
+    cost: Cost,
+}
+
+impl Gathered<'_, '_> {
+    pub(super) fn add(&mut self, series: SeriesColumn) -> Result<(), QueryError> {
+        let cost = series.cost();
+        self.cost += cost;
+        self.exec.budget.hold(Holder::Input, cost)?;
+        self.merged.add(series)
+    }
+
+    /// Passes all on.
+    pub(super) fn pass(mut self, sink: &mut Sink<'_>) -> Result<(), QueryError> {
+        std::mem::take(&mut self.merged).finish().try_for_each(sink)
+    }
+}
+
+impl Drop for Gathered<'_, '_> {
+    fn drop(&mut self) {
+        self.exec.budget.release(Holder::Input, self.cost);
+    }
+}
+
 impl<'q> Exec<'q> {
+    /// A place for output series that may become equal.
+    pub(super) fn gather(&self) -> Gathered<'_, 'q> {
+        Gathered { exec: self, merged: Merged::default(), cost: Cost::default() }
+    }
+
     /// An evaluation that reads from the source.
     pub(super) fn of(shared: Shared<'q>) -> Self {
         Self { shared, notes: RefCell::default(), slice: None, kept: RefCell::default() }
@@ -106,7 +138,7 @@ impl<'q> Exec<'q> {
     pub(super) fn collect(&self, node: &Node, grid: &Grid, holder: Holder) -> Result<Held<'_, 'q>, QueryError> {
         let mut held = Held { exec: self, holder, cost: Cost::default(), series: Vec::new() };
         self.stream(node, grid, &mut |series| {
-            let cost = series.column.cost();
+            let cost = series.cost();
             held.cost += cost;
             held.series.push(series);
             self.budget.hold(holder, cost)
@@ -130,7 +162,7 @@ impl<'q> Exec<'q> {
         let mut held = Held { exec: self, holder, cost: Cost::default(), series: Vec::new() };
         let mut too_much = false;
         let result = self.stream(node, grid, &mut |series| {
-            let cost = series.column.cost();
+            let cost = series.cost();
             held.cost += cost;
             held.series.push(series);
             self.budget.hold(holder, cost)?;
@@ -298,7 +330,7 @@ impl<'q> Exec<'q> {
         sink: &mut Sink<'_>,
         map: &mut dyn FnMut(&mut Column),
     ) -> Result<(), QueryError> {
-        let mut joined = (!arg.injective && !self.options.delayed_name_removal).then(Merged::default);
+        let mut joined = (!arg.injective && !self.options.delayed_name_removal).then(|| self.gather());
         self.stream(arg, grid, &mut |mut series| {
             map(&mut series.column);
             if series.column.is_empty() {
@@ -316,10 +348,7 @@ impl<'q> Exec<'q> {
                 }
             }
         })?;
-        for series in joined.into_iter().flat_map(Merged::finish) {
-            sink(series)?;
-        }
-        Ok(())
+        joined.map_or(Ok(()), |j| j.pass(sink))
     }
 
     /// Fails if a series with these labels has been given by this node before.

@@ -134,7 +134,7 @@ impl Exec<'_> {
         let mut out = Merged::default();
         let mut held = Cost::default();
         let mut add = |s: SeriesColumn, held: &mut Cost| {
-            let cost = s.column.cost();
+            let cost = s.cost();
             *held += cost;
             self.budget.hold(Holder::Join, cost)?;
             out.add(s)
@@ -257,7 +257,7 @@ impl Join<'_, '_> {
                 if alone && !typed {
                     sink(result)?;
                 } else {
-                    let cost = result.column.cost();
+                    let cost = result.cost();
                     held += cost;
                     self.exec.budget.hold(Holder::Join, cost)?;
                     out.add(result)?;

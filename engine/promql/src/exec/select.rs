@@ -168,7 +168,7 @@ impl<'q> Exec<'q> {
         }
         self.stream(child, inner, &mut |series| {
             samples_of(&series, inner, &mut samples);
-            let cost = series.column.cost();
+            let cost = series.cost();
             self.budget.hold(Holder::Samples, cost)?;
             f(Head { labels: series.labels, drop_name: series.drop_name }, &samples)?;
             self.budget.release(Holder::Samples, cost);

@@ -52,7 +52,7 @@ impl Exec<'_> {
         let mut cost = Cost::default();
         let result = self.stream(&shared.node, grid, &mut |s| {
             if let Some(kept) = &mut series {
-                let more = s.column.cost();
+                let more = s.cost();
                 cost += more;
                 self.budget.hold(Holder::Input, more)?;
                 if cost.bytes > cap {

@@ -205,7 +205,7 @@ impl<'q> Exec<'q> {
         let exec = Exec::of_slice(self.shared, slice);
         let mut done = Done { series: Vec::new(), notes: Annotations::default(), cost: Cost::default() };
         exec.stream(node, grid, &mut |series| {
-            let cost = series.column.cost();
+            let cost = series.cost();
             done.cost += cost;
             done.series.push(series);
             self.budget.hold(Holder::Slices, cost)

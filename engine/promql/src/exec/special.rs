@@ -4,7 +4,6 @@ use super::QueryError;
 use super::budget::Holder;
 use super::column::{Bits, Column, SeriesColumn};
 use super::eval::{Exec, Sink, text};
-use super::merge::Merged;
 use super::select::{Take, instant_column};
 use crate::functions::label::{Replace, absent_labels, check_join, join};
 use crate::functions::math::nan_first;
@@ -47,7 +46,7 @@ impl Exec<'_> {
             selector.offset = 0;
         }
         let take = if start { Take::Start } else { Take::Time };
-        let mut merged = Merged::default();
+        let mut merged = self.gather();
         self.read(&selector, true, &mut |labels, samples| {
             let column = instant_column(samples, &selector, grid, self.options.lookback_ms, take);
             if column.is_empty() {
@@ -56,10 +55,7 @@ impl Exec<'_> {
             let series = self.without_name(SeriesColumn { labels, drop_name: false, column });
             if arg.injective { sink(series) } else { merged.add(series) }
         })?;
-        for series in merged.finish() {
-            sink(series)?;
-        }
-        Ok(())
+        merged.pass(sink)
     }
 
     /// `absent`: 1 where there is nothing.
@@ -150,11 +146,11 @@ impl Exec<'_> {
         if replace.is_none() {
             check_join(target, sources)?;
         }
-        let mut merged = Merged::default();
+        let mut merged = self.gather();
         self.stream(arg, grid, &mut |mut series| {
             let labels = match &replace {
-                Some(r) => r.apply(&series.labels),
-                None => Some(join(&series.labels, target, second, sources)),
+                Some(r) => r.apply(&series.labels)?,
+                None => Some(join(&series.labels, target, second, sources)?),
             };
             if let Some(labels) = labels {
                 series.labels = labels;
@@ -165,6 +161,6 @@ impl Exec<'_> {
             }
             merged.add(series)
         })?;
-        merged.finish().try_for_each(sink)
+        merged.pass(sink)
     }
 }

@@ -30,11 +30,17 @@ impl<'a> Replace<'a> {
     }
 
     /// The new labels; `None` if the expression does not match.
-    pub(crate) fn apply(&self, labels: &Labels) -> Option<Labels> {
+    pub(crate) fn apply(&self, labels: &Labels) -> Result<Option<Labels>, QueryError> {
         let value = labels.value(self.source);
         let mut groups = self.regex.create_captures();
         self.regex.captures(value, &mut groups);
-        groups.is_match().then(|| labels.with(self.target, &self.fill_in(&groups, value)))
+        if !groups.is_match() {
+            return Ok(None);
+        }
+        // A group is at most the value.
+        let references = self.template.matches('$').count();
+        check_size("label_replace", self.template.len().saturating_add(references.saturating_mul(value.len())))?;
+        Ok(Some(labels.with(self.target, &self.fill_in(&groups, value))))
     }
 
     /// Go's template: `$1`, `$name`, `${name}`, `$$`; a group that does not exist is empty.
@@ -79,6 +85,18 @@ fn group_name(s: &str) -> Option<(&str, &str)> {
     s.get(..end).filter(|n| !n.is_empty()).zip(s.get(end..))
 }
 
+/// Bytes of the longest label value that functions make: nested calls double it each time.
+const MAX_VALUE: usize = 1 << 20;
+
+fn check_size(function: &str, bytes: usize) -> Result<(), QueryError> {
+    if bytes > MAX_VALUE {
+        return Err(QueryError::execution(format!(
+            "{function}() would make a label value of up to {bytes} bytes, more than the limit of {MAX_VALUE}"
+        )));
+    }
+    Ok(())
+}
+
 fn check_name(role: &str, function: &str, name: &str) -> Result<(), QueryError> {
     if name.is_empty() {
         return Err(QueryError::execution(format!("invalid {role} label name in {function}(): {name}")));
@@ -95,9 +113,10 @@ pub(crate) fn check_join(target: &str, sources: &[&str]) -> Result<(), QueryErro
 }
 
 /// `label_join` on one label set.
-pub(crate) fn join(labels: &Labels, target: &str, separator: &str, sources: &[&str]) -> Labels {
+pub(crate) fn join(labels: &Labels, target: &str, separator: &str, sources: &[&str]) -> Result<Labels, QueryError> {
     let values: Vec<&str> = sources.iter().map(|s| labels.value(s)).collect();
-    labels.with(target, &values.join(separator))
+    check_size("label_join", values.iter().map(|v| v.len() + separator.len()).sum())?;
+    Ok(labels.with(target, &values.join(separator)))
 }
 
 /// The labels that an absent series of this selector would surely have. A label that is named twice is dropped, also by
@@ -125,7 +144,7 @@ mod tests {
     #[test]
     fn replaces_with_groups() {
         let l = Labels::from_pairs([("src", "source-value-10")]);
-        let apply = |template, regex| Replace::new("dst", template, "src", regex).unwrap().apply(&l);
+        let apply = |template, regex| Replace::new("dst", template, "src", regex).unwrap().apply(&l).unwrap();
         let dst = |l: Option<Labels>| l.map(|l| l.value("dst").to_owned());
         assert_eq!(dst(apply("to-$1", "source-value-(.*)")).as_deref(), Some("to-10"));
         assert_eq!(dst(apply("${x}-$$-$9", "source-value-(?P<x>.*)")).as_deref(), Some("10-$-"));

@@ -4,6 +4,7 @@
 
 mod evaluation;
 mod execution;
+mod hostile;
 mod parse_golden;
 mod parse_language;
 mod parse_soup;
