@@ -74,6 +74,20 @@ pub(super) const GOALS: &[Goal] = &[
             Negative { protection: "rule-file-name", line: "outside of its folder" },
         ],
     ),
+    Goal {
+        number: "G25",
+        package: "promql",
+        target: "peers",
+        test: "fuzz::goal_g25_random_queries_equal_prometheus",
+        negatives: &[Negative { protection: "equal-labels", line: "random queries differ from Prometheus" }],
+    },
+    Goal {
+        number: "G43",
+        package: "promql",
+        target: "language",
+        test: "hostile::goal_g43_hostile_patterns_and_queries",
+        negatives: &[Negative { protection: "query-budget", line: "the query " }],
+    },
 ];
 
 /// A test of e2e/tests/goals.
