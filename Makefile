@@ -64,7 +64,7 @@ goals: harness ## the goals of docs/goals.md, each with its negative runs: make 
 
 bench: release harness ## ours beside the peer, on the same data, in one run
 	$(E2E) peers prometheus-blocks
-	cargo bench --locked -p tsdb --bench chunks
+	cargo bench --locked -p tsdb --bench chunks --bench blocks
 	$(E2E) bench --binary $(RELEASE)/panoptes
 
 # Coverage guidance needs cargo-fuzz; on a stable compiler it runs without a sanitizer, which safe code does not need.

@@ -34,6 +34,11 @@ impl Oracle {
         Ok(Self { child, requests, answers })
     }
 
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Asks, and gives what is in `ok`.
     ///
     /// # Errors
