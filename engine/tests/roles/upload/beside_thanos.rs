@@ -132,3 +132,34 @@ async fn the_bucket_looks_as_if_thanos_had_written_it() {
     assert!(live.as_str().unwrap().parse::<f64>().unwrap() > 1000.0, "{live}");
     assert_eq!(stored, live);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_prometheus_that_waits_for_the_list_may_compact_by_itself() {
+    if testkit::peers::skip(&["prometheus"]) {
+        return;
+    }
+    let page = MetricsSource::start().unwrap();
+    page.set("demo", 1.0);
+    let dir = tempfile::tempdir().unwrap();
+    let (data, bucket) = (dir.path().join("data"), dir.path().join("bucket"));
+    let mut options = Options::new(&[("cluster", "ops")], &[("demo", &page.address())]);
+    options.interval = "200ms".to_owned();
+    options.data = Some(data.clone());
+    options.args = vec![
+        "--storage.tsdb.min-block-duration=4s".to_owned(),
+        "--storage.tsdb.max-block-duration=40s".to_owned(),
+        format!("--storage.tsdb.delay-compact-file.path={}", data.join("thanos.shipper.json").display()),
+    ];
+    let p = tokio::task::block_in_place(|| Prometheus::start(&options)).unwrap();
+    let args = SidecarArgs {
+        prometheus_url: p.url(),
+        tsdb_path: data.display().to_string(),
+        objstore_config: objstore(&bucket),
+        ..SidecarArgs::default()
+    };
+    until("a block", async || !blocks(&data).is_empty()).await;
+    let sidecar = Sidecar::start(args);
+    sidecar.ready().await;
+    until("its upload", async || !blocks(&bucket).is_empty()).await;
+    assert_eq!(upload(&sidecar).refused, None);
+}
