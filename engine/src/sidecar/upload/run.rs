@@ -196,7 +196,9 @@ impl Uploader {
         self.status.planned(&plan);
         let labels = match self.permitted().await {
             Ok(labels) => labels,
-            Err(why) => {
+            // Not asked yet is no refusal.
+            Err(None) => return Pass::Waiting,
+            Err(Some(why)) => {
                 if self.status.refused(Some(why.clone())) {
                     tracing::warn!(reason = %why, "no block is uploaded");
                 }
@@ -225,8 +227,8 @@ impl Uploader {
         plan::plan(local, &known)
     }
 
-    /// The external labels, if blocks may be uploaded under them; or why not.
-    async fn permitted(&mut self) -> Result<Labels, String> {
+    /// The external labels, if blocks may be uploaded under them; or why not, as far as Prometheus has told.
+    async fn permitted(&mut self) -> Result<Labels, Option<String>> {
         let seen = self.watch.seen();
         if seen.usable {
             match self.prometheus.tsdb_flags(self.settings.timeout).await {
@@ -245,17 +247,15 @@ impl Uploader {
             }
         }
         if seen.external.is_empty() {
-            return Err(if seen.up {
+            return Err(seen.up.then(|| {
                 "Prometheus has no external labels, so its blocks could not be told from those of others: set \
                  global.external_labels in its configuration"
                     .to_owned()
-            } else {
-                "Prometheus has not told its external labels yet".to_owned()
-            });
+            }));
         }
         match self.flags.as_ref().map(|flags| self.judge(flags.as_ref())) {
-            None => Err("Prometheus has not told its flags yet".to_owned()),
-            Some(Permit::No(why)) => Err(why),
+            None => Err(None),
+            Some(Permit::No(why)) => Err(Some(why)),
             Some(Permit::Yes | Permit::Risky(_)) => Ok(seen.external.clone()),
         }
     }
