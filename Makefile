@@ -10,7 +10,7 @@ TRIPLE := x86_64-unknown-linux-gnu
 RELEASE := $(CARGO_TARGET_DIR)/$(TRIPLE)/release
 DEBUG := $(CARGO_TARGET_DIR)/$(TRIPLE)/debug
 # Tests take the peers that are named here, so that a missing one fails at once and not in the middle.
-TEST_PEERS := etcd strace kube-apiserver kube-controller-manager prometheus promtool prometheus-blocks thanos thanos-blocks versitygw
+TEST_PEERS := azurite etcd strace kube-apiserver kube-controller-manager prometheus promtool prometheus-blocks thanos thanos-blocks versitygw
 IMAGE ?= panoptes.dev/panoptes:0.1.0
 E2E := $(DEBUG)/e2e
 

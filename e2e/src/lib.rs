@@ -15,6 +15,7 @@ pub mod grpc;
 pub mod image;
 pub mod install;
 pub mod memory;
+pub mod npm;
 pub mod packages;
 pub mod peers;
 pub mod run;

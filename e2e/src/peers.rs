@@ -1,5 +1,5 @@
 //! Builds the peers (Kubernetes, Prometheus, Thanos and friends) from the Go modules in `e2e/peers/`, once per version, into a cache
-//! outside the checkout. Only what the called target needs is built.
+//! outside the checkout. Only what the called target needs is built. Node programs among them are in `npm`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use anyhow::Context as _;
 use sha2::{Digest as _, Sha256};
 
-use crate::{packages, say};
+use crate::{npm, packages, say};
 
 /// One Go module and the binaries that come from it.
 #[derive(Debug)]
@@ -125,23 +125,27 @@ const PEERS: [Peer; 9] = [
 
 /// All peers' names.
 pub fn names() -> Vec<&'static str> {
-    PEERS.iter().map(|p| p.name).collect()
+    PEERS.iter().map(|p| p.name).chain(npm::names()).collect()
 }
 
 /// What whole clusters and the demo need.
 pub const FOR_CLUSTERS: [&str; 5] = ["kubernetes", "prometheus", "kube-state-metrics", "node-exporter", "coredns"];
 
 /// Builds those of the named peers that are not built yet. A name is a module's (`kubernetes`: all its binaries), a binary's
-/// (`kube-apiserver`), or that of a program from the distribution's packages (`etcd`).
+/// (`kube-apiserver`), a Node program's (`azurite`), or that of a program from the distribution's packages (`etcd`).
 ///
 /// # Errors
-/// When a name is unknown, Go is missing or too old, or a build fails.
+/// When a name is unknown, Go or npm is missing or too old, or a build fails.
 pub fn ensure(names: &[&str]) -> anyhow::Result<()> {
     let mut todo = Vec::new();
     for name in names {
         let mut known = packages::provides(name);
         if known {
             packages::ensure_one(name)?;
+        }
+        if npm::provides(name) {
+            known = true;
+            npm::ensure_one(name)?;
         }
         for peer in &PEERS {
             for binary in peer.binaries.iter().filter(|b| peer.name == *name || b.name == *name) {
@@ -270,15 +274,23 @@ impl Peer {
     }
 
     fn link(&self, binary: &Binary) -> anyhow::Result<()> {
-        let bin = testkit::peers::cache().join("peers").join("bin");
-        fs::create_dir_all(&bin)?;
-        let (link, target) = (bin.join(binary.name), self.folder().join(binary.name));
-        if fs::read_link(&link).is_ok_and(|to| to == target) {
-            return Ok(());
-        }
-        let _ = fs::remove_file(&link);
-        std::os::unix::fs::symlink(&target, &link).with_context(|| format!("link {}", link.display()))
+        link(binary.name, &self.folder().join(binary.name))
     }
+}
+
+/// Makes `peers/bin/<name>` lead to a program.
+///
+/// # Errors
+/// When the link can't be made.
+pub(crate) fn link(name: &str, target: &Path) -> anyhow::Result<()> {
+    let bin = testkit::peers::cache().join("peers").join("bin");
+    fs::create_dir_all(&bin)?;
+    let link = bin.join(name);
+    if fs::read_link(&link).is_ok_and(|to| to == target) {
+        return Ok(());
+    }
+    let _ = fs::remove_file(&link);
+    std::os::unix::fs::symlink(target, &link).with_context(|| format!("link {}", link.display()))
 }
 
 fn check_go() -> anyhow::Result<()> {

@@ -8,6 +8,7 @@
 #![allow(clippy::disallowed_methods, reason = "a test harness waits for real processes in real time")]
 
 pub mod apiserver;
+pub mod azure;
 pub mod certs;
 pub mod faults;
 pub mod gcs;

@@ -1,7 +1,7 @@
 //! What services hold.
 
 use crate::config::{self, Config, Provider};
-use crate::contract::Contract;
+use crate::contract::{Contract, Uploads};
 use crate::error::{Error, Kind, Operation};
 use crate::layers::cache::Cache;
 use crate::layers::meter::{BucketMeter, Counted, Meter};
@@ -104,14 +104,10 @@ impl Bucket {
     /// # Errors
     /// [`Kind::Config`] when no client can be made of it.
     pub fn open(config: &Config, mut options: Options) -> Result<Self> {
-        let retries = match &config.provider {
-            Provider::Gcs(c) => c.max_retries,
-            Provider::S3(c) => c.max_retries,
-            Provider::Azure(c) => c.max_retries,
-            Provider::Filesystem(_) => 0,
-        };
-        if retries > 0 {
-            options.retry.attempts = retries.saturating_add(1);
+        options.retry = config.retry(options.retry);
+        let ignored = config.without_effect();
+        if !ignored.is_empty() {
+            tracing::warn!("{}: {}", config.describe(), ignored.join("; "));
         }
         let name = config.bucket_name();
         let around =
@@ -125,7 +121,14 @@ impl Bucket {
                 Arc::new(Counted::new(Arc::new(directory), around.meter))
             }
         };
-        Ok(Self::with(store, name, config.describe(), config.kind(), config.prefix.clone(), options))
+        Ok(Self::with(
+            store,
+            name,
+            config.describe(),
+            (config.kind(), config.uploads()),
+            config.prefix.clone(),
+            options,
+        ))
     }
 
     /// A bucket in memory that is gone with its last clone.
@@ -138,19 +141,20 @@ impl Bucket {
     pub fn over(store: Arc<dyn Store>, name: &str, options: Options) -> Self {
         let description = format!("{store:?}");
         let store = Arc::new(Counted::new(store, options.meter.of(name)));
-        Self::with(store, name.to_owned(), description, config::Kind::Other, String::new(), options)
+        let provider = (config::Kind::Other, Uploads::default());
+        Self::with(store, name.to_owned(), description, provider, String::new(), options)
     }
 
     fn with(
         store: Arc<dyn Store>,
         name: String,
         description: String,
-        provider: config::Kind,
+        (provider, uploads): (config::Kind, Uploads),
         prefix: String,
         options: Options,
     ) -> Self {
         let retry = Retry::new(options.retry, options.world.clone());
-        let mut store: Arc<dyn Store> = Arc::new(Contract::new(store, retry));
+        let mut store: Arc<dyn Store> = Arc::new(Contract::new(store, retry, uploads));
         if options.cache_bytes > 0 {
             store = Arc::new(Cache::new(store, options.cache_bytes));
         }

@@ -18,17 +18,34 @@ pub const PART: u64 = 16 << 20;
 /// Most parts that all providers take.
 const MAX_PARTS: u64 = 10_000;
 
+/// What one request of an upload may hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Uploads {
+    /// Largest body of one request, in bytes: a larger file goes in parts from the start.
+    pub one_request: u64,
+    /// Whether a file may go in parts at all.
+    pub parts: bool,
+}
+
+impl Default for Uploads {
+    /// One request takes any file; parts help when it breaks.
+    fn default() -> Self {
+        Self { one_request: u64::MAX, parts: true }
+    }
+}
+
 /// A provider under the contract.
 #[derive(Debug)]
 pub struct Contract {
     inner: Arc<dyn Store>,
     retry: Retry,
+    uploads: Uploads,
 }
 
 impl Contract {
     /// The contract over a provider, with a budget of retries.
-    pub fn new(inner: Arc<dyn Store>, retry: Retry) -> Self {
-        Self { inner, retry }
+    pub fn new(inner: Arc<dyn Store>, retry: Retry, uploads: Uploads) -> Self {
+        Self { inner, retry, uploads }
     }
 
     /// A conditional write was refused after an attempt whose answer was lost: it may be our own write that stands in the way.
@@ -49,7 +66,12 @@ impl Contract {
 
     async fn in_parts(&self, path: &str, source: &Arc<dyn Source>) -> Result<Version> {
         let size = source.size();
-        let part = PART.max(size.div_ceil(MAX_PARTS).next_multiple_of(1 << 20));
+        let most = self.uploads.one_request;
+        let part = PART.min(most).max(size.div_ceil(MAX_PARTS).next_multiple_of(1 << 20));
+        if part > most {
+            let what = format!("{size} bytes are more than {MAX_PARTS} parts of {most} bytes; raise `part_size`");
+            return Err(Error::new(Kind::Local, Operation::Upload, path, what));
+        }
         let id = self.retry.run(|_| self.inner.begin_parts(path)).await?;
         let sent = async {
             let mut parts = Vec::new();
@@ -162,7 +184,11 @@ impl Store for Contract {
     }
 
     async fn upload(&self, path: &str, source: Arc<dyn Source>) -> Result<Version> {
-        if source.size() <= PARTS_FROM {
+        let Uploads { one_request, parts } = self.uploads;
+        if parts && source.size() > one_request {
+            return self.in_parts(path, &source).await;
+        }
+        if !parts || source.size() <= PARTS_FROM {
             return self.retry.run(|_| self.inner.upload(path, Arc::clone(&source))).await;
         }
         // In good weather one request; in bad weather parts, so that a break doesn't begin all again.

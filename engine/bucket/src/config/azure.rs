@@ -1,12 +1,13 @@
 //! `type: AZURE`.
 
 use super::http::duration;
-use super::{HttpConfig, refuse, required};
+use super::{HttpConfig, Ignored, refuse, required};
 use crate::error::Error;
+use crate::layers::retry::Policy;
 use serde::Deserialize;
 use std::time::Duration;
 
-/// Azure Blob Storage. The container must be there: `storage_create_container` has no effect.
+/// Azure Blob Storage. The container must be there.
 #[derive(Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Azure {
@@ -43,17 +44,17 @@ pub struct Azure {
     pub sas: String,
 }
 
-/// Taken, without effect: retries are ours.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct Reader {
     max_retry_requests: u32,
 }
 
-/// Taken, without effect: retries are ours.
+/// How calls are tried again.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct Pipeline {
+    /// Retries, as in Thanos in spite of its name.
     max_tries: u32,
     #[serde(deserialize_with = "duration")]
     try_timeout: Option<Duration>,
@@ -90,6 +91,38 @@ impl Azure {
         }
         self.http_config.check()?;
         Ok(self)
+    }
+
+    /// `pipeline_config` goes before `max_retries`, as in Thanos.
+    pub(super) fn retry(&self, ours: Policy) -> Policy {
+        let pipeline = &self.pipeline_config;
+        let retries = if pipeline.max_tries > 0 { pipeline.max_tries } else { self.max_retries };
+        let attempts = if retries > 0 { retries.saturating_add(1) } else { ours.attempts };
+        let (first, longest) = (pipeline.retry_delay, pipeline.max_retry_delay);
+        let first_pause = first.unwrap_or_else(|| ours.first_pause.min(longest.unwrap_or(ours.first_pause)));
+        let longest_pause = longest.unwrap_or(ours.longest_pause).max(first_pause);
+        Policy { attempts, first_pause, longest_pause, ..ours }
+    }
+
+    pub(super) fn without_effect(&self) -> Vec<Ignored> {
+        let pipeline = &self.pipeline_config;
+        vec![
+            (
+                pipeline.try_timeout.is_some(),
+                "pipeline_config.try_timeout",
+                "an attempt ends when nothing moves; how long an answer may take to begin is                  `http_config.response_header_timeout`",
+            ),
+            (
+                self.reader_config.max_retry_requests > 0,
+                "reader_config.max_retry_requests",
+                "reads are tried again as all calls are, see `max_retries`",
+            ),
+            (
+                self.storage_create_container == Some(true),
+                "storage_create_container",
+                "the container must be there; make it before",
+            ),
+        ]
     }
 
     fn read_connection_string(&mut self) -> Result<(), Error> {

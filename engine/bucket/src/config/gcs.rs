@@ -1,6 +1,6 @@
 //! `type: GCS`.
 
-use super::{HttpConfig, refuse, required};
+use super::{HttpConfig, Ignored, refuse, required};
 use crate::error::Error;
 use serde::{Deserialize, Serialize};
 
@@ -69,6 +69,17 @@ impl Gcs {
         self.http_config.check()?;
         self.key()?;
         Ok(self)
+    }
+
+    pub(super) fn without_effect(&self) -> Vec<Ignored> {
+        vec![
+            (self.grpc_conn_pool_size != 0, "grpc_conn_pool_size", "GCS is spoken over HTTP"),
+            (
+                self.chunk_size_bytes != 0,
+                "chunk_size_bytes",
+                "a file goes in one request, and in parts when that breaks",
+            ),
+        ]
     }
 
     /// The key, if there is one.

@@ -1,12 +1,11 @@
 //! `http_config`, the same for all providers that speak HTTP.
 
-use super::refuse;
+use super::{Ignored, refuse};
 use crate::error::Error;
 use serde::{Deserialize, Deserializer};
 use std::time::Duration;
 
-/// `http_config`. Keys that only tune Go's client (`max_idle_conns`, `max_conns_per_host`, `expect_continue_timeout`,
-/// `disable_compression`) are taken and have no effect: connections are made as needed, compression is never asked for.
+/// `http_config`. Keys that only tune Go's client are taken and have no effect.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct HttpConfig {
@@ -48,6 +47,16 @@ pub struct TlsConfig {
 }
 
 impl HttpConfig {
+    pub(super) fn without_effect(&self) -> [Ignored; 4] {
+        let as_needed = "connections are made as needed; see `http_config.max_idle_conns_per_host`";
+        [
+            (self.max_idle_conns != 0, "http_config.max_idle_conns", as_needed),
+            (self.max_conns_per_host != 0, "http_config.max_conns_per_host", as_needed),
+            (self.expect_continue_timeout.is_some(), "http_config.expect_continue_timeout", "bodies are sent at once"),
+            (self.disable_compression, "http_config.disable_compression", "compression is never asked for"),
+        ]
+    }
+
     pub(super) fn check(&self) -> Result<(), Error> {
         let tls = &self.tls_config;
         refuse(

@@ -19,7 +19,9 @@ pub use gcs::{Gcs, ServiceAccount};
 pub use http::{HttpConfig, TlsConfig};
 pub use s3::{Lookup, S3, Sse};
 
+use crate::contract::Uploads;
 use crate::error::Error;
+use crate::layers::retry::Policy;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
@@ -135,6 +137,39 @@ impl Config {
         }
     }
 
+    /// How calls are tried again: ours, changed by what is configured.
+    pub fn retry(&self, ours: Policy) -> Policy {
+        let retries = |n: u32| if n > 0 { n.saturating_add(1) } else { ours.attempts };
+        match &self.provider {
+            Provider::Gcs(c) => Policy { attempts: retries(c.max_retries), ..ours },
+            Provider::S3(c) => Policy { attempts: retries(c.max_retries), ..ours },
+            Provider::Azure(c) => c.retry(ours),
+            Provider::Filesystem(_) => ours,
+        }
+    }
+
+    /// What one request of an upload may hold; the largest ones as the providers document them.
+    pub fn uploads(&self) -> Uploads {
+        match &self.provider {
+            Provider::S3(c) => c.uploads(),
+            Provider::Azure(_) => Uploads { one_request: 5000 << 20, parts: true },
+            Provider::Gcs(_) => Uploads { one_request: 5 << 40, parts: true },
+            Provider::Filesystem(_) => Uploads::default(),
+        }
+    }
+
+    /// Keys that are set, that Thanos honours and that change nothing here: a sentence for each.
+    pub fn without_effect(&self) -> Vec<String> {
+        let (own, http) = match &self.provider {
+            Provider::Gcs(c) => (c.without_effect(), &c.http_config),
+            Provider::S3(c) => (c.without_effect(), &c.http_config),
+            Provider::Azure(c) => (c.without_effect(), &c.http_config),
+            Provider::Filesystem(_) => return Vec::new(),
+        };
+        let all = own.into_iter().chain(http.without_effect());
+        all.filter(|(is_set, ..)| *is_set).map(|(_, key, why)| format!("`{key}` has no effect: {why}")).collect()
+    }
+
     /// The bucket's name, as in the `bucket` label of Thanos's metrics.
     pub fn bucket_name(&self) -> String {
         match &self.provider {
@@ -184,6 +219,9 @@ fn from_yaml<T: DeserializeOwned>(yaml: &str) -> Result<T, Error> {
 fn wrong(e: serde_saphyr::Error) -> Error {
     Error::config(e.without_snippet().to_string())
 }
+
+/// Whether a key is set, its name, and why it changes nothing.
+type Ignored = (bool, &'static str, &'static str);
 
 fn required(key: &str, value: &str) -> Result<(), Error> {
     if value.is_empty() { Err(Error::config(format!("`{key}` is missing"))) } else { Ok(()) }
@@ -236,6 +274,48 @@ mod tests {
     }
 
     #[test]
+    fn what_is_taken_has_an_effect_or_a_sentence() {
+        let ours = Policy::default();
+        let seconds = std::time::Duration::from_secs;
+        let azure = |extra: &str| {
+            Config::parse(&format!("type: AZURE\nconfig: {{storage_account: a, container: c{extra}}}\n")).unwrap()
+        };
+        assert_eq!(azure("").retry(ours), ours);
+        assert_eq!(azure(", max_retries: 3").retry(ours).attempts, 4);
+        let tuned = azure(", max_retries: 3, pipeline_config: {max_tries: 8, retry_delay: 2s, max_retry_delay: 1m}");
+        let wanted = Policy { attempts: 9, first_pause: seconds(2), longest_pause: seconds(60), ..ours };
+        assert_eq!(tuned.retry(ours), wanted);
+        assert_eq!(tuned.without_effect(), Vec::<String>::new());
+        // A first pause is never longer than the longest.
+        let long = azure(", pipeline_config: {retry_delay: 30s}").retry(ours);
+        assert_eq!((long.first_pause, long.longest_pause), (seconds(30), seconds(30)));
+        let short = azure(", pipeline_config: {max_retry_delay: 100ms}").retry(ours);
+        assert_eq!(short.first_pause, short.longest_pause);
+
+        let s3 =
+            |extra: &str| Config::parse(&format!("type: S3\nconfig: {{bucket: b, endpoint: e{extra}}}\n")).unwrap();
+        assert_eq!(s3(", max_retries: 2").retry(ours).attempts, 3);
+        assert_eq!(s3("").uploads(), Uploads { one_request: 5 << 30, parts: true });
+        assert_eq!(s3(", part_size: 67108864").uploads(), Uploads { one_request: 64 << 20, parts: true });
+        assert_eq!(s3(", disable_multipart: true").uploads(), Uploads { one_request: u64::MAX, parts: false });
+
+        let gcs = |extra: &str| Config::parse(&format!("type: GCS\nconfig: {{bucket: b{extra}}}\n")).unwrap();
+        for (config, key) in [
+            (azure(", pipeline_config: {try_timeout: 5s}"), "pipeline_config.try_timeout"),
+            (azure(", reader_config: {max_retry_requests: 5}"), "reader_config.max_retry_requests"),
+            (azure(", storage_create_container: true"), "storage_create_container"),
+            (azure(", http_config: {max_conns_per_host: 5}"), "http_config.max_conns_per_host"),
+            (s3(", send_content_md5: true"), "send_content_md5"),
+            (s3(", http_config: {disable_compression: true}"), "http_config.disable_compression"),
+            (gcs(", chunk_size_bytes: 5"), "chunk_size_bytes"),
+            (gcs(", grpc_conn_pool_size: 5"), "grpc_conn_pool_size"),
+        ] {
+            let told = config.without_effect();
+            assert!(told.len() == 1 && told[0].starts_with(&format!("`{key}` has no effect: ")), "{key}: {told:?}");
+        }
+    }
+
+    #[test]
     fn a_refusal_shows_no_secret() {
         for yaml in [
             "type: S3\nconfig:\n  bucket: b\n  endpoint: e\n  secrett: hunter2\n",
@@ -265,6 +345,9 @@ mod tests {
             ),
             (&s3(", access_key: a"), "`secret_key` is missing"),
             (&s3(", signature_version2: true"), "`signature_version2` is not supported"),
+            (&s3(", part_size: 1048576"), "`part_size` is"),
+            (&s3(", part_size: 6000000000"), "`part_size` is"),
+            (&s3(", part_size: 67108864, disable_multipart: true"), "`part_size` and `disable_multipart`"),
             (&s3(", put_user_metadata: {a: b}"), "`put_user_metadata` is not supported"),
             (&s3(", list_objects_version: v1"), "`list_objects_version`"),
             (&s3(", bucket_lookup_type: dns"), "`bucket_lookup_type`"),

@@ -1,6 +1,7 @@
 //! `type: S3`.
 
-use super::{HttpConfig, endpoint_url, refuse, required};
+use super::{HttpConfig, Ignored, endpoint_url, refuse, required};
+use crate::contract::Uploads;
 use crate::error::Error;
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -34,6 +35,7 @@ pub struct S3 {
     send_content_md5: Option<bool>,
     /// Whether a large upload is never sent in parts.
     pub disable_multipart: bool,
+    /// Largest body of one request of an upload, in bytes; 0: what S3 takes.
     part_size: u64,
     sse_config: SseConfig,
     /// Where `AssumeRoleWithWebIdentity` is asked; empty: that of the region.
@@ -63,6 +65,10 @@ struct SseConfig {
     kms_encryption_context: BTreeMap<String, String>,
     encryption_key: String,
 }
+
+/// What S3 takes as a part and in one request, in bytes.
+/// <https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html>
+const PART_SIZES: std::ops::RangeInclusive<u64> = 5 << 20..=5 << 30;
 
 /// Where the bucket's name goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,10 +110,41 @@ impl S3 {
             let what = "`list_objects_version` is \"v2\" or left out; the older listing is not supported";
             return Err(Error::config(what));
         }
+        if self.part_size > 0 && !PART_SIZES.contains(&self.part_size) {
+            return Err(Error::config("`part_size` is between 5242880 (5 MiB) and 5368709120 (5 GiB), as S3 takes it"));
+        }
+        if self.part_size > 0 && self.disable_multipart {
+            let what = "`part_size` and `disable_multipart` exclude each other; keep one of them";
+            return Err(Error::config(what));
+        }
         self.http_config.check()?;
         self.lookup()?;
         self.sse()?;
         Ok(self)
+    }
+
+    /// A file larger than `part_size` goes in parts that are no larger.
+    pub(super) fn uploads(&self) -> Uploads {
+        match (self.disable_multipart, self.part_size) {
+            (true, _) => Uploads { one_request: u64::MAX, parts: false },
+            (false, 0) => Uploads { one_request: *PART_SIZES.end(), parts: true },
+            (false, part_size) => Uploads { one_request: part_size, parts: true },
+        }
+    }
+
+    pub(super) fn without_effect(&self) -> Vec<Ignored> {
+        vec![
+            (
+                self.send_content_md5 == Some(true),
+                "send_content_md5",
+                "sizes of what was uploaded are compared instead",
+            ),
+            (
+                self.disable_dualstack && self.endpoint.contains(".dualstack."),
+                "disable_dualstack",
+                "`endpoint` is asked as it is; name one without dualstack",
+            ),
+        ]
     }
 
     /// The URL of the endpoint.

@@ -154,6 +154,33 @@ async fn a_large_upload_goes_on_in_parts() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn no_request_is_larger_than_part_size() {
+    if testkit::peers::skip(&["versitygw"]) {
+        return;
+    }
+    let server = s3::S3::start().unwrap();
+    server.make_bucket("my-bucket").unwrap();
+    let body: Bytes = (0..(12usize << 20)).map(|n| (n / 3 + n / 70_001) as u8).collect::<Vec<u8>>().into();
+    // So many requests of an upload in parts: begin, parts, complete; or one request alone.
+    for (extra, parts, puts) in [("part_size: 5242880", 1 + 3 + 1, 0), ("part_size: 67108864", 0, 1)] {
+        let proxy = Proxy::start(&server.address(), 8).unwrap();
+        let yaml = format!("{}  {extra}\n", s3::objstore(&proxy.address(), "my-bucket"));
+        let bucket = open(&yaml, suite::options());
+        bucket.upload("a", Arc::new(body.clone())).await.unwrap();
+        assert!(bucket.get("a", 1 << 30).await.unwrap().bytes == body, "{extra}");
+        let sent = proxy.requests();
+        let count = |operation| sent.get(&operation).copied().unwrap_or_default();
+        assert_eq!((count(Operation::Parts), count(Operation::Put)), (parts, puts), "{extra}: {sent:?}");
+    }
+    // Without parts a large upload that breaks is sent again as a whole.
+    let proxy = Proxy::start(&server.address(), 8).unwrap();
+    proxy.set(vec![Rule::always(Fault::Drop).to(&[Operation::Put]).times(1)]);
+    let yaml = format!("{}  disable_multipart: true\n", s3::objstore(&proxy.address(), "my-bucket"));
+    suite::parts(&open(&yaml, suite::options())).await;
+    assert!(!proxy.requests().contains_key(&Operation::Parts));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_upload_that_was_cut_is_noticed() {
     let behind = Behind::new();
     let bucket = behind.bucket();

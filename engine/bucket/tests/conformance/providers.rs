@@ -59,22 +59,14 @@ async fn amazon() {
     suite::parts(&open(&server.objstore("my-bucket"))).await;
 }
 
-/// Azure's emulator is a Node program that this project doesn't build: run one (`azurite-blob --inMemoryPersistence
-/// --skipApiVersionCheck`) and name its address in `PANOPTES_AZURITE`. Thanos makes the container.
 #[tokio::test(flavor = "multi_thread")]
 async fn azure() {
-    let Ok(address) = std::env::var("PANOPTES_AZURITE") else { return };
-    // The well-known key of the emulator's account.
-    let key = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==";
-    let yaml = format!(
-        "type: AZURE\nconfig:\n  container: my-bucket\n  storage_account: devstoreaccount1\n  storage_connection_string: \
-         DefaultEndpointsProtocol=http;AccountName=devstoreaccount1;AccountKey={key};BlobEndpoint=http://{address}/devstoreaccount1;\n"
-    );
-    let made = std::process::Command::new(testkit::peers::path("thanos").unwrap())
-        .args(["tools", "bucket", "ls", &format!("--objstore.config={yaml}")])
-        .status()
-        .unwrap();
-    assert!(made.success());
-    suite::all(&open(&yaml), true).await;
-    suite::parts(&open(&yaml)).await;
+    if testkit::peers::skip(&["azurite"]) {
+        return;
+    }
+    let server = testkit::azure::Azurite::start().unwrap();
+    server.make_container("my-bucket").unwrap();
+    suite::all(&open(&server.objstore("my-bucket")), true).await;
+    suite::all(&open(&format!("{}prefix: team/a\n", server.objstore("my-bucket"))), false).await;
+    suite::parts(&open(&server.objstore("my-bucket"))).await;
 }

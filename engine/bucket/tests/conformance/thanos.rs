@@ -153,6 +153,17 @@ async fn on_amazon() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn on_azure() {
+    if testkit::peers::skip(&["thanos", "promtool", "azurite"]) {
+        return;
+    }
+    let server = testkit::azure::Azurite::start().unwrap();
+    server.make_container("my-bucket").unwrap();
+    let yaml = format!("{}prefix: team/a\n", server.objstore("my-bucket"));
+    both_ways(&yaml, &yaml, None).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn in_a_directory() {
     if testkit::peers::skip(&["thanos", "promtool"]) {
         return;
