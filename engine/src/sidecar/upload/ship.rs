@@ -195,9 +195,7 @@ impl Shipper {
 fn prepare(disk: &Arc<dyn Disk>, data: &Path, id: BlockId, hash: HashFunc) -> Result<Prepared, StageError> {
     let staged = Staged::new(disk, data, id)?;
     let meta = local::read_meta(&**disk, staged.dir(), id).map_err(StageError::Bad)?;
-    if let Some(bad) = health::check(&**disk, &staged) {
-        return Err(StageError::Bad(bad));
-    }
+    health::check(&**disk, &staged)?;
     let mut hashes = Hashes::new();
     if hash == HashFunc::Sha256 {
         for file in &staged.files {
