@@ -8,7 +8,7 @@ use super::world::{BLOCK, Bucket, CHANGE, READY, SHORT_BLOCKS, World, eventually
 use super::{Story, Thing};
 use crate::blocks::{Held, held, local, same};
 use crate::cluster::LAB;
-use crate::fleet::{CREDENTIALS, CREDENTIALS_KEY};
+use crate::fleet::{CREDENTIALS, CREDENTIALS_KEY, Stack};
 
 pub(super) const STORY: Story = Story { name: "t21_secret", changes: &[], needs: &[Thing::Lab], run };
 
@@ -40,8 +40,13 @@ fn run(world: &World) -> anyhow::Result<()> {
 
     // Rotated: for a moment both keys open the bucket, then the old one no longer does.
     bucket.allow(&["one", "two"], &[])?;
+    let first = in_use(stack)?.context("the sidecar uses no configuration")?;
     bucket.put_key("two")?;
-    stack.wait_reason(&object, "ObjectStorageReady", "Unknown", &["NotVerified"], CHANGE).ok();
+    eventually("the sidecar to use and verify the new key", CHANGE, || {
+        let now = in_use(stack)?;
+        anyhow::ensure!(now.as_ref().is_some_and(|now| *now != first), "it uses {now:?}, before {first}");
+        Ok(())
+    })?;
     stack.wait_reason(&object, "ObjectStorageReady", "True", &["Verified"], CHANGE)?;
     bucket.allow(&["two"], &[])?;
     more_blocks(&bucket, count(&bucket)?)?;
@@ -73,6 +78,14 @@ fn run(world: &World) -> anyhow::Result<()> {
     let after = stack.pods("prometheus")?;
     same_pods(&pods, &after)?;
     no_restarts(&after)
+}
+
+/// Hash of the bucket's configuration that the sidecar has verified.
+fn in_use(stack: &Stack) -> anyhow::Result<Option<String>> {
+    let state = stack.get_pod(&format!("{}-prometheus-0", stack.name), 10902, "/-/state")?;
+    let found = &state["bucket"];
+    let verified = found["checkedAtMs"].is_i64() && found["error"].is_null();
+    Ok(found["configuration"].as_str().filter(|_| verified).map(str::to_owned))
 }
 
 fn count(bucket: &Bucket) -> anyhow::Result<usize> {

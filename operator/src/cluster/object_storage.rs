@@ -30,8 +30,6 @@ impl ValidObjectStorage {
 
 /// Key file of a service account inside the rendered Secret.
 pub(crate) const KEY_FILE: &str = "service-account.json";
-/// The authority of an S3 server inside the rendered Secret.
-pub(crate) const CA_FILE: &str = "ca.crt";
 /// What the engine can use, in Thanos's words.
 const TYPES: [&str; 4] = ["GCS", "S3", "AZURE", "FILESYSTEM"];
 
@@ -159,8 +157,10 @@ fn s3_file(s3: &S3, prefix: Option<&str>, observed: &Observed) -> Result<Files, 
         if !String::from_utf8_lossy(bytes).contains("-----BEGIN CERTIFICATE-----") {
             return Err(invalid(CA, &key.name, &key.key, "holds no PEM certificate"));
         }
-        config["http_config"] = json!({"tls_config": {"ca_file": format!("{CONFIG_DIR}/{CA_FILE}")}});
-        files.insert(CA_FILE.to_owned(), bytes.to_vec());
+        // Its name tells its content, so that a renewed one changes objstore.yml, which is what parts watch.
+        let name = format!("ca-{}.crt", &crate::desired::hash(bytes)[..12]);
+        config["http_config"] = json!({"tls_config": {"ca_file": format!("{CONFIG_DIR}/{name}")}});
+        files.insert(name, bytes.to_vec());
     }
     render("S3", config, prefix, files)
 }
@@ -250,6 +250,9 @@ fn word(bytes: &[u8]) -> Result<&str, String> {
     let word = text(bytes)?.trim();
     if word.contains(|c: char| c.is_whitespace() || c.is_control()) {
         return Err("is more than one word".to_owned());
+    }
+    if word.contains("$(") {
+        return Err("holds \"$(\", which the parts would take for the name of a variable".to_owned());
     }
     Ok(word)
 }

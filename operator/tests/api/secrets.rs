@@ -140,6 +140,14 @@ async fn missing_broken_good_rotated() {
     says(good(&second), failing(1_000)).await;
     let message = bench.condition(OPS, "ObjectStorageReady", "False", "UploadFailing").await;
     assert!(message.contains("no space for links") && message.contains("1970-01-01T00:00:01Z"), "{message}");
+    let refused = Upload { refused: Some("Prometheus has no external labels".to_owned()), ..Upload::default() };
+    says(good(&second), refused).await;
+    bench
+        .until("the refusal", || {
+            let found = crate::bench::condition(&bench.get("moncl", "ops")?, "ObjectStorageReady")?;
+            found["message"].as_str()?.contains("no external labels").then_some(())
+        })
+        .await;
     says(good(&second), Upload { last_upload_ms: Some(1_795_000_060_000), ..Upload::default() }).await;
     bench.condition(OPS, "ObjectStorageReady", "True", "Verified").await;
     bench.condition(OPS, "Ready", "True", "Ready").await;

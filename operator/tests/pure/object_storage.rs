@@ -132,7 +132,7 @@ fn each_form_as_the_parts_get_it() {
                 "caSecretRef": {"name": "ca", "key": "ca.crt"}}}),
             &[("aws", with_token), ("ca", ca)],
             "type: S3\nconfig:\n  bucket: b-1\n  endpoint: minio\n  region: x\n  access_key: me\n  secret_key: a/b+c\n  \
-             session_token: t\n  http_config:\n    tls_config:\n      ca_file: /etc/panoptes/objstore/ca.crt\n",
+             session_token: t\n  http_config:\n    tls_config:\n      ca_file: /etc/panoptes/objstore/ca-72819a0afb33.crt\n",
         ),
         (
             json!({"azure": {"container": "c-1", "account": "acc"}}),
@@ -200,6 +200,12 @@ fn what_is_wrong_names_the_key_and_tells_no_secret() {
             &[("aws", &[("AWS_ACCESS_KEY_ID", "a"), ("AWS_SECRET_ACCESS_KEY", "two words")])],
             Reason::SecretInvalid,
             &["AWS_SECRET_ACCESS_KEY", "more than one word"],
+        ),
+        (
+            &s3,
+            &[("aws", &[("AWS_ACCESS_KEY_ID", "a"), ("AWS_SECRET_ACCESS_KEY", "two$(words!")])],
+            Reason::SecretInvalid,
+            &["AWS_SECRET_ACCESS_KEY", "name of a variable"],
         ),
         (&s3, &[good], Reason::SecretMissing, &["\"ca\""]),
         (
@@ -313,6 +319,25 @@ fn the_sidecar_reaches_blocks_and_bucket() {
         mounts(&world(&wish(json!({"objectStorage": {"filesystem": {"volumeClaimName": "h"}}}))));
     assert!(bucket.is_some_and(|mount| mount.get("readOnly").is_none()));
     assert!(volumes.as_array().is_some_and(|all| all.iter().any(|v| v["persistentVolumeClaim"]["claimName"] == "h")));
+}
+
+/// Parts watch `objstore.yml`: a renewed authority beside it must change it too.
+#[test]
+fn a_renewed_authority_is_a_new_configuration() {
+    let mut observed = world(&wish(json!({"objectStorage": {"s3": {
+        "bucket": "b-1", "endpoint": "https://s", "caSecretRef": {"name": "ca", "key": "ca.crt"}}}})));
+    let mut of = |certificate: &str| {
+        observed.secrets.extend([secret("ca", &[("ca.crt", certificate)])]);
+        valid_in(&observed).object_storage.unwrap_or_else(|| panic!("{:?}", said(&observed)))
+    };
+    let first = of(super::support::CERTIFICATE);
+    let renewed = of(&super::support::CERTIFICATE.replace("AQIDBA==", "BAMCAQ=="));
+    assert_ne!(first.hash(), renewed.hash());
+    for storage in [first, renewed] {
+        let text = String::from_utf8_lossy(&storage.files["objstore.yml"]).into_owned();
+        let named = storage.files.keys().find(|name| name.ends_with(".crt")).expect("the file");
+        assert!(text.contains(&format!("/{named}")), "{named}: {text}");
+    }
 }
 
 /// A Secret that comes later, breaks, or is rotated rolls no pod.
