@@ -30,7 +30,9 @@ const MAX_TEXT: u64 = 64 << 20;
 
 /// The directory where Prometheus's container finds the expanded configuration.
 pub(crate) const SHARED_DIR: &str = "/etc/prometheus/shared";
-/// The rule files of Prometheus.
+/// Where the sidecar puts rule files for Prometheus: what Prometheus refuses does not stay there.
+pub(crate) const SHARED_RULES_DIR: &str = "/etc/prometheus/shared/rules";
+/// The rule files as they are wished for.
 pub(crate) const RULES_DIR: &str = "/etc/prometheus/rules";
 
 /// What Prometheus should load, and what it is known to load. Texts are before `$(POD_NAME)` is replaced.
@@ -145,7 +147,7 @@ fn with_jobs(cluster: &ValidCluster, jobs: Vec<Value>) -> String {
         },
         // replicas must send identical alerts
         "alerting": {"alert_relabel_configs": [{"action": "labeldrop", "regex": spec.replica_label}]},
-        "rule_files": [format!("{RULES_DIR}/*.yaml")],
+        "rule_files": [format!("{SHARED_RULES_DIR}/current/*.yaml")],
         "scrape_configs": jobs,
     });
     if retention_in_file(&cluster.prometheus_version) {

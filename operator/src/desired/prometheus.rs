@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::api::{DeletionPolicy, LogLevel, duration_millis};
 use crate::cluster::{Compaction, ValidCluster, Volume};
 
-use super::configuration::{RULES_DIR, SHARED_DIR, retention_in_file};
+use super::configuration::{RULES_DIR, SHARED_DIR, SHARED_RULES_DIR, retention_in_file};
 use super::profile::{self, Sized};
 use super::{Object, meta, names, objstore, pod};
 
@@ -195,7 +195,6 @@ fn prometheus(cluster: &ValidCluster) -> Value {
         "resources": profile::resources(spec.profile, Sized::Prometheus, spec.prometheus.resources.as_ref()),
         "volumeMounts": [
             mount("config-shared", SHARED_DIR, true),
-            mount("rules", RULES_DIR, true),
             data_mount(false),
         ],
     })
@@ -207,6 +206,8 @@ fn reloader() -> SidecarArgs {
         config_file: format!("{CONFIG_DIR}/{}", args::files::NEXT),
         last_good_file: format!("{CONFIG_DIR}/{}", args::files::LAST_GOOD),
         config_envsubst_file: format!("{SHARED_DIR}/prometheus.yaml"),
+        rule_dirs: vec![RULES_DIR.to_owned()],
+        rule_output_dir: SHARED_RULES_DIR.to_owned(),
         ..SidecarArgs::default()
     }
 }
@@ -222,6 +223,7 @@ fn init_config(cluster: &ValidCluster) -> Value {
         "volumeMounts": [
             mount("config", CONFIG_DIR, true),
             mount("config-shared", SHARED_DIR, false),
+            mount("rules", RULES_DIR, true),
         ],
     })
 }
@@ -231,7 +233,6 @@ fn sidecar(cluster: &ValidCluster) -> Value {
     let mut flags = SidecarArgs {
         prometheus_url: format!("http://127.0.0.1:{}", args::PROMETHEUS_PORT),
         tsdb_path: DATA_DIR.to_owned(),
-        rule_dirs: vec![RULES_DIR.to_owned()],
         objstore_config_file: objstore::config_file(cluster),
         shipper_meta_file_name: SHIPPED_FILE.to_owned(),
         ..reloader()

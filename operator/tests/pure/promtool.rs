@@ -25,7 +25,7 @@ fn check(cluster: &operator::api::MonitoringCluster) -> anyhow::Result<()> {
     let text = valid
         .configuration
         .next
-        .replace("/etc/prometheus/rules", &rules.display().to_string())
+        .replace("/etc/prometheus/shared/rules/current", &rules.display().to_string())
         .replace("/var/run/secrets/kubernetes.io/serviceaccount", &account.display().to_string());
     let config = dir.path().join("prometheus.yaml");
     std::fs::write(&config, &text)?;
