@@ -41,9 +41,12 @@ const PIECES: &[&str] = &[
     "\u{ff0e}\u{ff0e}",
 ];
 
+/// Pieces of a name, at most; fewer than the sandbox is deep.
+const MOST: usize = 5;
+
 fn name(rng: &mut Rng) -> String {
     let mut out = String::new();
-    for _ in 0..=rng.below(5) {
+    for _ in 0..=rng.below(MOST) {
         out.push_str(rng.choose(PIECES).unwrap());
         if rng.one_in(2) {
             out.push('/');
@@ -61,10 +64,11 @@ fn goal_g41_names() {
     let mut rng = goal.rng("names");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let sandbox = tempfile::tempdir().unwrap();
-    let root = sandbox.path().join("root");
+    // Deeper than any of the names climbs: a run with the protection off stays in its sandbox.
+    let root = sandbox.path().join("1/2/3/4/5/6/7/8/root");
     let prefix = root.join("bucket/tenants/a");
     std::fs::create_dir_all(&prefix).unwrap();
-    for place in [sandbox.path(), &root, &root.join("bucket"), &root.join("bucket/tenants")] {
+    for place in root.join("bucket/tenants").ancestors().take_while(|p| p.starts_with(sandbox.path())) {
         std::fs::write(place.join("canary"), "sings").unwrap();
     }
     let text =
@@ -73,7 +77,7 @@ fn goal_g41_names() {
     // The directory's own lock file lies beside the prefix.
     runtime.block_on(bucket.put("honest", "x")).unwrap();
     let outside = tree(sandbox.path(), &prefix);
-    let (count, share) = goal.pick((200, 6), (10_000, 55), (1_000_000, 1_700));
+    let (count, share) = goal.pick((200, 6), (10_000, 45), (1_000_000, 1_700));
     let (mut done, mut written, mut refused) = (0, 0, 0);
     while done < count && goal.elapsed().as_secs() < share {
         done += 1;
@@ -91,8 +95,8 @@ fn goal_g41_names() {
             );
         }
     }
-    let rules = rule_files(&mut rng, goal.pick(50, 1_000, 100_000));
-    let prefixes = prefixes(&mut rng, goal.pick(50, 1_000, 100_000), &root);
+    let rules = rule_files(&mut rng, goal.pick(50, 300, 100_000));
+    let prefixes = prefixes(&mut rng, goal.pick(50, 300, 100_000), &root);
     assert_eq!(tree(sandbox.path(), &prefix), outside, "a prefix led outside of its directory");
     goal.figure(&format!(
         "{done} names ({written} written, {refused} refused), {rules} names of rule files, {prefixes} prefixes: 0 outside"
