@@ -73,6 +73,7 @@ SECONDS_EACH := $(or $(SECONDS_OF_FUZZ),60)
 .PHONY: fuzz fuzz-list
 fuzz: ## libFuzzer on one decoder: make fuzz TARGET=index SECONDS_OF_FUZZ=60 (make fuzz-list names them)
 	@command -v cargo-fuzz >/dev/null || cargo install --locked cargo-fuzz --root $(FUZZ)/tools
+	cp Cargo.lock e2e/fuzz/ # the same versions as everywhere
 	cd e2e/fuzz && CARGO_TARGET_DIR=$(FUZZ)/target cargo run -q --release --bin seeds $(TARGET) $(FUZZ)/corpus/$(TARGET)
 	cd e2e/fuzz && PATH=$(FUZZ)/tools/bin:$$PATH PANOPTES_DECODER=$(TARGET) cargo fuzz run --fuzz-dir . --target-dir $(FUZZ)/target \
 	  -s none --features libfuzzer decoder $(FUZZ)/corpus/$(TARGET) -- -max_total_time=$(SECONDS_EACH) -timeout=10 -max_len=65536 -artifact_prefix=$(FUZZ)/

@@ -115,7 +115,10 @@ async fn attack(bucket: &Bucket, name: &str, n: usize) -> bool {
         }
         let _ = bucket.head(path).await;
         let seen: Result<Vec<_>, _> = bucket.list(path).try_collect().await;
-        assert!(!seen.is_ok_and(|all| all.iter().any(|m| m.path.contains("canary") && m.size == 5)), "{path:?} lists");
+        assert!(
+            !seen.is_ok_and(|all| all.iter().any(|m| m.path.contains("canary") && m.size == 5)),
+            "{path:?} lists what lies outside"
+        );
         let wrote = bucket.put(path, "by an attacker").await.is_ok();
         let _ = bucket.create(path, "by an attacker").await;
         written |= wrote;
