@@ -18,11 +18,28 @@ const BYTES_PER_VALUE: usize = 16;
 /// # Errors
 /// [`ErrorKind::Corrupt`] with the byte where reading stopped.
 pub fn read<T: DeserializeOwned>(file: &str, section: &'static str, bytes: &[u8]) -> Result<T> {
+    parse(file, section, bytes, |d| T::deserialize(&mut *d).and_then(|value| d.end().map(|()| value)))
+}
+
+/// Reads the first document of `file` and leaves what follows it alone, as Go's `json.Decoder` does.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_first<T: DeserializeOwned>(file: &str, section: &'static str, bytes: &[u8]) -> Result<T> {
+    parse(file, section, bytes, |d| T::deserialize(d))
+}
+
+fn parse<T>(
+    file: &str,
+    section: &'static str,
+    bytes: &[u8],
+    take: impl FnOnce(&mut serde_json::Deserializer<serde_json::de::SliceRead<'_>>) -> serde_json::Result<T>,
+) -> Result<T> {
     let values = bytes.iter().filter(|b| matches!(b, b',' | b'[' | b'{' | b':')).count();
     if values > FREE_VALUES + bytes.len() / BYTES_PER_VALUE {
         return Err(Error::corrupt(file, section, 0, "the JSON holds more values than a real one of its size"));
     }
-    serde_json::from_slice(bytes).map_err(|e| {
+    take(&mut serde_json::Deserializer::from_slice(bytes)).map_err(|e| {
         let start: usize =
             bytes.split_inclusive(|b| *b == b'\n').take(e.line().saturating_sub(1)).map(<[u8]>::len).sum();
         let offset = start.saturating_add(e.column().saturating_sub(1)).min(bytes.len());

@@ -120,4 +120,7 @@ pub enum EncodeError {
         /// Buckets that there are.
         buckets: usize,
     },
+    /// A histogram with a bucket that no layout can hold beside others.
+    #[error("a histogram's bucket lies further out than any number does")]
+    BucketIndex,
 }

@@ -361,7 +361,8 @@ impl BlockMeta {
     /// [`ErrorKind::Corrupt`] when it is none or its time range is impossible, [`ErrorKind::Version`] when its version
     /// (or that of Thanos's part) is not 1.
     pub fn read(file: &str, bytes: &[u8]) -> Result<Self> {
-        let meta: Self = json::read(file, "meta", bytes)?;
+        // What follows the document is left alone, as Thanos does: a block that it shows is one for us, too.
+        let meta: Self = json::read_first(file, "meta", bytes)?;
         if meta.version != VERSION {
             return Err(version(file, "meta.json", meta.version));
         }
@@ -444,6 +445,10 @@ mod tests {
         let base = r#"{"ulid":"01ARZ3NDEKTSV4RRFFQ69G5FAV","minTime":1,"maxTime":2,"version":1,"thanos":{"labels":null,"files":null}}"#;
         let meta = BlockMeta::read("f", base.as_bytes()).unwrap();
         assert_eq!(meta.thanos.unwrap().upload_time.ms(), None);
+        assert!(
+            BlockMeta::read("f", format!("{base}\n{{}} and more").as_bytes()).is_ok(),
+            "Go stops behind the document"
+        );
         for (from, to, says) in [
             (r#""version":1"#, r#""version":2"#, "version 2 of meta.json is not known"),
             (r#"{"labels""#, r#"{"version":9,"labels""#, "version 9 of Thanos's part"),

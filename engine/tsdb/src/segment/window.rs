@@ -57,7 +57,12 @@ impl Window {
         self.buffer.clear();
         self.buffer.resize(n, 0);
         self.start = at;
-        self.reader.read_at(at, &mut self.buffer)
+        let read = self.reader.read_at(at, &mut self.buffer);
+        if read.is_err() {
+            // Else the zeros would be taken for what the file holds.
+            self.buffer.clear();
+        }
+        read
     }
 
     /// The chunk at this place, and its size there.
@@ -89,5 +94,58 @@ impl Window {
     fn from(&self, at: u64) -> &[u8] {
         let from = usize::try_from(at - self.start).unwrap_or(usize::MAX);
         self.buffer.get(from..).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chunk::{Encoding, XorEncoder};
+    use crate::disk::{Disk as _, RealDisk};
+    use crate::segment::{MAX_SEGMENT_BYTES, NewChunk, Writer, split};
+
+    /// Fails one read, after so many good ones.
+    struct Once {
+        reader: Box<dyn FileReader>,
+        good: std::sync::atomic::AtomicUsize,
+    }
+
+    impl FileReader for Once {
+        fn size(&self) -> u64 {
+            self.reader.size()
+        }
+
+        fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
+            use std::sync::atomic::Ordering;
+            if self.good.fetch_sub(1, Ordering::Relaxed) == 0 {
+                return Err(Error::io("chunks/000001", "read", std::io::Error::other("the disk is tired")));
+            }
+            self.reader.read_at(offset, buffer)
+        }
+    }
+
+    #[test]
+    fn a_failed_read_is_no_damage_of_what_is_read_next() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut writer = Writer::create(&RealDisk, &dir.path().join("chunks"), MAX_SEGMENT_BYTES).unwrap();
+        let mut encoder = XorEncoder::default();
+        encoder.append(1, 1.0).unwrap();
+        let data = encoder.bytes();
+        let chunk = NewChunk { encoding: Encoding::Xor, data: &data, min_time: 1, max_time: 1 };
+        let mut references = Vec::new();
+        // More than a window holds.
+        writer.write(&vec![chunk; 100_000], &mut references).unwrap();
+        writer.finish().unwrap();
+        let reader = RealDisk.reader(&dir.path().join("chunks/000001")).unwrap();
+        let good = std::sync::atomic::AtomicUsize::new(1);
+        let mut window = Window::open("chunks/000001", Box::new(Once { reader, good })).unwrap();
+        let last = references.len() - 1;
+        let (first, second) = (split(references[last - 1]).1, split(references[last]).1);
+        assert!(u64::from(first) > WINDOW as u64);
+        let error = window.chunk(first).map(|_| ()).unwrap_err();
+        assert!(matches!(error.kind, ErrorKind::Io(_)), "{error}");
+        // Told damaged if the zeros of the failed read were taken for the file's.
+        assert!(window.chunk(second).is_ok());
+        assert!(window.chunk(first).is_ok());
     }
 }

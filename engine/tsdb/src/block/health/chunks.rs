@@ -4,6 +4,7 @@ use super::files::{Segments, file_problem};
 use super::{ChunkCheck, Kind, Problem, Report};
 use crate::chunk::{self, Encoding};
 use crate::disk::Disk;
+use crate::error::ErrorKind;
 use crate::index::{ChunkMeta, INDEX_FILE, Series};
 use crate::segment::{HEADER_LEN, Window, name, split};
 use bytes::Bytes;
@@ -83,7 +84,8 @@ impl<'a> Checker<'a> {
             }
             Err(e) => {
                 self.incomplete = true;
-                Some((Kind::Chunk, e.section, e.offset, e.kind.to_string()))
+                let kind = if matches!(e.kind, ErrorKind::Io(_)) { Kind::UnreadableFile } else { Kind::Chunk };
+                Some((kind, e.section, e.offset, e.kind.to_string()))
             }
         };
         report.stats.total_samples += samples;

@@ -1,7 +1,7 @@
 //! The index of a block: symbols, series, postings.
 
 use super::files::file_problem;
-use super::{Kind, Problem, Report, chunks};
+use super::{Kind, Problem, Report, brief, chunks};
 use crate::disk::Disk;
 use crate::index::{INDEX_FILE, Reader, Series};
 use crate::meta::BlockMeta;
@@ -66,6 +66,11 @@ fn member(pair: u64, series: u32) -> u64 {
     (x ^ (x >> 29)).wrapping_mul(pair | 1)
 }
 
+/// Bytes of labels that are looked at in any index, and more for each byte of its size: a few bytes may point at a long symbol
+/// again and again, and each time costs.
+const LABEL_BYTES: u64 = 64 << 20;
+const LABEL_BYTES_PER_INDEX_BYTE: u64 = 256;
+
 fn series(
     index: &Reader,
     meta: Option<&BlockMeta>,
@@ -82,6 +87,7 @@ fn series(
     };
     let mut cache = index.symbols().cached();
     let (mut entry, mut last, mut last_reference) = (Series::default(), None::<Labels>, None);
+    let mut budget = LABEL_BYTES.saturating_add(index.size().saturating_mul(LABEL_BYTES_PER_INDEX_BYTE));
     for reference in all.iter() {
         let at = index.series_offset(reference);
         if last_reference.is_some_and(|l| l >= reference) {
@@ -106,6 +112,16 @@ fn series(
                 continue;
             }
         };
+        budget = match budget.checked_sub(labels.packed_len() as u64) {
+            Some(left) => left,
+            None => {
+                seen.incomplete = true;
+                let what =
+                    "the labels so far are far longer than an index of this size can mean; the rest was not read";
+                report.add(problem(Kind::SeriesLabels, "series", at, None, what.to_owned()));
+                return;
+            }
+        };
         for (name, value) in &labels {
             seen.from_series = seen.from_series.wrapping_add(member(pair_hash(name, value), reference));
         }
@@ -127,7 +143,7 @@ fn check_labels(entry: &Series, labels: &Labels, last: Option<&Labels>, at: u64,
         report.add(problem(Kind::LabelOrder, "series", at, Some(labels), what));
     }
     if let Some(last) = last.filter(|l| *l >= labels) {
-        let what = format!("it comes after {last}");
+        let what = format!("it comes after {}", brief(last));
         report.add(problem(Kind::SeriesOrder, "series", at, Some(labels), what));
     }
     if entry.chunks.is_empty() {

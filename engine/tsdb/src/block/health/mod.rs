@@ -240,6 +240,30 @@ pub struct Stats {
     pub metric_names: u64,
 }
 
+/// The longest text of a problem in bytes, and the most that its labels take: an index may point at 1 MiB of labels with a few
+/// bytes, a thousand times.
+const MAX_TEXT: usize = 1 << 10;
+
+/// These labels, or as many of them as fit into a line for people.
+fn brief(labels: &Labels) -> Labels {
+    if labels.packed_len() <= MAX_TEXT {
+        return labels.clone();
+    }
+    let mut left = MAX_TEXT;
+    let mut kept = Vec::new();
+    for (name, value) in labels {
+        let short = value.get(..value.floor_char_boundary(MAX_TEXT / 8)).unwrap_or_default();
+        let value = if short.len() < value.len() { format!("{short}…") } else { short.to_owned() };
+        let size = name.len() + value.len() + 8;
+        if size > left {
+            break;
+        }
+        left -= size;
+        kept.push((name, value));
+    }
+    Labels::from_pairs(kept)
+}
+
 /// What [`check`] found.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
@@ -269,11 +293,16 @@ impl Report {
         self.problems.iter().find(|p| p.kind.severity() == worst)
     }
 
-    fn add(&mut self, problem: Problem) {
+    fn add(&mut self, mut problem: Problem) {
         let count = self.counts.entry(problem.kind).or_default();
         *count += 1;
         // The first of each kind is always told, however many others there are.
         if self.problems.len() < self.max || *count == 1 {
+            problem.series = problem.series.map(|labels| brief(&labels));
+            if problem.what.len() > MAX_TEXT {
+                problem.what.truncate(problem.what.floor_char_boundary(MAX_TEXT));
+                problem.what.push('…');
+            }
             self.problems.push(problem);
         }
     }

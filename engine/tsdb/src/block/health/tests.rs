@@ -156,3 +156,26 @@ fn bytes_of_nobody_and_many_references_are_told() {
     assert_eq!(report.counts[&Kind::TooManyReferences], 1);
     assert!(report.stats.total_samples < 100);
 }
+
+#[test]
+fn long_labels_that_few_bytes_point_at_are_told_in_brief() {
+    let dir = tempfile::tempdir().unwrap();
+    let long = "x".repeat(1 << 20).split_off(1000);
+    let series: Vec<SeriesSpec<'_>> = vec![];
+    let block = disorder(dir.path(), &meta(1), &series);
+    RealDisk.remove_file(&block.join("index")).unwrap();
+    let mut index = index::Writer::create(&RealDisk, &block.join("index")).unwrap();
+    index.allow_disorder();
+    index.add_symbol("a").unwrap();
+    index.add_symbol(&long).unwrap();
+    for _ in 0..1000 {
+        index.add_series(&Labels::from_pairs([("a", long.as_str())]), &[]).unwrap();
+    }
+    index.finish().unwrap();
+    let report = health(&block);
+    let told: usize =
+        report.problems.iter().map(|p| p.what.len() + p.series.as_ref().map_or(0, Labels::packed_len)).sum();
+    assert!(report.problems.len() > 500 && told < 3 << 20, "{} problems of {told} bytes", report.problems.len());
+    // A megabyte of labels for each 20 bytes: that is not read to the end.
+    assert_eq!(report.counts[&Kind::SeriesLabels], 1, "{:?}", report.counts);
+}

@@ -3,7 +3,7 @@
 use super::count::Count;
 use super::fit::{Fit, Last, fit};
 use super::iter::HistogramIter;
-use super::layout::{Layout, announced, widen};
+use super::layout::{Layout, announced, widen, within_bounds};
 use super::{ST_COUNT, header_bits};
 use crate::chunk::Encoding;
 use crate::chunk::bits::BitWriter;
@@ -233,6 +233,9 @@ fn well_formed<V>(h: &Histogram<V>) -> Result<(), EncodeError> {
         if !is_stale(h.sum) && spans != buckets as u64 {
             return Err(EncodeError::Buckets { spans, buckets });
         }
+    }
+    if !within_bounds(&h.positive_spans) || !within_bounds(&h.negative_spans) {
+        return Err(EncodeError::BucketIndex);
     }
     Ok(())
 }

@@ -89,6 +89,19 @@ fn bounded(n: u64, most: usize, what: &'static str) -> Result<usize, Fault> {
     usize::try_from(n).ok().filter(|n| *n <= most).ok_or(Fault::Corrupt(what))
 }
 
+/// How far from 0 a bucket may lie. Buckets of the finest schema end below 2^19; with this bound the distance between any two
+/// fits into the 32 bits of a span's offset.
+const MAX_BUCKET_INDEX: u64 = 1 << 30;
+
+/// True if the buckets of these spans lie within bounds, so that layouts can be joined.
+pub(crate) fn within_bounds(spans: &[Span]) -> bool {
+    let mut index = 0i64;
+    spans.iter().all(|s| {
+        index = index.saturating_add(i64::from(s.offset)).saturating_add(i64::from(s.length));
+        index.unsigned_abs() <= MAX_BUCKET_INDEX
+    })
+}
+
 fn read_spans(r: &mut BitReader, most: usize) -> Result<(Vec<Span>, u64), Fault> {
     let n = bounded(read_uint(r), most.min(r.remaining()), "more spans than the chunk has room for")?;
     let (mut spans, mut buckets) = (Vec::with_capacity(n), 0u64);
@@ -98,6 +111,10 @@ fn read_spans(r: &mut BitReader, most: usize) -> Result<(Vec<Span>, u64), Fault>
             i32::try_from(read_int(r)).map_err(|_e| Fault::Corrupt("a span's offset has more than 32 bits"))?;
         buckets = buckets.saturating_add(u64::from(length));
         spans.push(Span { offset, length });
+    }
+    // So many buckets are refused by whoever knows how much room there is.
+    if buckets <= MAX_BUCKET_INDEX && !within_bounds(&spans) {
+        return Err(Fault::Corrupt("a bucket lies further out than any number does"));
     }
     Ok((spans, buckets))
 }

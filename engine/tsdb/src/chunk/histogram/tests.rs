@@ -149,6 +149,11 @@ fn absurd_layouts_are_refused_before_memory_is_taken() {
         assert!(error.to_string().contains("more buckets than the chunk has room for"), "{error}");
     }
     let mut w = BitWriter::head(&[0, 1, 0]);
+    let far = Span { offset: i32::MIN, length: 1 };
+    Layout { schema: 3, positive: vec![far], ..Layout::default() }.write(&mut w);
+    let error = decode::<f64>(false, w.finish(&[])).unwrap_err();
+    assert!(error.to_string().contains("further out than any number"), "{error}");
+    let mut w = BitWriter::head(&[0, 1, 0]);
     Layout { schema: 99, ..Layout::default() }.write(&mut w);
     assert_eq!(decode::<f64>(false, w.finish(&[])).unwrap_err().kind, ErrorKind::Schema(99));
     assert_eq!(check(Encoding::Histogram, &Bytes::from_static(&[1])).unwrap_err().kind, ErrorKind::Truncated);
