@@ -224,7 +224,7 @@ fn be64(bytes: &[u8], at: usize) -> Option<usize> {
 }
 
 /// Makes the checksums of an index right: table of contents, symbols, series, lists, tables.
-fn index_checksums(bytes: &mut Vec<u8>) {
+fn index_checksums(bytes: &mut [u8]) {
     let Some(toc) = bytes.len().checked_sub(index::TOC_LEN) else { return };
     let places: Vec<usize> = (0..6).filter_map(|n| be64(bytes, toc + 8 * n)).collect();
     let &[symbols, series, indices, indices_table, postings, postings_table] = places.as_slice() else { return };
@@ -242,7 +242,7 @@ fn index_checksums(bytes: &mut Vec<u8>) {
     fix(bytes, toc..toc + 48);
 }
 
-fn header_checksums(bytes: &mut Vec<u8>) {
+fn header_checksums(bytes: &mut [u8]) {
     let Some(toc) = bytes.len().checked_sub(20) else { return };
     for n in 0..2 {
         if let Some(at) = be64(bytes, toc + 8 * n) {
@@ -252,14 +252,14 @@ fn header_checksums(bytes: &mut Vec<u8>) {
     fix(bytes, toc..toc + 16);
 }
 
-fn segment_checksums(bytes: &mut Vec<u8>) {
+fn segment_checksums(bytes: &mut [u8]) {
     let mut at = segment::HEADER_LEN;
     while let Some(end) = fix_record(bytes, at, 1) {
         at = end;
     }
 }
 
-fn tombstones_checksum(bytes: &mut Vec<u8>) {
+fn tombstones_checksum(bytes: &mut [u8]) {
     let end = bytes.len().saturating_sub(4);
     if end > 5 {
         fix(bytes, 5..end);
@@ -325,7 +325,7 @@ fn snapshots() -> Vec<Vec<u8>> {
 }
 
 /// Makes the checksum in a document's first line right.
-fn document_checksum(bytes: &mut Vec<u8>) {
+fn document_checksum(bytes: &mut [u8]) {
     let Some(end) = bytes.iter().position(|b| *b == b'\n') else { return };
     let (head, body) = bytes.split_at_mut(end + 1);
     let crc = format!("{:08x}", crc32c::crc32c(body));

@@ -23,7 +23,7 @@ pub(crate) struct Decoder {
     /// What a text is made of; empty for binary formats.
     pub(crate) words: &'static [&'static str],
     /// Makes checksums right again, so that a mutated input passes them.
-    pub(crate) repair: Option<fn(&mut Vec<u8>)>,
+    pub(crate) repair: Option<fn(&mut [u8])>,
     /// The bytes that memory and time are measured against, where that is not the input's size: what a compressed input
     /// unpacks to.
     pub(crate) size: Option<fn(&[u8]) -> usize>,
@@ -46,7 +46,7 @@ impl Decoder {
         self
     }
 
-    const fn repaired(mut self, repair: fn(&mut Vec<u8>)) -> Self {
+    const fn repaired(mut self, repair: fn(&mut [u8])) -> Self {
         self.repair = Some(repair);
         self
     }

@@ -172,7 +172,7 @@ fn streams() -> Vec<Vec<u8>> {
 }
 
 /// Makes the checksum of each whole frame right.
-fn frame_checksums(stream: &mut Vec<u8>) {
+fn frame_checksums(stream: &mut [u8]) {
     let mut at = 0;
     while let Some(rest) = stream.get(at..) {
         let head = rest.iter().take(5).position(|b| b & 0x80 == 0);
