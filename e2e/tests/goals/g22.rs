@@ -15,11 +15,14 @@ use tsdb::index::ChunkMeta;
 use tsdb::meta::BlockMeta;
 use tsdb::{header, index, segment};
 
-/// A file, and what a reader makes of its bytes: all of it as text.
+/// What a reader makes of a file's bytes: all of it as text.
+type Read = dyn Fn(&[u8]) -> Result<String, String>;
+
+/// A file, and its reader.
 struct Part {
     name: String,
     bytes: Vec<u8>,
-    read: Box<dyn Fn(&[u8]) -> Result<String, String>>,
+    read: Box<Read>,
 }
 
 #[test]
@@ -100,11 +103,7 @@ fn catalogued(meta: &BlockMeta) -> (tokio::runtime::Runtime, Bucket, Vec<u8>) {
 }
 
 /// Puts the bytes in their place and reads the whole bucket's blocks.
-fn fetched(
-    runtime: tokio::runtime::Runtime,
-    bucket: Bucket,
-    path: String,
-) -> Box<dyn Fn(&[u8]) -> Result<String, String>> {
+fn fetched(runtime: tokio::runtime::Runtime, bucket: Bucket, path: String) -> Box<Read> {
     Box::new(move |bytes| {
         runtime.block_on(async {
             bucket.put(&path, Bytes::copy_from_slice(bytes)).await.unwrap();

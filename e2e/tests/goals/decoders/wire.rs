@@ -124,7 +124,7 @@ fn series_responses() -> Vec<Vec<u8>> {
         series_response::Result::Batch(SeriesBatch { series: vec![series.clone(), series] }),
         series_response::Result::Warning("a store is away".to_owned()),
     ];
-    results.map(|result| SeriesResponse { result: Some(result), ..Default::default() }.encode_to_vec()).to_vec()
+    results.map(|result| SeriesResponse { result: Some(result) }.encode_to_vec()).to_vec()
 }
 
 fn label_names_requests() -> Vec<Vec<u8>> {
