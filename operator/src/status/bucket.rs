@@ -38,7 +38,7 @@ pub(super) fn judge(seen: &Seen<'_>, conditions: &mut Conditions) {
         );
         return conditions.unknown(C::ObjectStorageReady, Reason::NotVerified, message);
     }
-    let message = format!("All {verified} parts have verified that they can list, read and create objects.{uploads}");
+    let message = format!("{verified} of {} parts list, read and create objects in it.{uploads}", seen.total);
     conditions.yes(C::ObjectStorageReady, Reason::Verified, message);
 }
 
