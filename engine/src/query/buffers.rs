@@ -7,6 +7,7 @@
 //! a time may overdraw, by as much as the limit, until it ends: there is always one that can finish, and never more than
 //! twice the limit is held.
 
+use crate::server::RECEIVE_MAX;
 use crate::server::metrics::Metrics;
 use parking_lot::Mutex;
 use prometheus_client::metrics::counter::Counter;
@@ -26,6 +27,7 @@ struct Whole {
     ahead: usize,
     free: Arc<Semaphore>,
     kept: Arc<Semaphore>,
+    kept_bytes: usize,
     overdraft: Arc<Semaphore>,
     held: Gauge,
     waits: Counter,
@@ -34,6 +36,12 @@ struct Whole {
 /// Bytes can't be granted, however long one waits.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
+    /// No message may be so large.
+    #[error("it announced a message of {bytes} bytes, and no message may have more than {RECEIVE_MAX}")]
+    Announced {
+        /// The size in front of it.
+        bytes: usize,
+    },
     /// One message is larger than everything.
     #[error(
         "it sent a message of {bytes} bytes, and answers of stores may hold {limit} together: raise --query.buffer-bytes"
@@ -79,6 +87,7 @@ impl Buffers {
             ahead: bytes(ahead).min(limit - kept),
             free: Arc::new(Semaphore::new(limit - kept)),
             kept: Arc::new(Semaphore::new(kept)),
+            kept_bytes: kept,
             overdraft: Arc::new(Semaphore::new(1)),
             held: metrics.register(
                 "panoptes_query_buffered_bytes",
@@ -182,7 +191,13 @@ impl Share {
         if self.overdraft.lock().is_some() {
             return Ok(self.grant(bytes, [None, None]));
         }
-        let kept = Arc::clone(&self.whole.kept).acquire_many_owned(many);
+        // What can never be had from there must not stand in that queue: it would collect all that becomes free.
+        let kept = async {
+            if bytes > self.whole.kept_bytes {
+                return std::future::pending().await;
+            }
+            Arc::clone(&self.whole.kept).acquire_many_owned(many).await
+        };
         let overdraft = Arc::clone(&self.whole.overdraft).acquire_owned();
         tokio::select! {
             biased;
@@ -248,8 +263,8 @@ impl Call {
 
     /// Lets a message in if that needs no waiting.
     pub(super) fn try_admit(&self, bytes: usize) -> bool {
-        // One after the other: who waits already is not overtaken.
-        let granted = if self.is_waiting() { None } else { self.share.try_ahead(bytes) };
+        // One after the other: who waits already is not overtaken. What is too large is refused where that can be said.
+        let granted = if self.is_waiting() || bytes > RECEIVE_MAX { None } else { self.share.try_ahead(bytes) };
         granted.is_some_and(|grant| {
             self.admitted(grant);
             true
@@ -258,6 +273,9 @@ impl Call {
 
     /// Lets a message in as soon as that is possible.
     pub(super) async fn admit(self: Arc<Self>, bytes: usize) -> Result<(), Refused> {
+        if bytes > RECEIVE_MAX {
+            return Err(Refused::Announced { bytes });
+        }
         let limit = self.share.whole.limit;
         if bytes > limit {
             return Err(Refused::Message { bytes, limit });
@@ -364,6 +382,23 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_message_larger_than_what_is_kept_does_not_stand_in_the_way_of_others() {
+        let b = buffers(100, 50);
+        let full = Call::new(&b.share());
+        assert!(full.try_admit(50), "nothing is left to read ahead");
+        let a = Call::needed(&b.share());
+        Arc::clone(&a).admit(60).await.unwrap();
+        // The overdraft is taken; this one has to wait for it.
+        let large = Call::needed(&b.share());
+        let mut waits = Box::pin(Arc::clone(&large).admit(60));
+        assert!(waits.as_mut().now_or_never().is_none());
+        let small = Call::needed(&b.share());
+        assert!(Box::pin(Arc::clone(&small).admit(10)).now_or_never().is_some(), "50 bytes are kept and free");
+        drop(a);
+        waits.await.unwrap();
+    }
+
+    #[tokio::test]
     async fn what_can_never_fit_is_refused_by_name() {
         let b = buffers(100, 50);
         let call = Call::needed(&b.share());
@@ -374,8 +409,10 @@ mod tests {
         call.need();
         let e = Arc::clone(&call).admit(41).await.unwrap_err();
         assert_eq!(e, Refused::Request { bytes: 41, held: 60, limit: 100 });
-        // 0 is no limit.
-        let call = Call::new(&buffers(0, 0).share());
-        assert!(call.try_admit(1 << 30));
+        // 0 is no limit, but for a single message there is one.
+        let call = Call::needed(&buffers(0, 0).share());
+        assert!(call.try_admit(RECEIVE_MAX) && !call.try_admit(RECEIVE_MAX + 1));
+        let e = Arc::clone(&call).admit(RECEIVE_MAX + 1).await.unwrap_err();
+        assert_eq!(e, Refused::Announced { bytes: RECEIVE_MAX + 1 });
     }
 }
