@@ -247,7 +247,7 @@ fn samples_bombs() -> Vec<Vec<u8>> {
         nothings(&[1, 1, 4], key(8)),
     ];
     let packed = all.map(|message| snap::raw::Encoder::new().compress_vec(&message).unwrap());
-    [packed.to_vec(), vec![vec![0xff, 0xff, 0xff, 0xff, 0x0f], vec![0xff, 0xff, 0xff, 0x7f, 0, 0]]].concat()
+    [packed.to_vec(), vec![vec![0xff, 0xff, 0xff, 0x3f, 0, 0], vec![0xff, 0xff, 0xff, 0x7f, 0, 0]]].concat()
 }
 
 fn stream_bombs() -> Vec<Vec<u8>> {
