@@ -407,14 +407,17 @@ impl Bucket {
         e
     }
 
-    /// A listed name without the configured prefix. Names outside of what was asked for, and directory markers, are dropped.
+    /// A listed name without the configured prefix. Names outside of what was asked for, directory markers, and names that no
+    /// call of ours takes are dropped: whoever lists to delete could never delete those.
     fn inside(&self, entry: Entry, asked: &str) -> Option<Entry> {
         let cut = |path: &str| -> Option<String> {
             let path = match self.shared.prefix.as_str() {
                 "" => path,
                 prefix => path.strip_prefix(prefix)?.strip_prefix('/')?,
             };
-            (path.starts_with(asked) && path.len() > asked.len()).then(|| path.to_owned())
+            let is_asked = path.starts_with(asked) && path.len() > asked.len();
+            let is_name = path::check(path.strip_suffix('/').unwrap_or(path), Operation::Iter).is_ok();
+            (is_asked && is_name).then(|| path.to_owned())
         };
         match entry {
             Entry::Directory(path) => cut(&path).map(Entry::Directory),

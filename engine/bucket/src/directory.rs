@@ -140,11 +140,13 @@ impl Directory {
                         return Err(Error::new(Kind::Exists, operation, path, "the object is there already"));
                     }
                     // A file system without hard links: the lock keeps our own processes apart.
-                    Err(_) => fs::rename(&temporary, &target).map_err(failed)?,
+                    Err(e) if has_no_links(&e) => fs::rename(&temporary, &target).map_err(failed)?,
+                    Err(e) => return Err(failed(e)),
                 },
                 Condition::None | Condition::Unchanged(_) => fs::rename(&temporary, &target).map_err(failed)?,
             }
-            sync_directory(parent).map_err(failed)?;
+            // The object is there; whether it outlives a crash is not known.
+            sync_directory(parent).map_err(|e| Error { uncertain: true, ..failed(e) })?;
             Ok(made)
         })();
         let _ = fs::remove_file(&temporary);
@@ -281,6 +283,12 @@ impl Directory {
     }
 }
 
+/// Whether a link was refused because the file system has none (Linux: EPERM, ENOSYS, EOPNOTSUPP), not because it failed.
+fn has_no_links(e: &std::io::Error) -> bool {
+    const EPERM: i32 = 1;
+    e.kind() == ErrorKind::Unsupported || e.raw_os_error() == Some(EPERM)
+}
+
 fn has_files(dir: &Path) -> std::io::Result<bool> {
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
@@ -395,4 +403,16 @@ impl Store for Directory {
 
 fn no_parts(path: &str) -> Error {
     Error::new(Kind::Unsupported, Operation::Upload, path, "a directory takes files whole")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_file_system_without_links_is_taken_for_one() {
+        let [perm, io, access, full, unsupported] = [1, 5, 13, 28, 95].map(std::io::Error::from_raw_os_error);
+        assert!(has_no_links(&perm) && has_no_links(&unsupported));
+        assert!(![io, access, full].iter().any(has_no_links));
+    }
 }

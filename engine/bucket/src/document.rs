@@ -14,6 +14,9 @@ use serde::{Deserialize, Serialize};
 
 /// The only format that this program writes and reads.
 pub const FORMAT: u32 = 1;
+/// Least bytes per JSON value that a document without white space has, beyond some thousands of values: a bound on memory.
+/// Real ones have 10 and more.
+const BYTES_PER_VALUE: usize = 8;
 /// Longest first line, in bytes.
 const HEADER_MAX: usize = 256;
 
@@ -73,7 +76,7 @@ pub fn read<T: DeserializeOwned>(kind: &str, bytes: &[u8]) -> Result<T, Unreadab
     if crc != header.crc32c && !protection::off("catalogue-crc") {
         return Err(Unreadable::Broken(format!("the checksum of a {kind} is {crc}, it says {:.16}", header.crc32c)));
     }
-    serde_json::from_slice(body).map_err(|e| Unreadable::Broken(format!("a {kind}: {e}")))
+    tsdb::json::read_dense(kind, "document", body, BYTES_PER_VALUE).map_err(|e| Unreadable::Broken(e.to_string()))
 }
 
 #[cfg(test)]
@@ -91,6 +94,9 @@ mod tests {
             assert!(read::<Vec<u32>>("commit", &bytes[..at]).is_err(), "cut at {at}");
         }
         let newer = String::from_utf8(bytes).unwrap().replace("\"format\":1", "\"format\":2");
+        // Right header, right checksum, far more values than a real document of its size.
+        let flood = write("commit", &vec![0; 100_000]).unwrap();
+        assert!(read::<serde_json::Value>("commit", &flood).unwrap_err().to_string().contains("more values"));
         assert_eq!(
             read::<Vec<u32>>("commit", newer.as_bytes()).unwrap_err(),
             Unreadable::Format(2, "commit".to_owned())

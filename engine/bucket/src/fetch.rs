@@ -167,7 +167,9 @@ impl Fetcher {
             State::Unusable(why) => view.catalogue_problem = Some(why),
             State::Blocks(blocks) => {
                 self.told = blocks.keys().copied().collect();
-                view.catalogue_complete = view.blocks.keys().all(|id| blocks.contains_key(id));
+                // What could not be read now may be a block or a mark that only a listing finds again.
+                view.catalogue_complete =
+                    view.errors.is_empty() && view.blocks.keys().all(|id| blocks.contains_key(id));
                 // A meta.json has no checksum; what was committed has one.
                 for (id, block) in &mut view.blocks {
                     if blocks.get(id).is_some_and(|committed| *committed != block.meta)

@@ -29,7 +29,8 @@ pub async fn read<M: Mark>(bucket: &Bucket, id: BlockId) -> Result<Found<M>> {
         Err(e) => return Err(e),
     };
     match M::read(&path, &object.bytes) {
-        Ok(mark) if mark.block() == id => Ok(Found::Mark(mark)),
+        // Thanos never looks at the block in it. To keep a block as it is, nor do we; to delete one, it must be named.
+        Ok(mark) if mark.block() == id || M::FILE != block::DELETION_MARK => Ok(Found::Mark(mark)),
         Ok(mark) => Ok(Found::Broken(format!("{path} names another block, {}", mark.block()))),
         Err(tsdb::Error { kind: tsdb::ErrorKind::Version(what), .. }) => {
             Err(Error::new(Kind::Corrupt, Operation::Get, path, what))
@@ -65,7 +66,7 @@ mod tests {
     use super::*;
     use crate::Options;
     use model::world::World;
-    use tsdb::marks::DeletionMark;
+    use tsdb::marks::{DeletionMark, NoCompactMark};
 
     #[tokio::test]
     async fn a_mark_stays_and_a_broken_one_is_told() {
@@ -82,6 +83,9 @@ mod tests {
             bucket.put(&path, broken).await.unwrap();
             assert!(matches!(read::<DeletionMark>(&bucket, id).await.unwrap(), Found::Broken(_)));
         }
+        // Written by hand: Thanos leaves such a block out of compaction.
+        bucket.put(&block::object(id, NoCompactMark::FILE), r#"{"version":1,"reason":"manual"}"#).await.unwrap();
+        assert!(matches!(read::<NoCompactMark>(&bucket, id).await.unwrap(), Found::Mark(m) if m.reason == "manual"));
         bucket.put(&path, json(&id.to_string(), 2)).await.unwrap();
         assert_eq!(read::<DeletionMark>(&bucket, id).await.unwrap_err().kind, Kind::Corrupt);
         remove::<DeletionMark>(&bucket, id).await.unwrap();

@@ -93,13 +93,16 @@ impl std::error::Error for Failure {}
 pub struct Check {
     part: String,
     rights: &'static [Right],
+    /// The marker that lies in the bucket.
     left: Option<String>,
+    /// Whether it was read back.
+    read_back: bool,
 }
 
 impl Check {
     /// The check of `part` (as in `sidecar`), which needs `rights`.
     pub fn new(part: &str, rights: &'static [Right]) -> Self {
-        Self { part: part.to_owned(), rights, left: None }
+        Self { part: part.to_owned(), rights, left: None, read_back: false }
     }
 
     /// Tries all rights in turn.
@@ -109,7 +112,9 @@ impl Check {
     pub async fn run(&mut self, bucket: &Bucket) -> std::result::Result<(), Failure> {
         for right in self.rights {
             self.one(bucket, *right).await.map_err(|error| {
-                let right = (error.kind == Kind::Denied).then_some(*right);
+                // To create includes to read back; who may not read is told that.
+                let right = if error.operation == Operation::Get { Right::Get } else { *right };
+                let right = (error.kind == Kind::Denied).then_some(right);
                 let permission = right.map(|r| r.permission(bucket.provider()));
                 Failure { part: self.part.clone(), right, permission, error }
             })?;
@@ -138,20 +143,32 @@ impl Check {
                 }
             }
             Right::Create => {
-                if self.left.is_some() {
-                    return Ok(());
-                }
-                let world = bucket.world();
-                let id = BlockId::new(world.clock.now_ms(), &*world.entropy);
-                let path = format!("{ROOT}{}/{id}", self.part);
                 let text = format!("{} may write here; this object can be deleted\n", self.part);
-                bucket.create(&path, text.clone()).await?;
-                let back = bucket.get(&path, 1 << 10).await?;
+                let path = match &self.left {
+                    Some(_) if self.read_back => return Ok(()),
+                    Some(path) => path.clone(),
+                    None => {
+                        let world = bucket.world();
+                        let id = BlockId::new(world.clock.now_ms(), &*world.entropy);
+                        let path = format!("{ROOT}{}/{id}", self.part);
+                        bucket.create(&path, text.clone()).await?;
+                        // From here on it lies there, whether or not it can be read.
+                        (self.left, self.read_back) = (Some(path.clone()), false);
+                        path
+                    }
+                };
+                let back = match bucket.get(&path, 1 << 10).await {
+                    Ok(back) => back,
+                    Err(e) => {
+                        self.left = self.left.take().filter(|_| !e.is_not_found());
+                        return Err(e);
+                    }
+                };
                 if back.bytes != text {
                     let what = "what was written is not what is read back";
                     return Err(Error::new(Kind::Corrupt, Operation::Get, path, what));
                 }
-                self.left = Some(path);
+                self.read_back = true;
             }
             Right::Overwrite => {
                 if let Some(path) = &self.left {

@@ -18,7 +18,7 @@ const BYTES_PER_VALUE: usize = 16;
 /// # Errors
 /// [`ErrorKind::Corrupt`] with the byte where reading stopped.
 pub fn read<T: DeserializeOwned>(file: &str, section: &'static str, bytes: &[u8]) -> Result<T> {
-    parse(file, section, bytes, |d| T::deserialize(&mut *d).and_then(|value| d.end().map(|()| value)))
+    parse(file, section, bytes, BYTES_PER_VALUE, whole)
 }
 
 /// Reads the first document of `file` and leaves what follows it alone, as Go's `json.Decoder` does.
@@ -26,17 +26,39 @@ pub fn read<T: DeserializeOwned>(file: &str, section: &'static str, bytes: &[u8]
 /// # Errors
 /// As [`read`].
 pub fn read_first<T: DeserializeOwned>(file: &str, section: &'static str, bytes: &[u8]) -> Result<T> {
-    parse(file, section, bytes, |d| T::deserialize(d))
+    parse(file, section, bytes, BYTES_PER_VALUE, |d| T::deserialize(d))
+}
+
+/// As [`read`], of a document without white space and with few fields that we don't know: one value per `bytes_per_value`
+/// bytes is allowed. Half the bytes per value may take twice the memory.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_dense<T: DeserializeOwned>(
+    file: &str,
+    section: &'static str,
+    bytes: &[u8],
+    bytes_per_value: usize,
+) -> Result<T> {
+    parse(file, section, bytes, bytes_per_value, whole)
+}
+
+type Slice<'a> = serde_json::Deserializer<serde_json::de::SliceRead<'a>>;
+
+/// The only document that there is.
+fn whole<T: DeserializeOwned>(d: &mut Slice<'_>) -> serde_json::Result<T> {
+    T::deserialize(&mut *d).and_then(|value| d.end().map(|()| value))
 }
 
 fn parse<T>(
     file: &str,
     section: &'static str,
     bytes: &[u8],
-    take: impl FnOnce(&mut serde_json::Deserializer<serde_json::de::SliceRead<'_>>) -> serde_json::Result<T>,
+    bytes_per_value: usize,
+    take: impl FnOnce(&mut Slice<'_>) -> serde_json::Result<T>,
 ) -> Result<T> {
     let values = bytes.iter().filter(|b| matches!(b, b',' | b'[' | b'{' | b':')).count();
-    if values > FREE_VALUES + bytes.len() / BYTES_PER_VALUE {
+    if values > FREE_VALUES + bytes.len() / bytes_per_value.max(1) {
         return Err(Error::corrupt(file, section, 0, "the JSON holds more values than a real one of its size"));
     }
     take(&mut serde_json::Deserializer::from_slice(bytes)).map_err(|e| {

@@ -48,14 +48,16 @@ pub trait Mark: Serialize + serde::de::DeserializeOwned {
 /// The block is to be deleted after a delay.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DeletionMark {
-    /// The block.
+    /// The block; zero where the file says none.
+    #[serde(default, deserialize_with = "json::null_is_default")]
     pub id: BlockId,
     /// 1.
     pub version: i64,
     /// Why, for people.
     #[serde(default, skip_serializing_if = "String::is_empty", deserialize_with = "json::null_is_default")]
     pub details: String,
-    /// When it was marked, in seconds since the epoch.
+    /// When it was marked, in seconds since the epoch; 0 where the file says nothing.
+    #[serde(default, deserialize_with = "json::null_is_default")]
     pub deletion_time: i64,
     /// Fields that we don't know.
     #[serde(flatten)]
@@ -65,14 +67,16 @@ pub struct DeletionMark {
 /// The block is left out of compaction.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct NoCompactMark {
-    /// The block.
+    /// The block; zero where the file says none.
+    #[serde(default, deserialize_with = "json::null_is_default")]
     pub id: BlockId,
     /// 1.
     pub version: i64,
     /// Why, for people.
     #[serde(default, skip_serializing_if = "String::is_empty", deserialize_with = "json::null_is_default")]
     pub details: String,
-    /// When it was marked, in seconds since the epoch.
+    /// When it was marked, in seconds since the epoch; 0 where the file says nothing.
+    #[serde(default, deserialize_with = "json::null_is_default")]
     pub no_compact_time: i64,
     /// Why, for programs: see [`reason`].
     #[serde(default, deserialize_with = "json::null_is_default")]
@@ -85,14 +89,16 @@ pub struct NoCompactMark {
 /// The block is left out of downsampling.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct NoDownsampleMark {
-    /// The block.
+    /// The block; zero where the file says none.
+    #[serde(default, deserialize_with = "json::null_is_default")]
     pub id: BlockId,
     /// 1.
     pub version: i64,
     /// Why, for people.
     #[serde(default, skip_serializing_if = "String::is_empty", deserialize_with = "json::null_is_default")]
     pub details: String,
-    /// When it was marked, in seconds since the epoch.
+    /// When it was marked, in seconds since the epoch; 0 where the file says nothing.
+    #[serde(default, deserialize_with = "json::null_is_default")]
     pub no_downsample_time: i64,
     /// Why, for programs: see [`reason`].
     #[serde(default, deserialize_with = "json::null_is_default")]
@@ -190,7 +196,11 @@ mod tests {
         assert!(String::from_utf8(mark.write().unwrap()).unwrap().ends_with(r#","by":["me",1]}"#));
         let error = DeletionMark::read("f", text.replace("1,", "2,").as_bytes()).unwrap_err();
         assert!(matches!(error.kind, ErrorKind::Version(_)), "{error}");
-        assert!(NoCompactMark::read("f", text.as_bytes()).unwrap_err().is_damage());
+        // What is missing is zero in Go, and the mark counts.
+        let by_hand = br#"{"version":1,"reason":"manual","no_compact_time":null}"#;
+        let mark = NoCompactMark::read("f", by_hand).unwrap();
+        assert!(mark.id.is_zero() && mark.time() == 0 && mark.reason == reason::MANUAL);
+        assert!(DeletionMark::read("f", by_hand).is_ok());
         assert!(DeletionMark::read("f", b"").unwrap_err().is_damage());
     }
 }

@@ -1,7 +1,7 @@
 //! The reader's side: one listing, then only what is new.
 
 use super::{COMMIT, Commit, INTENT, Intent, MAX_ENTRY, MAX_SNAPSHOT, Name, ROOT, SNAPSHOT, Snapshot, snapshot_path};
-use crate::error::Error;
+use crate::error::{Error, Kind};
 use crate::{Bucket, Result, document};
 use futures::{StreamExt as _, TryStreamExt as _};
 use model::BlockId;
@@ -45,7 +45,7 @@ struct Folded {
 enum Stop {
     Error(Error),
     Unusable(String),
-    /// An entry went between listing and reading.
+    /// An entry went between listing and reading, or since the last reading.
     Moved,
 }
 
@@ -68,6 +68,8 @@ impl Reader {
                 Err(Stop::Unusable(why)) => return Ok(State::Unusable(why)),
             }
         }
+        // Whatever was known, the next reading begins with what is there then.
+        *self = Self::new(self.bucket.clone());
         Ok(State::Unusable(format!("its entries changed during {ATTEMPTS} readings")))
     }
 
@@ -87,7 +89,7 @@ impl Reader {
                 let path = format!("{ROOT}{producer}/{id}.{INTENT}");
                 *known = match self.bucket.get(&path, MAX_ENTRY).await {
                     Ok(object) => document::read(INTENT, &object.bytes).ok().map(Arc::new),
-                    Err(e) if e.is_not_found() => None,
+                    Err(e) if matches!(e.kind, Kind::NotFound | Kind::TooLarge | Kind::Corrupt) => None,
                     Err(e) => return Err(e),
                 };
             }
@@ -117,9 +119,17 @@ impl Reader {
         }
         drop(names);
         if newest.is_none() && commits.is_empty() && intents.is_empty() && self.snapshot.is_none() {
+            *self = Self::new(self.bucket.clone());
             return Ok(State::Absent);
         }
         self.read_snapshot(newest).await?;
+        // An entry goes only after a snapshot tells of its block. One that went without: folded while the names were listed,
+        // a stale listing, or somebody deleted it. Whether its block is still there, the catalogue can't tell.
+        let told =
+            |id: &BlockId| self.snapshot.as_ref().is_some_and(|s| s.folded.contains(id) || s.blocks.contains_key(id));
+        if self.commits.keys().any(|key| !commits.contains(key) && !told(&key.1)) {
+            return Err(Stop::Moved);
+        }
         self.intents.retain(|key, _| intents.contains(key));
         for key in intents {
             self.intents.entry(key).or_insert(None);
@@ -138,6 +148,7 @@ impl Reader {
                     if commit.meta.id != key.1 {
                         return Err(Stop::Unusable(format!("{path} is about another block, {}", commit.meta.id)));
                     }
+                    commit.meta.check(&path).map_err(|e| Stop::Unusable(e.to_string()))?;
                     Ok((key, Arc::new(commit.meta)))
                 }
             })
@@ -169,6 +180,9 @@ impl Reader {
         if snapshot.number != number {
             return Err(Stop::Unusable(format!("{path} calls itself number {}", snapshot.number)));
         }
+        for meta in &snapshot.blocks {
+            meta.check(&path).map_err(|e| Stop::Unusable(format!("block {}: {e}", meta.id)))?;
+        }
         self.snapshot = Some(Folded {
             number,
             blocks: snapshot.blocks.into_iter().map(|m| (m.id, Arc::new(m))).collect(),
@@ -187,6 +201,8 @@ async fn read<T: serde::de::DeserializeOwned>(
     match bucket.get(path, max).await {
         Ok(object) => document::read(kind, &object.bytes).map_err(|e| Stop::Unusable(format!("{path}: {e}"))),
         Err(e) if e.is_not_found() => Err(Stop::Moved),
+        // One bad object must not hide all blocks.
+        Err(e) if matches!(e.kind, Kind::TooLarge | Kind::Corrupt) => Err(Stop::Unusable(format!("{path}: {e}"))),
         Err(e) => Err(Stop::Error(e)),
     }
 }

@@ -1,6 +1,7 @@
 //! Stores and networks that misbehave, credentials that are wrong.
 
 use crate::suite;
+use bucket::layers::faults::{Faults, Plan};
 use bucket::layers::retry::Policy;
 use bucket::verify::{self, Right};
 use bucket::{Advice, Bucket, Config, Kind, Options, block};
@@ -299,4 +300,20 @@ async fn credentials_and_bucket_of_amazon() {
     assert_eq!(run(server.objstore("other")).await, Err(Kind::MissingBucket));
     assert_eq!(run(server.objstore("my-bucket").replace(s3::SECRET_KEY, "wrong")).await, Err(Kind::Credentials));
     assert_eq!(run(server.objstore("my-bucket").replace(s3::ACCESS_KEY, "nobody")).await, Err(Kind::Credentials));
+}
+
+#[tokio::test]
+async fn who_may_write_and_not_read_is_told_so_and_leaves_one_marker() {
+    let memory = bucket::Memory::new(model::world::World::real().clock);
+    let plan = Plan { denied: vec![bucket::Operation::Get], ..Plan::default() };
+    let faults = Faults::new(memory.clone(), model::world::World::real().entropy, plan);
+    let bucket = Bucket::over(Arc::new(faults.clone()), "b", suite::options());
+    let mut check = verify::Check::new("sidecar", &[Right::List, Right::Create]);
+    for _ in 0..3 {
+        let failure = check.run(&bucket).await.unwrap_err();
+        assert_eq!((failure.right, memory.snapshot().len()), (Some(Right::Get), 1), "{failure}");
+    }
+    faults.set(Plan::default());
+    check.run(&bucket).await.unwrap();
+    assert_eq!(memory.snapshot().len(), 0, "without a right to keep it");
 }

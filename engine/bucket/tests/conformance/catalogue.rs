@@ -2,10 +2,10 @@
 //! listing tells the truth, and between two of them the catalogue never hides a committed block.
 
 use crate::suite;
-use bucket::catalogue::{File, Producer, Reader, Snapshot, Stage, State, snapshot_path};
+use bucket::catalogue::{Commit, File, Producer, Reader, Snapshot, Stage, State, snapshot_path};
 use bucket::fetch::{Fetcher, Reason, View};
 use bucket::layers::faults::{Faults, Plan};
-use bucket::{Bucket, Memory, block, document};
+use bucket::{Bucket, Memory, block, document, mark};
 use futures::TryStreamExt as _;
 use model::BlockId;
 use model::world::World;
@@ -13,6 +13,7 @@ use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use tsdb::BlockMeta;
+use tsdb::marks::NoCompactMark;
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -296,4 +297,70 @@ async fn what_can_not_be_read_is_an_item_and_never_an_empty_bucket() {
     let view = Fetcher::new(bucket).sync().await.unwrap();
     assert_eq!(view.blocks.len(), 1);
     assert!(view.catalogue_problem.unwrap().contains(&hidden));
+}
+
+/// The catalogue entry of a block, by its id.
+fn entry(run: &Run, id: BlockId) -> String {
+    let name = format!("/{id}.commit");
+    run.memory.snapshot().into_keys().find(|n| n.ends_with(&name)).unwrap()
+}
+
+#[tokio::test]
+async fn an_entry_that_merely_went_hides_no_block_and_loses_no_mark() {
+    let mut run = Run::new();
+    run.upload(0, 4).await;
+    run.upload(0, 4).await;
+    let id = run.truth().into_iter().next().unwrap();
+    mark::create(&run.bucket, &NoCompactMark::new(id, 7, "manual", "")).await.unwrap();
+    assert!(run.fetcher.sync().await.unwrap().catalogue_complete);
+    let name = entry(&run, id);
+    let bytes = run.bucket.get(&name, 1 << 20).await.unwrap().bytes;
+    run.bucket.delete(&name).await.unwrap();
+    let view = run.fetcher.refresh().await.unwrap();
+    assert!(view.blocks.len() == 2 && view.blocks[&id].marks.no_compact.is_some());
+    run.bucket.put(&name, bytes).await.unwrap();
+    for _ in 0..3 {
+        let view = run.fetcher.refresh().await.unwrap();
+        assert!(view.blocks.len() == 2 && view.blocks[&id].marks.no_compact.is_some());
+    }
+    // It comes back to cheap refreshes.
+    assert!(run.fetcher.refresh().await.unwrap().catalogue_complete);
+}
+
+#[tokio::test]
+async fn a_catalogue_object_that_is_too_large_or_impossible_hides_no_block() {
+    let mut run = Run::new();
+    run.upload(0, 4).await;
+    let path = format!("panoptes/v1/catalogue/x/{}.commit", BlockId::from_parts(1, 1));
+    run.bucket.put(&path, vec![b'x'; 17 << 20]).await.unwrap();
+    let view = run.fetcher.sync().await.unwrap();
+    assert!(view.blocks.len() == 1 && view.catalogue_problem.unwrap().contains(&path));
+    assert_eq!(run.fetcher.refresh().await.unwrap().blocks.len(), 1);
+    let meta = BlockMeta { min_time: 9, ..BlockMeta::new(BlockId::from_parts(1, 1), 0, 1) };
+    let commit = Commit { time_ms: 0, writer: "w".into(), meta };
+    run.bucket.put(&path, document::write("commit", &commit).unwrap()).await.unwrap();
+    let view = run.fetcher.refresh().await.unwrap();
+    assert!(view.blocks.len() == 1 && view.catalogue_problem.unwrap().contains("minTime 9 is after maxTime 1"));
+}
+
+#[tokio::test]
+async fn a_meta_that_could_not_be_read_is_asked_again() {
+    let mut run = Run::new();
+    run.upload(0, 4).await;
+    let faults = Faults::new(run.memory.clone(), World::real().entropy, Plan::default());
+    let options = bucket::Options {
+        retry: bucket::layers::retry::Policy { attempts: 1, ..suite::options().retry },
+        ..suite::options()
+    };
+    let bucket = Bucket::over(Arc::new(faults.clone()), "b", options);
+    let mut fetcher = Fetcher::new(bucket);
+    fetcher.sync().await.unwrap();
+    // A foreign block comes whose meta.json is not to be had now; what is known needs no reading.
+    run.step(Step::Foreign { steps: 2 }).await;
+    faults.set(Plan { denied: vec![bucket::Operation::Get], ..Plan::default() });
+    let view = fetcher.sync().await.unwrap();
+    assert_eq!((view.blocks.len(), view.errors.len(), view.catalogue_complete), (1, 1, false));
+    faults.set(Plan::default());
+    let view = fetcher.refresh().await.unwrap();
+    assert_eq!((view.blocks.len(), view.errors.len()), (2, 0));
 }

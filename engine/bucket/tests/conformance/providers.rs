@@ -2,6 +2,7 @@
 
 use crate::suite;
 use bucket::{Bucket, Config};
+use futures::TryStreamExt as _;
 use testkit::gcs::Gcs;
 
 fn open(yaml: &str) -> Bucket {
@@ -27,6 +28,24 @@ async fn directory() {
     // Nothing is left but our own folder with its lock.
     let left: Vec<_> = walk(dir.path());
     assert_eq!(left, [dir.path().join(".panoptes/lock")]);
+}
+
+#[tokio::test]
+async fn names_that_no_call_takes_are_not_listed_and_stop_no_delete() {
+    let dir = tempfile::tempdir().unwrap();
+    let yaml = format!("type: FILESYSTEM\nconfig:\n  directory: {}\n", dir.path().display());
+    let bucket = open(&yaml);
+    let id: model::BlockId = "01ARZ3NDEKTSV4RRFFQ69G5FAV".parse().unwrap();
+    let folder = dir.path().join(id.to_string());
+    std::fs::create_dir(&folder).unwrap();
+    for name in ["a\\b", "c\nd", "\u{85}", "index", "meta.json", "deletion-mark.json"] {
+        std::fs::write(folder.join(name), "{}").unwrap();
+    }
+    let mut names: Vec<String> = bucket.list("").map_ok(|m| m.path).try_collect().await.unwrap();
+    names.sort();
+    assert_eq!(names, ["deletion-mark.json", "index", "meta.json"].map(|n| format!("{id}/{n}")));
+    bucket::block::delete(&bucket, id).await.unwrap();
+    assert_eq!(bucket.list("").map_ok(|m| m.path).try_collect::<Vec<_>>().await.unwrap(), Vec::<String>::new());
 }
 
 fn walk(dir: &std::path::Path) -> Vec<std::path::PathBuf> {

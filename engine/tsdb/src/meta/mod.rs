@@ -363,20 +363,29 @@ impl BlockMeta {
     pub fn read(file: &str, bytes: &[u8]) -> Result<Self> {
         // What follows the document is left alone, as Thanos does: a block that it shows is one for us, too.
         let meta: Self = json::read_first(file, "meta", bytes)?;
-        if meta.version != VERSION {
-            return Err(version(file, "meta.json", meta.version));
+        meta.check(file)?;
+        Ok(meta)
+    }
+
+    /// What [`read`](Self::read) asks of a meta.json beside its form, for one that lies in another document: `file`.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn check(&self, file: &str) -> Result<()> {
+        if self.version != VERSION {
+            return Err(version(file, "meta.json", self.version));
         }
-        if let Some(thanos) = &meta.thanos
+        if let Some(thanos) = &self.thanos
             && thanos.version != 0
             && thanos.version != VERSION
         {
             return Err(version(file, "Thanos's part of meta.json", thanos.version));
         }
-        if meta.min_time > meta.max_time {
-            let what = format!("minTime {} is after maxTime {}", meta.min_time, meta.max_time);
+        if self.min_time > self.max_time {
+            let what = format!("minTime {} is after maxTime {}", self.min_time, self.max_time);
             return Err(Error::corrupt(file, "meta", 0, what));
         }
-        Ok(meta)
+        Ok(())
     }
 
     /// The bytes of meta.json, as Thanos writes them.
