@@ -14,9 +14,8 @@ use serde::{Deserialize, Serialize};
 
 /// The only format that this program writes and reads.
 pub const FORMAT: u32 = 1;
-/// Least bytes per JSON value that a document without white space has, beyond some thousands of values: a bound on memory.
-/// Real ones have 10 and more.
-const BYTES_PER_VALUE: usize = 8;
+/// Least bytes per JSON value in a document of many metas: a bound on memory. Those of real ones have 8 and more.
+const DENSE: usize = 6;
 /// Longest first line, in bytes.
 const HEADER_MAX: usize = 256;
 
@@ -54,11 +53,27 @@ pub fn write<T: Serialize>(kind: &str, body: &T) -> Result<Vec<u8>, Unreadable> 
     Ok(out)
 }
 
-/// Reads a document of this kind.
+/// Reads a document of this kind, about one block: some thousands of JSON values and one more per 16 bytes.
 ///
 /// # Errors
 /// [`Unreadable`].
 pub fn read<T: DeserializeOwned>(kind: &str, bytes: &[u8]) -> Result<T, Unreadable> {
+    let body = body(kind, bytes)?;
+    tsdb::json::read(kind, "document", body).map_err(|e| Unreadable::Broken(e.to_string()))
+}
+
+/// Reads a document of this kind, about many blocks. One made to cost memory may take about three times as much per byte
+/// as [`read`] allows.
+///
+/// # Errors
+/// [`Unreadable`].
+pub fn read_many<T: DeserializeOwned>(kind: &str, bytes: &[u8]) -> Result<T, Unreadable> {
+    let body = body(kind, bytes)?;
+    tsdb::json::read_dense(kind, "document", body, DENSE).map_err(|e| Unreadable::Broken(e.to_string()))
+}
+
+/// What is behind the first line, as its writer wrote it.
+fn body<'a>(kind: &str, bytes: &'a [u8]) -> Result<&'a [u8], Unreadable> {
     let end = bytes.iter().take(HEADER_MAX).position(|b| *b == b'\n');
     let (header, body) = end
         .and_then(|end| bytes.split_at_checked(end))
@@ -76,7 +91,7 @@ pub fn read<T: DeserializeOwned>(kind: &str, bytes: &[u8]) -> Result<T, Unreadab
     if crc != header.crc32c && !protection::off("catalogue-crc") {
         return Err(Unreadable::Broken(format!("the checksum of a {kind} is {crc}, it says {:.16}", header.crc32c)));
     }
-    tsdb::json::read_dense(kind, "document", body, BYTES_PER_VALUE).map_err(|e| Unreadable::Broken(e.to_string()))
+    Ok(body)
 }
 
 #[cfg(test)]
@@ -96,7 +111,9 @@ mod tests {
         let newer = String::from_utf8(bytes).unwrap().replace("\"format\":1", "\"format\":2");
         // Right header, right checksum, far more values than a real document of its size.
         let flood = write("commit", &vec![0; 100_000]).unwrap();
-        assert!(read::<serde_json::Value>("commit", &flood).unwrap_err().to_string().contains("more values"));
+        for flooded in [read::<serde_json::Value>("commit", &flood), read_many("commit", &flood)] {
+            assert!(flooded.unwrap_err().to_string().contains("more values"));
+        }
         assert_eq!(
             read::<Vec<u32>>("commit", newer.as_bytes()).unwrap_err(),
             Unreadable::Format(2, "commit".to_owned())

@@ -144,7 +144,7 @@ impl Reader {
                 let bucket = bucket.clone();
                 async move {
                     let path = format!("{ROOT}{}/{}.{COMMIT}", key.0, key.1);
-                    let commit: Commit = read(&bucket, &path, COMMIT, MAX_ENTRY).await?;
+                    let commit: Commit = read(&bucket, &path, MAX_ENTRY, |b| document::read(COMMIT, b)).await?;
                     if commit.meta.id != key.1 {
                         return Err(Stop::Unusable(format!("{path} is about another block, {}", commit.meta.id)));
                     }
@@ -176,7 +176,8 @@ impl Reader {
             _ => {}
         }
         let path = snapshot_path(number);
-        let snapshot: Snapshot = read(&self.bucket, &path, "snapshot", MAX_SNAPSHOT).await?;
+        let snapshot: Snapshot =
+            read(&self.bucket, &path, MAX_SNAPSHOT, |b| document::read_many("snapshot", b)).await?;
         if snapshot.number != number {
             return Err(Stop::Unusable(format!("{path} calls itself number {}", snapshot.number)));
         }
@@ -192,14 +193,15 @@ impl Reader {
     }
 }
 
-async fn read<T: serde::de::DeserializeOwned>(
+/// Reads and decodes an object of the catalogue.
+async fn read<T>(
     bucket: &Bucket,
     path: &str,
-    kind: &str,
     max: u64,
+    decode: impl FnOnce(&[u8]) -> std::result::Result<T, document::Unreadable>,
 ) -> std::result::Result<T, Stop> {
     match bucket.get(path, max).await {
-        Ok(object) => document::read(kind, &object.bytes).map_err(|e| Stop::Unusable(format!("{path}: {e}"))),
+        Ok(object) => decode(&object.bytes).map_err(|e| Stop::Unusable(format!("{path}: {e}"))),
         Err(e) if e.is_not_found() => Err(Stop::Moved),
         // One bad object must not hide all blocks.
         Err(e) if matches!(e.kind, Kind::TooLarge | Kind::Corrupt) => Err(Stop::Unusable(format!("{path}: {e}"))),

@@ -364,3 +364,22 @@ async fn a_meta_that_could_not_be_read_is_asked_again() {
     let view = fetcher.refresh().await.unwrap();
     assert_eq!((view.blocks.len(), view.errors.len()), (2, 0));
 }
+
+#[tokio::test]
+async fn a_snapshot_of_many_real_metas_is_read() {
+    let bucket = Bucket::memory(suite::options());
+    // As small as a sidecar writes one.
+    let text = r#"{"ulid":"01ARZ3NDEKTSV4RRFFQ69G5FAV","minTime":1700000000000,"maxTime":1700007200000,
+        "stats":{"numSamples":1,"numSeries":1,"numChunks":1},"compaction":{"level":1,"sources":["01ARZ3NDEKTSV4RRFFQ69G5FAV"]},
+        "version":1,"thanos":{"labels":{"a":"b","replica":"0"},"downsample":{"resolution":0},"source":"sidecar",
+        "segment_files":["000001"],"files":[{"rel_path":"chunks/000001","size_bytes":4711},
+        {"rel_path":"index","size_bytes":815},{"rel_path":"meta.json"}],"index_stats":{}}}"#;
+    let meta = BlockMeta::read("m", text.as_bytes()).unwrap();
+    let blocks = (0..5_000).map(|n| BlockMeta { id: BlockId::from_parts(n, 1), ..meta.clone() }).collect();
+    let snapshot = Snapshot { number: 1, blocks, ..Snapshot::default() };
+    bucket.put(&snapshot_path(1), document::write("snapshot", &snapshot).unwrap()).await.unwrap();
+    match Reader::new(bucket).read().await.unwrap() {
+        State::Blocks(blocks) => assert_eq!(blocks.len(), 5_000),
+        other => panic!("{other:?}"),
+    }
+}
