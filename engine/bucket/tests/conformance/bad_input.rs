@@ -6,6 +6,7 @@ use bucket::layers::retry::Policy;
 use bucket::verify::{self, Right};
 use bucket::{Advice, Bucket, Config, Kind, Options, block};
 use bytes::Bytes;
+use model::world::World;
 use std::sync::Arc;
 use std::time::Duration;
 use testkit::faults::{Fault, Operation, Proxy, Rule};
@@ -151,6 +152,26 @@ async fn a_large_upload_goes_on_in_parts() {
                 .times(1),
         ]);
         suite::parts(&bucket).await;
+    }
+}
+
+#[tokio::test]
+async fn a_short_body_is_never_a_success() {
+    let memory = bucket::Memory::new(World::real().clock);
+    let faults = Faults::new(memory, World::real().entropy, Plan::default());
+    let bucket = Bucket::over(Arc::new(faults.clone()), "b", suite::options());
+    bucket.put("a", "0123456789").await.unwrap();
+    faults.set(Plan { cuts: 1.0, ..Plan::default() });
+    for read in [bucket.get("a", 10).await.map(|o| o.bytes), bucket.get_range("a", 2..8).await] {
+        let error = read.unwrap_err();
+        assert_eq!(error.kind, Kind::Corrupt);
+        assert!(error.what.contains("bytes were announced"), "{error}");
+    }
+    // Now and then: read again until it is whole.
+    faults.set(Plan { cuts: 0.3, ..Plan::default() });
+    let bucket = Bucket::over(Arc::new(faults), "b", stubborn());
+    for _ in 0..20 {
+        assert_eq!(bucket.get("a", 10).await.unwrap().bytes, "0123456789");
     }
 }
 
