@@ -5,6 +5,7 @@ use crate::error::{Error, Kind};
 use crate::{Bucket, Result, document};
 use futures::{StreamExt as _, TryStreamExt as _};
 use model::BlockId;
+use model::protection;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use tsdb::BlockMeta;
@@ -135,7 +136,8 @@ impl Reader {
             self.intents.entry(key).or_insert(None);
         }
         self.commits.retain(|key, _| commits.contains(key));
-        let folded = |id: &BlockId| self.snapshot.as_ref().is_some_and(|s| s.folded.contains(id));
+        let snapshot = self.snapshot.as_ref().filter(|_| !protection::off("catalogue-folded"));
+        let folded = |id: &BlockId| snapshot.is_some_and(|s| s.folded.contains(id));
         let new: Vec<(String, BlockId)> =
             commits.into_iter().filter(|key| !self.commits.contains_key(key) && !folded(&key.1)).collect();
         let bucket = self.bucket.clone();
