@@ -268,10 +268,7 @@ mod tests {
         let chunk = AggrChunk { min_time: 1 << 40, max_time: 1 << 40, raw: raw(60), ..AggrChunk::default() };
         let series = Series { labels: (0..6).map(label).collect(), chunks: vec![chunk] };
         let batch = thanos::SeriesBatch { series: vec![series; 30_000] };
-        let response = thanos::SeriesResponse {
-            result: Some(thanos::series_response::Result::Batch(batch)),
-            ..Default::default()
-        };
+        let response = thanos::SeriesResponse { result: Some(thanos::series_response::Result::Batch(batch)) };
         let frame = Bytes::from(response.encode_to_vec());
         assert!(frame.len() > 4 << 20);
         assert_eq!(decode::<thanos::SeriesResponse>(frame).unwrap(), response);
