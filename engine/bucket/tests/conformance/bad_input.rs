@@ -325,9 +325,9 @@ async fn credentials_and_bucket_of_amazon() {
 
 #[tokio::test]
 async fn who_may_write_and_not_read_is_told_so_and_leaves_one_marker() {
-    let memory = bucket::Memory::new(model::world::World::real().clock);
+    let memory = bucket::Memory::new(World::real().clock);
     let plan = Plan { denied: vec![bucket::Operation::Get], ..Plan::default() };
-    let faults = Faults::new(memory.clone(), model::world::World::real().entropy, plan);
+    let faults = Faults::new(memory.clone(), World::real().entropy, plan);
     let bucket = Bucket::over(Arc::new(faults.clone()), "b", suite::options());
     let mut check = verify::Check::new("sidecar", &[Right::List, Right::Create]);
     for _ in 0..3 {
