@@ -14,6 +14,7 @@ use config::{Found, Source};
 use model::world::World;
 use parking_lot::Mutex;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
@@ -37,6 +38,7 @@ pub struct InUse {
     pub bucket: Bucket,
     /// SHA-256 of the configuration: another one may mean another bucket.
     pub configuration: String,
+    check: tokio::sync::Mutex<Check>,
 }
 
 /// Opens the bucket that the two flags describe, once: for tools.
@@ -59,13 +61,15 @@ pub fn open((content, file): (&str, &str), world: World) -> anyhow::Result<Bucke
 struct Shared {
     source: Source,
     options: Options,
-    check: tokio::sync::Mutex<Check>,
+    part: String,
+    needs: &'static [Right],
     interval: Duration,
     world: World,
     in_use: ArcSwapOption<InUse>,
     state: Mutex<State>,
     changes: watch::Sender<u64>,
     doubt: Notify,
+    denied: AtomicBool,
 }
 
 impl Storage {
@@ -88,13 +92,15 @@ impl Storage {
         let shared = Shared {
             source,
             options,
-            check: tokio::sync::Mutex::new(Check::new(part, needs)),
+            part: part.to_owned(),
+            needs,
             interval,
             world,
             in_use: ArcSwapOption::empty(),
             state: Mutex::default(),
             changes: watch::Sender::new(0),
             doubt: Notify::new(),
+            denied: AtomicBool::new(false),
         };
         let storage = Self { shared: Arc::new(shared) };
         storage.reload();
@@ -116,13 +122,15 @@ impl Storage {
         self.shared.state.lock().usable()
     }
 
-    /// Changes whenever another configuration is in use or a check has ended.
+    /// Changes whenever another configuration is in use, or the verdict on its bucket is another one.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.shared.changes.subscribe()
     }
 
-    /// Someone's request has failed: check soon instead of at the next interval.
-    pub fn doubt(&self) {
+    /// Someone's request has failed: check soon instead of at the next interval. If it was denied, rights that were found
+    /// once and are not tried each time (to create) are tried again.
+    pub fn doubt(&self, denied: bool) {
+        self.shared.denied.fetch_or(denied, Ordering::Relaxed);
         self.shared.doubt.notify_one();
     }
 
@@ -138,7 +146,7 @@ impl Storage {
                 && clock.elapsed() >= due
             {
                 let good = tokio::select! {
-                    good = self.check(&in_use.bucket) => good,
+                    good = self.check(&in_use) => good,
                     () = stop.cancelled() => return,
                 };
                 failures = if good { 0 } else { failures.saturating_add(1) };
@@ -197,7 +205,8 @@ impl Storage {
                 tracing::info!(bucket = bucket.describe(), "object storage is configured");
                 *shared.state.lock() =
                     State { name: bucket.describe().to_owned(), configuration: Some(hash.clone()), ..State::default() };
-                shared.in_use.store(Some(Arc::new(InUse { bucket, configuration: hash })));
+                let check = tokio::sync::Mutex::new(Check::new(&shared.part, shared.needs));
+                shared.in_use.store(Some(Arc::new(InUse { bucket, configuration: hash, check })));
                 shared.changes.send_modify(|n| *n = n.wrapping_add(1));
                 true
             }
@@ -214,10 +223,13 @@ impl Storage {
     }
 
     /// Checks the rights; true if all are there.
-    async fn check(&self, bucket: &Bucket) -> bool {
-        let shared = &*self.shared;
+    async fn check(&self, in_use: &InUse) -> bool {
+        let (shared, bucket) = (&*self.shared, &in_use.bucket);
         let begin = shared.world.clock.elapsed();
-        let mut check = shared.check.lock().await;
+        let mut check = in_use.check.lock().await;
+        if shared.denied.swap(false, Ordering::Relaxed) {
+            *check = Check::new(&shared.part, shared.needs);
+        }
         let outcome = match tokio::time::timeout(DEADLINE, check.run(bucket)).await {
             Ok(Ok(())) => None,
             Ok(Err(f)) => Some((class(f.error.kind), f.error.to_string(), f.permission.map(str::to_owned))),
@@ -227,6 +239,7 @@ impl Storage {
         let (now, took) = (shared.world.clock.now_ms(), shared.world.clock.elapsed().saturating_sub(begin));
         let good = outcome.is_none();
         let mut state = shared.state.lock();
+        let news = state.checked_at_ms.is_none() || state.error.is_none() != good;
         state.checked_at_ms = Some(now);
         state.latency_us = i64::try_from(took.as_micros()).ok();
         let since_ms = state.error.as_ref().map_or(now, |e| e.since_ms);
@@ -241,7 +254,9 @@ impl Storage {
         }
         state.error = error;
         drop(state);
-        shared.changes.send_modify(|n| *n = n.wrapping_add(1));
+        if news {
+            shared.changes.send_modify(|n| *n = n.wrapping_add(1));
+        }
         good
     }
 }

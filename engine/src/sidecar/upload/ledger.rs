@@ -14,10 +14,12 @@ const RECHECK: Duration = Duration::from_secs(3600);
 pub(super) struct Ledger {
     /// Blocks that are in the bucket, or were there once.
     pub(super) committed: BTreeSet<BlockId>,
-    /// Blocks of which an intent is in the catalogue.
-    intents: BTreeSet<BlockId>,
-    /// Blocks that the progress file claims to be there, and the catalogue doesn't know.
-    claims: BTreeSet<BlockId>,
+    /// Blocks of which objects may be in the bucket: it is looked at before anything is sent.
+    tried: BTreeSet<BlockId>,
+    /// Blocks that may have been whole in the bucket, and compacted and deleted there since.
+    doubtful: BTreeSet<BlockId>,
+    /// Blocks that the progress file claims to be there; the bucket was not asked yet.
+    pub(super) claims: BTreeSet<BlockId>,
     /// Blocks that were found bad.
     pub(super) bad: BTreeMap<BlockId, Bad>,
     found: BTreeMap<BlockId, Duration>,
@@ -28,29 +30,42 @@ impl Ledger {
     pub(super) fn new(own: BTreeMap<BlockId, Stage>, claims: BTreeSet<BlockId>) -> Self {
         let of = |stage: Stage| own.iter().filter(move |e| *e.1 == stage).map(|e| *e.0).collect::<BTreeSet<_>>();
         let committed = of(Stage::Commit);
-        let claims = claims.difference(&committed).copied().collect();
-        Self { intents: of(Stage::Intent), claims, committed, ..Self::default() }
+        let claims: BTreeSet<BlockId> = claims.difference(&committed).copied().collect();
+        let tried: BTreeSet<BlockId> = of(Stage::Intent).union(&claims).copied().collect();
+        Self { doubtful: tried.clone(), tried, claims, committed, ..Self::default() }
     }
 
-    /// What the catalogue knows of a block that is not committed.
-    pub(super) fn stage(&self, id: BlockId) -> Option<Stage> {
-        self.intents.contains(&id).then_some(Stage::Intent)
+    /// Objects of it may be in the bucket.
+    pub(super) fn tried(&self, id: BlockId) -> bool {
+        self.tried.contains(&id)
     }
 
-    /// The progress file claims that it is there, and nothing else says so.
-    pub(super) fn claimed(&self, id: BlockId) -> bool {
-        self.claims.contains(&id)
+    /// It may have been whole in the bucket: a file or an intent says so, and no commit.
+    pub(super) fn doubtful(&self, id: BlockId) -> bool {
+        self.doubtful.contains(&id)
     }
 
-    /// An attempt has begun: its intent may be there, and objects may be.
+    /// An attempt has begun: objects of it may be there.
     pub(super) fn attempt(&mut self, id: BlockId) {
-        self.intents.insert(id);
+        self.tried.insert(id);
+    }
+
+    /// Its meta.json may have been written.
+    pub(super) fn doubt(&mut self, id: BlockId) {
+        self.doubtful.insert(id);
+    }
+
+    /// The bucket was asked: it is not there, neither as itself nor within another block.
+    pub(super) fn absent(&mut self, id: BlockId) {
+        self.doubtful.remove(&id);
+        self.claims.remove(&id);
     }
 
     /// It is there.
     pub(super) fn commit(&mut self, id: BlockId) {
         self.committed.insert(id);
-        self.intents.remove(&id);
+        self.tried.remove(&id);
+        self.doubtful.remove(&id);
         self.claims.remove(&id);
         self.bad.remove(&id);
         self.found.remove(&id);
@@ -85,13 +100,16 @@ mod tests {
         let own = BTreeMap::from([(id(1), Stage::Commit), (id(2), Stage::Intent)]);
         let mut ledger = Ledger::new(own, BTreeSet::from([id(1), id(2), id(3)]));
         assert_eq!(ledger.committed, BTreeSet::from([id(1)]));
-        assert_eq!((ledger.stage(id(2)), ledger.stage(id(3))), (Some(Stage::Intent), None));
-        assert_eq!((1..=4).filter(|n| ledger.claimed(id(*n))).collect::<Vec<_>>(), [2, 3]);
+        let which = |f: &dyn Fn(BlockId) -> bool| (1..=4).filter(|n| f(id(*n))).collect::<Vec<_>>();
+        assert_eq!(which(&|id| ledger.tried(id) && ledger.doubtful(id)), [2, 3]);
+        assert_eq!(ledger.claims, BTreeSet::from([id(2), id(3)]));
         ledger.commit(id(3));
-        assert!(!ledger.claimed(id(3)) && ledger.committed.contains(&id(3)));
-        assert_eq!(ledger.stage(id(4)), None);
+        ledger.absent(id(2));
         ledger.attempt(id(4));
-        assert_eq!(ledger.stage(id(4)), Some(Stage::Intent));
+        assert_eq!(which(&|id| ledger.tried(id)), [2, 4], "an attempt of ours is looked for");
+        assert_eq!(which(&|id| ledger.doubtful(id) || ledger.claims.contains(&id)), [0; 0]);
+        ledger.doubt(id(4));
+        assert_eq!(which(&|id| ledger.doubtful(id)), [4]);
     }
 
     #[test]

@@ -15,6 +15,7 @@ mod health;
 mod ledger;
 mod local;
 mod meta;
+mod others;
 mod plan;
 mod progress;
 mod run;

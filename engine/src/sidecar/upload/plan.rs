@@ -1,7 +1,7 @@
 //! Which local block goes to the bucket next, and why the others don't. Decides only; nothing is read or written here.
 
 use super::local::{Bad, Local};
-use args::state::SkippedBlock;
+use args::state::{SkipReason, SkippedBlock};
 use model::BlockId;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,6 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 pub(super) struct Known<'a> {
     /// Blocks that are in the bucket, or were there once.
     pub(super) committed: &'a BTreeSet<BlockId>,
+    /// Blocks that the progress file claims to be there; the bucket was not asked yet.
+    pub(super) claims: &'a BTreeSet<BlockId>,
     /// Blocks that were looked into and found bad.
     pub(super) bad: &'a BTreeMap<BlockId, Bad>,
     /// Blocks that Prometheus has compacted are uploaded, too (`--shipper.upload-compacted`).
@@ -22,6 +24,8 @@ pub(super) struct Plan {
     pub(super) next: Vec<BlockId>,
     /// Local blocks that need no upload any more: what the progress file lists.
     pub(super) done: BTreeSet<BlockId>,
+    /// Local blocks that may be there: what the progress file remembers, until the bucket was asked.
+    pub(super) claimed: BTreeSet<BlockId>,
     /// Blocks that are left out until someone acts, oldest id first.
     pub(super) skipped: Vec<SkippedBlock>,
     /// End of the oldest block that waits, in ms.
@@ -40,11 +44,7 @@ pub(super) fn plan(local: &[Local], known: &Known<'_>) -> Plan {
                 continue;
             }
             (Err(bad), _) | (_, Some(bad)) => {
-                plan.skipped.push(SkippedBlock {
-                    block: id.to_string(),
-                    reason: bad.reason,
-                    message: bad.message.clone(),
-                });
+                plan.skipped.push(SkippedBlock { block: id.to_string(), reason: bad.reason, message: told(bad) });
                 continue;
             }
             (Ok(facts), None) => facts,
@@ -62,17 +62,26 @@ pub(super) fn plan(local: &[Local], known: &Known<'_>) -> Plan {
             }
         }
     }
+    plan.claimed =
+        local.iter().map(|b| b.id).filter(|id| known.claims.contains(id) && !plan.done.contains(id)).collect();
     waiting.sort_unstable();
     plan.oldest_end = waiting.iter().map(|w| w.1).min();
     plan.next = waiting.into_iter().map(|w| w.2).collect();
     plan
 }
 
+/// Prometheus compacts in the order of time, and stops at the first block that the progress file does not list.
+fn told(bad: &Bad) -> String {
+    match bad.reason {
+        SkipReason::Overlaps => bad.message.clone(),
+        _ => format!("{}; until it is gone from here, Prometheus compacts no newer block on disk", bad.message),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::local::Facts;
     use super::*;
-    use args::state::SkipReason;
 
     fn id(n: u64) -> BlockId {
         BlockId::from_parts(n, 1)
@@ -85,7 +94,8 @@ mod tests {
 
     fn run(local: &[Local], committed: &[u64], upload_compacted: bool) -> Plan {
         let committed = committed.iter().map(|n| id(*n)).collect();
-        plan(local, &Known { committed: &committed, bad: &BTreeMap::new(), upload_compacted })
+        let (claims, bad) = (BTreeSet::from([id(1), id(99)]), BTreeMap::new());
+        plan(local, &Known { committed: &committed, claims: &claims, bad: &bad, upload_compacted })
     }
 
     #[test]
@@ -94,8 +104,9 @@ mod tests {
         let plan = run(&local, &[3], false);
         assert_eq!(plan.next, [id(2), id(1)]);
         assert_eq!((plan.done, plan.oldest_end), (BTreeSet::from([id(3)]), Some(20)));
+        assert_eq!(plan.claimed, BTreeSet::from([id(1)]), "of the blocks on disk");
         let plan = run(&local, &[1, 2, 3], false);
-        assert!(plan.next.is_empty() && plan.oldest_end.is_none());
+        assert!(plan.next.is_empty() && plan.oldest_end.is_none() && plan.claimed.is_empty());
     }
 
     #[test]
@@ -105,12 +116,12 @@ mod tests {
         local[0].facts = Err(bad(1));
         let found = BTreeMap::from([(id(2), bad(2))]);
         let committed = BTreeSet::new();
-        let plan = plan(&local, &Known { committed: &committed, bad: &found, upload_compacted: false });
+        let plan =
+            plan(&local, &Known { committed: &committed, claims: &committed, bad: &found, upload_compacted: false });
         assert_eq!(plan.next, [id(3)]);
-        assert_eq!(
-            plan.skipped.iter().map(|s| s.message.as_str()).collect::<Vec<_>>(),
-            ["block 1 is damaged", "block 2 is damaged"]
-        );
+        let messages: Vec<&str> = plan.skipped.iter().map(|s| s.message.as_str()).collect();
+        assert!(messages[0].starts_with("block 1 is damaged;") && messages[1].starts_with("block 2 is damaged;"));
+        assert!(messages[0].ends_with("Prometheus compacts no newer block on disk"), "{messages:?}");
         assert_eq!(plan.oldest_end, Some(40), "what waits for a person is not late");
     }
 

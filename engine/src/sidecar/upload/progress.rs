@@ -2,7 +2,8 @@
 //!
 //! Prometheus reads it when it has `--storage.tsdb.delay-compact-file.path`: a block of level 1 that is not listed is not
 //! compacted, and a missing or broken file lets it compact everything. For us it is a hint and never the truth: what it
-//! claims is asked of the bucket (`survey`), so it may be lost, stale or broken.
+//! claims is asked of the bucket, so it may be lost, stale or broken. A claim that was not asked yet is kept in a list of its
+//! own, which Prometheus and Thanos pass over: a kill must not lose it, and nobody may believe it.
 
 use model::BlockId;
 use serde::{Deserialize, Serialize};
@@ -21,6 +22,27 @@ struct Document {
     version: u32,
     /// Go writes an empty list as null.
     uploaded: Option<Vec<String>>,
+    /// Ours only.
+    #[serde(default)]
+    claimed: Option<Vec<String>>,
+}
+
+/// What the file says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Listed {
+    /// Blocks that need no upload any more.
+    pub(super) uploaded: BTreeSet<BlockId>,
+    /// Blocks that an earlier file called uploaded, and of which the bucket was not asked yet.
+    pub(super) claimed: BTreeSet<BlockId>,
+}
+
+impl Listed {
+    /// All that is to be asked of a bucket that does not know them.
+    pub(super) fn all(self) -> BTreeSet<BlockId> {
+        let mut all = self.uploaded;
+        all.extend(self.claimed);
+        all
+    }
 }
 
 /// The file.
@@ -42,20 +64,20 @@ impl Progress {
     }
 
     /// What it claims; without a readable file, nothing, and why.
-    pub(super) fn read(&self) -> (BTreeSet<BlockId>, Option<String>) {
+    pub(super) fn read(&self) -> (Listed, Option<String>) {
         match self.disk.read(&self.path, MAX_BYTES) {
             Ok(bytes) => match parse(&bytes) {
-                Ok(claims) => (claims, None),
-                Err(e) => (BTreeSet::new(), Some(format!("{}: {e}", self.path.display()))),
+                Ok(listed) => (listed, None),
+                Err(e) => (Listed::default(), Some(format!("{}: {e}", self.path.display()))),
             },
-            Err(e) if e.is_not_found() => (BTreeSet::new(), None),
-            Err(e) => (BTreeSet::new(), Some(e.to_string())),
+            Err(e) if e.is_not_found() => (Listed::default(), None),
+            Err(e) => (Listed::default(), Some(e.to_string())),
         }
     }
 
     /// Writes it for good, unless that is what it says already.
-    pub(super) fn write(&self, uploaded: &BTreeSet<BlockId>) -> tsdb::Result<()> {
-        let bytes = render(uploaded);
+    pub(super) fn write(&self, listed: &Listed) -> tsdb::Result<()> {
+        let bytes = render(listed);
         if self.disk.read(&self.path, MAX_BYTES).is_ok_and(|now| now == bytes) {
             return Ok(());
         }
@@ -63,20 +85,28 @@ impl Progress {
     }
 }
 
-fn parse(bytes: &[u8]) -> Result<BTreeSet<BlockId>, String> {
+fn parse(bytes: &[u8]) -> Result<Listed, String> {
     let document: Document = serde_json::from_slice(bytes).map_err(|e| format!("not the expected JSON: {e}"))?;
     if document.version != VERSION {
         return Err(format!("version {} is unknown", document.version));
     }
     // A name that is no block can't be one of ours.
-    Ok(document.uploaded.unwrap_or_default().iter().filter_map(|id| id.parse().ok()).collect())
+    let ids = |list: Option<Vec<String>>| list.unwrap_or_default().iter().filter_map(|id| id.parse().ok()).collect();
+    Ok(Listed { uploaded: ids(document.uploaded), claimed: ids(document.claimed) })
 }
 
 /// As Go's encoder writes it: tabs, and a newline at the end.
-fn render(uploaded: &BTreeSet<BlockId>) -> Vec<u8> {
-    let list: Vec<String> = uploaded.iter().map(|id| format!("\n\t\t\"{id}\"")).collect();
-    let list = if list.is_empty() { "[]".to_owned() } else { format!("[{}\n\t]", list.join(",")) };
-    format!("{{\n\t\"version\": {VERSION},\n\t\"uploaded\": {list}\n}}\n").into_bytes()
+fn render(listed: &Listed) -> Vec<u8> {
+    let list = |ids: &BTreeSet<BlockId>| {
+        let list: Vec<String> = ids.iter().map(|id| format!("\n\t\t\"{id}\"")).collect();
+        if list.is_empty() { "[]".to_owned() } else { format!("[{}\n\t]", list.join(",")) }
+    };
+    let claimed = match listed.claimed.is_empty() {
+        true => String::new(),
+        false => format!(",\n\t\"claimed\": {}", list(&listed.claimed)),
+    };
+    let uploaded = list(&listed.uploaded);
+    format!("{{\n\t\"version\": {VERSION},\n\t\"uploaded\": {uploaded}{claimed}\n}}\n").into_bytes()
 }
 
 #[cfg(test)]
@@ -84,8 +114,8 @@ mod tests {
     use super::*;
     use tsdb::disk::RealDisk;
 
-    fn ids(texts: &[&str]) -> BTreeSet<BlockId> {
-        texts.iter().map(|t| t.parse().unwrap()).collect()
+    fn ids(texts: &[&str]) -> Listed {
+        Listed { uploaded: texts.iter().map(|t| t.parse().unwrap()).collect(), ..Listed::default() }
     }
 
     const A: &str = "01JDAAAAAAAAAAAAAAAAAAAAAA";
@@ -102,6 +132,17 @@ mod tests {
     }
 
     #[test]
+    fn a_claim_that_was_not_asked_is_kept_apart() {
+        let claimed = ids(&[B]).uploaded;
+        let listed = Listed { claimed, ..ids(&[A]) };
+        let text = String::from_utf8(render(&listed)).unwrap();
+        assert_eq!(parse(text.as_bytes()).unwrap(), listed);
+        let as_prometheus: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(as_prometheus["uploaded"], serde_json::json!([A]));
+        assert_eq!(listed.all(), ids(&[A, B]).uploaded);
+    }
+
+    #[test]
     fn a_missing_or_broken_file_claims_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let progress = Progress::new(Arc::new(RealDisk), dir.path().join("thanos.shipper.json"));
@@ -110,7 +151,7 @@ mod tests {
         assert_eq!(progress.read(), (ids(&[A]), None));
         std::fs::write(progress.path(), "{\"version\": 1, \"uploaded\": [\"01").unwrap();
         let (claims, problem) = progress.read();
-        assert!(claims.is_empty() && problem.unwrap().contains("thanos.shipper.json"));
+        assert!(claims == Listed::default() && problem.unwrap().contains("thanos.shipper.json"));
         progress.write(&ids(&[B])).unwrap();
         assert_eq!(progress.read(), (ids(&[B]), None));
     }

@@ -4,8 +4,9 @@ use super::backoff;
 use super::guard::{self, Permit, TsdbFlags};
 use super::ledger::Ledger;
 use super::local::{self, Bad, Local};
+use super::others::Others;
 use super::plan::{self, Known, Plan};
-use super::progress::Progress;
+use super::progress::{Listed, Progress};
 use super::ship::{Failure, Shipped, Shipper};
 use super::stage;
 use super::status::Status;
@@ -17,17 +18,16 @@ use args::files::hex;
 use args::state::{SkipReason, Upload};
 use args::{HashFunc, SidecarArgs};
 use bucket::catalogue::Producer;
-use bucket::fetch::Fetcher;
-use bucket::{Advice, Kind};
+use bucket::{Advice, Kind, block};
 use model::world::World;
 use model::{BlockId, Labels};
 use sha2::{Digest, Sha256};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tsdb::disk::Disk;
-use tsdb::meta::BlockMeta;
 
 /// Files of a block that are sent at the same time, unless a flag says otherwise.
 const CONCURRENCY: usize = 4;
@@ -48,6 +48,8 @@ pub(in crate::sidecar) struct Uploader {
     settings: Settings,
     world: World,
     ledger: Option<Open>,
+    /// What the progress file listed at the start: believed for what is told, until the bucket could be asked.
+    listed: BTreeSet<BlockId>,
     flags: Option<Option<TsdbFlags>>,
 }
 
@@ -67,8 +69,10 @@ struct Open {
     producer: String,
     ledger: Ledger,
     shipper: Shipper,
-    /// All blocks of the bucket with our labels, once they were needed.
-    others: Option<Vec<Arc<BlockMeta>>>,
+    /// The blocks on disk.
+    local: BTreeSet<BlockId>,
+    /// What else is in the bucket, once a pass needed it, until its end.
+    others: Option<Others>,
 }
 
 /// How a pass went.
@@ -112,6 +116,7 @@ impl Uploader {
             },
             world: context.world.clone(),
             ledger: None,
+            listed: BTreeSet::new(),
             flags: None,
         }
     }
@@ -128,6 +133,8 @@ impl Uploader {
         let mut changes = self.storage.changes();
         let (mut failures, mut looks) = (0u32, 0u32);
         while !stop.is_cancelled() {
+            // What changes from now on is news after the pass.
+            changes.borrow_and_update();
             let grace = async {
                 stop.cancelled().await;
                 tokio::time::sleep(GRACE).await;
@@ -160,7 +167,7 @@ impl Uploader {
             tokio::select! {
                 () = stop.cancelled() => {}
                 () = tokio::time::sleep(pause) => {}
-                // Another configuration, or another verdict on the bucket.
+                // Another configuration, or another verdict on the bucket. As long as the verdict stays, failures wait.
                 _ = changes.changed(), if failures > 0 || looks > 0 => {}
             }
         }
@@ -168,18 +175,19 @@ impl Uploader {
 
     /// Clears what a killed process left, and gives Prometheus a list to wait for: without a readable one it compacts
     /// everything.
-    async fn begin(&self) {
+    async fn begin(&mut self) {
         let (disk, data, progress) = (Arc::clone(&self.disk), self.data.clone(), self.progress.clone());
         let outcome = tokio::task::spawn_blocking(move || {
             stage::clean(&*disk, &data)?;
-            let (claims, problem) = progress.read();
+            let (listed, problem) = progress.read();
             if let Some(problem) = problem {
                 tracing::warn!(%problem, "the list of uploaded blocks can't be read; it is made anew from the bucket");
             }
-            progress.write(&claims)
+            progress.write(&listed)?;
+            Ok::<_, tsdb::Error>(listed)
         });
         match outcome.await {
-            Ok(Ok(())) => {}
+            Ok(Ok(listed)) => self.listed = listed.all(),
             Ok(Err(error)) => tracing::warn!(%error, "the data directory of Prometheus can't be written"),
             Err(error) => tracing::warn!(%error, "the data directory of Prometheus can't be prepared"),
         }
@@ -222,9 +230,12 @@ impl Uploader {
 
     fn plan(&self, local: &[Local]) -> Plan {
         let empty = Ledger::default();
-        let ledger = self.ledger.as_ref().map_or(&empty, |o| &o.ledger);
-        let known = Known { committed: &ledger.committed, bad: &ledger.bad, upload_compacted: self.settings.compacted };
-        plan::plan(local, &known)
+        let (ledger, committed) = match &self.ledger {
+            Some(open) => (&open.ledger, &open.ledger.committed),
+            None => (&empty, &self.listed),
+        };
+        let upload_compacted = self.settings.compacted;
+        plan::plan(local, &Known { committed, claims: &ledger.claims, bad: &ledger.bad, upload_compacted })
     }
 
     /// The external labels, if blocks may be uploaded under them; or why not, as far as Prometheus has told.
@@ -273,11 +284,11 @@ impl Uploader {
         let catalogue = Producer::new(in_use.bucket.clone(), &producer)?;
         let own = catalogue.own().await?;
         let progress = self.progress.clone();
-        let (claims, _) = tokio::task::spawn_blocking(move || progress.read()).await?;
+        let (listed, _) = tokio::task::spawn_blocking(move || progress.read()).await?;
         self.ledger = Some(Open {
             configuration: in_use.configuration.clone(),
             producer,
-            ledger: Ledger::new(own, claims),
+            ledger: Ledger::new(own, listed.all()),
             shipper: Shipper {
                 bucket: in_use.bucket.clone(),
                 catalogue,
@@ -288,6 +299,7 @@ impl Uploader {
                 concurrency: self.settings.concurrency,
                 world: self.world.clone(),
             },
+            local: BTreeSet::new(),
             others: None,
         });
         Ok(())
@@ -297,7 +309,9 @@ impl Uploader {
     async fn ship_all(&mut self, local: &[Local], labels: &Labels, stop: &CancellationToken) -> Pass {
         let now = self.world.clock.elapsed();
         if let Some(open) = &mut self.ledger {
-            open.ledger.forget(&local.iter().map(|l| l.id).collect(), now);
+            open.local = local.iter().map(|l| l.id).collect();
+            open.ledger.forget(&open.local, now);
+            open.others = None;
         }
         let planned = self.plan(local);
         self.tell(&planned).await;
@@ -322,7 +336,7 @@ impl Uploader {
                     self.status.metrics.upload_failures.inc();
                     let text = format!("block {id}: {failure}");
                     if ends_the_pass(&failure) {
-                        self.storage.doubt();
+                        self.doubt(&failure);
                         self.tell(&self.plan(local)).await;
                         return Pass::Failed(text);
                     }
@@ -331,6 +345,9 @@ impl Uploader {
                 }
             }
             self.tell(&self.plan(local)).await;
+        }
+        if let Some(open) = &mut self.ledger {
+            open.others = None;
         }
         match failed {
             Some(error) => Pass::Failed(error),
@@ -344,17 +361,23 @@ impl Uploader {
     /// Tells Prometheus and people how far it is.
     async fn tell(&self, plan: &Plan) {
         self.status.planned(plan);
-        let (progress, done) = (self.progress.clone(), plan.done.clone());
-        match tokio::task::spawn_blocking(move || progress.write(&done)).await {
+        let listed = Listed { uploaded: plan.done.clone(), claimed: plan.claimed.clone() };
+        let progress = self.progress.clone();
+        match tokio::task::spawn_blocking(move || progress.write(&listed)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::warn!(%error, "the list of uploaded blocks can't be written"),
             Err(error) => tracing::warn!(%error, "the list of uploaded blocks was not written"),
         }
     }
 
+    /// The bucket has failed: its rights are tried again, all of them if one is missing.
+    fn doubt(&self, failure: &Failure) {
+        self.storage.doubt(matches!(failure, Failure::Bucket(e) if e.kind == Kind::Denied));
+    }
+
     fn failed(&self, failure: &Failure) -> Pass {
         if ends_the_pass(failure) {
-            self.storage.doubt();
+            self.doubt(failure);
         }
         Pass::Failed(failure.to_string())
     }
@@ -363,14 +386,15 @@ impl Uploader {
 impl Open {
     /// Ships one block and notes what came of it. `range` is given for a compacted block, which must not overlap others.
     async fn one(&mut self, id: BlockId, labels: &Labels, range: Option<(i64, i64)>) -> Result<Shipped, Failure> {
-        let before = self.ledger.stage(id);
-        let claimed = self.ledger.claimed(id);
-        if claimed && before.is_none() && self.covered(id, labels).await? {
-            self.ledger.commit(id);
-            return Ok(Shipped::WasThere);
+        if self.ledger.doubtful(id) && !self.shipper.bucket.exists(&block::object(id, block::META)).await? {
+            if self.others(labels).await?.covered.contains(&id) {
+                self.ledger.commit(id);
+                return Ok(Shipped::WasThere);
+            }
+            self.ledger.absent(id);
         }
         if let Some(range) = range
-            && let Some(other) = self.overlapping(id, range, labels).await?
+            && let Some(other) = self.others(labels).await?.overlapping(id, range)
         {
             let message = format!(
                 "Prometheus has compacted it, and the bucket has block {other} of the same time and labels: upload it with \
@@ -378,8 +402,16 @@ impl Open {
             );
             return Ok(self.bad(id, Bad { reason: SkipReason::Overlaps, message }));
         }
+        let look = self.ledger.tried(id);
         self.ledger.attempt(id);
-        Ok(match self.shipper.ship(id, labels, before, claimed).await? {
+        let shipped = self.shipper.ship(id, labels, look).await;
+        if let Err(Failure::Bucket(e)) = &shipped
+            && (e.path.ends_with(block::META) || e.path.ends_with(".commit"))
+        {
+            // Whether it is whole is not known; until the next try, a compactor may take it.
+            self.ledger.doubt(id);
+        }
+        Ok(match shipped? {
             Shipped::Bad(bad) => self.bad(id, bad),
             Shipped::Gone => Shipped::Gone,
             there => {
@@ -394,33 +426,14 @@ impl Open {
         Shipped::Bad(bad)
     }
 
-    /// Blocks of the bucket with our labels. Asked once, and only for what is rare: compacted blocks, and claims of the
-    /// progress file that the catalogue doesn't know.
-    async fn others(&mut self, labels: &Labels) -> Result<&[Arc<BlockMeta>], Failure> {
-        if self.others.is_none() {
-            let view = Fetcher::new(self.shipper.bucket.clone()).sync().await?;
-            if let Some(error) = view.errors.into_iter().next() {
-                return Err(error.into());
-            }
-            let metas = view.blocks.into_values().map(|b| b.meta).filter(|m| m.labels() == *labels);
-            self.others = Some(metas.collect());
-        }
-        Ok(self.others.as_deref().unwrap_or_default())
-    }
-
-    /// True if the bucket has a block that was made of this one, so that this one was there and was compacted since.
-    async fn covered(&mut self, id: BlockId, labels: &Labels) -> Result<bool, Failure> {
-        Ok(self.others(labels).await?.iter().any(|m| m.id != id && m.compaction.sources.contains(&id)))
-    }
-
-    async fn overlapping(
-        &mut self,
-        id: BlockId,
-        (begin, end): (i64, i64),
-        labels: &Labels,
-    ) -> Result<Option<BlockId>, Failure> {
-        let others = self.others(labels).await?;
-        Ok(others.iter().find(|m| m.id != id && m.min_time < end && begin < m.max_time).map(|m| m.id))
+    /// What else is in the bucket. Asked at most once in a pass, and only for what is rare: compacted blocks, and blocks that
+    /// may have been whole there though the catalogue doesn't say so.
+    async fn others(&mut self, labels: &Labels) -> Result<&Others, Failure> {
+        let others = match self.others.take() {
+            Some(others) => others,
+            None => Others::read(&self.shipper.bucket, &self.local, labels).await?,
+        };
+        Ok(self.others.insert(others))
     }
 }
 
@@ -442,4 +455,67 @@ fn producer_name(labels: &Labels) -> String {
         hash.update([0xff]);
     }
     format!("sidecar-{}", hex(hash.finalize().get(..16).unwrap_or_default()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::ship::tests::{block, labels, shipper};
+    use super::*;
+    use bucket::catalogue::Stage;
+    use std::collections::BTreeMap;
+    use std::path::Path;
+    use std::sync::atomic::Ordering;
+    use tsdb::meta::BlockMeta;
+
+    fn open(data: &Path, id: BlockId, own: BTreeMap<BlockId, Stage>, claims: BTreeSet<BlockId>) -> Open {
+        let (shipper, _) = shipper(data, 0);
+        let ledger = Ledger::new(own, claims);
+        let local = BTreeSet::from([id]);
+        Open { configuration: String::new(), producer: String::new(), ledger, shipper, local, others: None }
+    }
+
+    /// Puts a block there that was made of others, under labels of another time.
+    async fn compacted(open: &Open, sources: &[BlockId]) {
+        let mut meta = BlockMeta::new(BlockId::from_parts(1_700_000_000_999, 9), 0, 7_200_000);
+        meta.compaction.sources = sources.to_vec();
+        let path = block::object(meta.id, block::META);
+        let bucket = &open.shipper.bucket;
+        bucket.create(&path, meta.write().unwrap()).await.unwrap();
+        // Somebody's broken file is not our trouble.
+        let broken = block::object(BlockId::from_parts(1_700_000_000_999, 10), block::META);
+        bucket.create(&broken, "{").await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_was_compacted_in_the_bucket_meanwhile_does_not_come_back() {
+        let data = tempfile::tempdir().unwrap();
+        let id = block(data.path());
+        let intent = (BTreeMap::from([(id, Stage::Intent)]), BTreeSet::new());
+        for (own, claims) in [intent, (BTreeMap::new(), BTreeSet::from([id]))] {
+            let mut open = open(data.path(), id, own, claims);
+            compacted(&open, &[id]).await;
+            assert_eq!(open.one(id, &labels(), None).await.unwrap(), Shipped::WasThere);
+            assert!(open.ledger.committed.contains(&id));
+            assert!(open.shipper.catalogue.own().await.unwrap().is_empty(), "nothing was announced");
+        }
+        // Of something else: it is sent.
+        let mut open = open(data.path(), id, BTreeMap::new(), BTreeSet::from([id]));
+        compacted(&open, &[BlockId::from_parts(5, 5)]).await;
+        assert!(matches!(open.one(id, &labels(), None).await.unwrap(), Shipped::Sent { .. }));
+    }
+
+    #[tokio::test]
+    async fn no_byte_is_sent_before_the_intent_is_there() {
+        let data = tempfile::tempdir().unwrap();
+        let id = block(data.path());
+        let mut open = open(data.path(), id, BTreeMap::new(), BTreeSet::new());
+        let (shipper, refusals) = shipper(data.path(), 0);
+        open.shipper = shipper;
+        refusals.store(1, Ordering::SeqCst);
+        assert!(open.one(id, &labels(), None).await.is_err());
+        assert!(matches!(open.one(id, &labels(), None).await.unwrap(), Shipped::Sent { .. }));
+        let producer = open.shipper.catalogue.name().to_owned();
+        let intent = format!("{}{producer}/{id}.intent", bucket::catalogue::ROOT);
+        assert!(open.shipper.bucket.exists(&intent).await.unwrap());
+    }
 }

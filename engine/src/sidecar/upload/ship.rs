@@ -11,7 +11,7 @@ use super::stage::{File, StageError, Staged};
 use args::HashFunc;
 use args::files::hex;
 use args::state::SkipReason;
-use bucket::catalogue::{self, Producer, Stage};
+use bucket::catalogue::{self, Producer};
 use bucket::{Bucket, Kind, block};
 use futures::{StreamExt as _, TryStreamExt as _};
 use model::world::World;
@@ -77,15 +77,8 @@ struct Prepared {
 }
 
 impl Shipper {
-    /// Takes one block there. `before` is what the catalogue knows of it; where it knows of an attempt, or `look` is set, the
-    /// bucket is looked at first, and what has arrived whole is not sent again.
-    pub(super) async fn ship(
-        &self,
-        id: BlockId,
-        labels: &Labels,
-        before: Option<Stage>,
-        look: bool,
-    ) -> Result<Shipped, Failure> {
+    /// Takes one block there. With `look`, the bucket is looked at first, and what has arrived whole is not sent again.
+    pub(super) async fn ship(&self, id: BlockId, labels: &Labels, look: bool) -> Result<Shipped, Failure> {
         let (disk, data, hash) = (Arc::clone(&self.disk), self.data.clone(), self.hash);
         let prepared = match tokio::task::spawn_blocking(move || prepare(&disk, &data, id, hash)).await? {
             Ok(prepared) => prepared,
@@ -95,7 +88,7 @@ impl Shipper {
         };
         let files = &prepared.staged.files;
         let mut there = BTreeMap::new();
-        if (look || before.is_some()) && !protection::off("upload-once") {
+        if look && !protection::off("upload-once") {
             there = self.sizes(id).await?;
             if there.contains_key(block::META) {
                 let ours = self.meta(&prepared, labels);
@@ -103,10 +96,9 @@ impl Shipper {
             }
         }
         let sizes: Vec<(String, u64)> = files.iter().map(|f| (f.rel_path.clone(), f.size)).collect();
-        if before.is_none() {
-            let files = sizes.iter().map(|(path, size)| catalogue::File { path: path.clone(), size: *size }).collect();
-            self.catalogue.intent(id, files).await?;
-        }
+        // Also on a retry: whether the first one has arrived is not known.
+        let announced = sizes.iter().map(|(path, size)| catalogue::File { path: path.clone(), size: *size }).collect();
+        self.catalogue.intent(id, announced).await?;
         if protection::off("upload-meta-last") {
             self.bucket.create(&block::object(id, block::META), self.meta(&prepared, labels).write()?).await?;
         }
@@ -219,9 +211,10 @@ fn sha256(path: &Path) -> Result<String, StageError> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use async_trait::async_trait;
+    use bucket::catalogue::Stage;
     use bucket::store::{Condition, Page, Source, Store};
     use bucket::{Memory, Meta, Object, Options, Version};
     use bytes::Bytes;
@@ -231,11 +224,12 @@ mod tests {
     use tsdb::disk::RealDisk;
     use tsdb::segment::NewChunk;
 
-    /// A store that accepts an upload and keeps half of it, so many times.
+    /// A store that accepts an upload and keeps half of it, so many times, and that refuses so many intents.
     #[derive(Debug)]
     struct Lying {
         inner: Memory,
         halves: AtomicU32,
+        refusals: Arc<AtomicU32>,
     }
 
     #[async_trait]
@@ -250,6 +244,10 @@ mod tests {
             self.inner.list(prefix, one_level, token).await
         }
         async fn put(&self, path: &str, body: Bytes, condition: Condition) -> bucket::Result<Version> {
+            if path.ends_with(".intent") && self.refusals.load(Ordering::SeqCst) > 0 {
+                self.refusals.fetch_sub(1, Ordering::SeqCst);
+                return Err(bucket::Error::new(Kind::Denied, bucket::Operation::Upload, path, "not yet"));
+            }
             self.inner.put(path, body, condition).await
         }
         async fn upload(&self, path: &str, source: Arc<dyn Source>) -> bucket::Result<Version> {
@@ -276,7 +274,7 @@ mod tests {
         }
     }
 
-    fn block(data: &Path) -> BlockId {
+    pub(in crate::sidecar::upload) fn block(data: &Path) -> BlockId {
         let meta = BlockMeta::new(BlockId::from_parts(1_700_000_000_000, 7), 0, 7_200_000);
         let id = meta.id;
         let labels = Labels::from_pairs([("__name__", "up"), ("job", "x")]);
@@ -295,20 +293,21 @@ mod tests {
         id
     }
 
-    fn shipper(data: &Path, halves: u32) -> (Shipper, Memory) {
+    pub(in crate::sidecar::upload) fn shipper(data: &Path, halves: u32) -> (Shipper, Arc<AtomicU32>) {
         let world = World::real();
         let inner = Memory::new(Arc::clone(&world.clock));
-        let store = Arc::new(Lying { inner: inner.clone(), halves: AtomicU32::new(halves) });
+        let refusals = Arc::new(AtomicU32::new(0));
+        let store = Arc::new(Lying { inner, halves: AtomicU32::new(halves), refusals: Arc::clone(&refusals) });
         let bucket = Bucket::over(store, "test", Options::new(world.clone()));
         let catalogue = Producer::new(bucket.clone(), "sidecar-x").unwrap();
         let disk: Arc<dyn Disk> = Arc::new(RealDisk);
         let data = data.to_owned();
         let shipper =
             Shipper { bucket, catalogue, disk, data, source: "sidecar", hash: HashFunc::None, concurrency: 4, world };
-        (shipper, inner)
+        (shipper, refusals)
     }
 
-    fn labels() -> Labels {
+    pub(in crate::sidecar::upload) fn labels() -> Labels {
         Labels::from_pairs([("cluster", "ops")])
     }
 
@@ -317,18 +316,16 @@ mod tests {
         let data = tempfile::tempdir().unwrap();
         let id = block(data.path());
         let (shipper, _) = shipper(data.path(), 0);
-        assert!(
-            matches!(shipper.ship(id, &labels(), None, false).await.unwrap(), Shipped::Sent { bytes } if bytes > 200)
-        );
+        assert!(matches!(shipper.ship(id, &labels(), false).await.unwrap(), Shipped::Sent { bytes } if bytes > 200));
         assert_eq!(shipper.catalogue.own().await.unwrap(), BTreeMap::from([(id, Stage::Commit)]));
         let path = block::object(id, block::META);
         let first = shipper.bucket.get(&path, 1 << 20).await.unwrap().bytes;
         // Again as if nothing was known, and as after a restart.
-        for (before, look) in [(None, false), (Some(Stage::Intent), false), (None, true)] {
-            assert_eq!(shipper.ship(id, &labels(), before, look).await.unwrap(), Shipped::WasThere);
+        for look in [false, true] {
+            assert_eq!(shipper.ship(id, &labels(), look).await.unwrap(), Shipped::WasThere);
         }
         assert_eq!(shipper.bucket.get(&path, 1 << 20).await.unwrap().bytes, first);
-        assert_eq!(shipper.ship(BlockId::from_parts(9, 9), &labels(), None, false).await.unwrap(), Shipped::Gone);
+        assert_eq!(shipper.ship(BlockId::from_parts(9, 9), &labels(), false).await.unwrap(), Shipped::Gone);
         assert!(std::fs::read_dir(data.path().join("thanos/upload")).unwrap().next().is_none(), "no links are left");
     }
 
@@ -337,11 +334,11 @@ mod tests {
         let data = tempfile::tempdir().unwrap();
         let id = block(data.path());
         let (shipper, _) = shipper(data.path(), 1);
-        let failure = shipper.ship(id, &labels(), None, false).await.unwrap_err();
+        let failure = shipper.ship(id, &labels(), false).await.unwrap_err();
         assert!(matches!(&failure, Failure::Bucket(e) if e.kind == Kind::Corrupt && e.path.contains("chunks/000001")));
         assert!(!shipper.bucket.exists(&block::object(id, block::META)).await.unwrap());
         // The next try looks, and sends only what is not whole.
-        let Shipped::Sent { bytes } = shipper.ship(id, &labels(), Some(Stage::Intent), false).await.unwrap() else {
+        let Shipped::Sent { bytes } = shipper.ship(id, &labels(), true).await.unwrap() else {
             panic!("it must be sent")
         };
         let size = |name: &str| std::fs::metadata(data.path().join(id.to_string()).join(name)).unwrap().len();
@@ -357,9 +354,7 @@ mod tests {
         bytes[20] ^= 1;
         std::fs::write(&path, bytes).unwrap();
         let (shipper, _) = shipper(data.path(), 0);
-        let Shipped::Bad(bad) = shipper.ship(id, &labels(), None, false).await.unwrap() else {
-            panic!("it is damaged")
-        };
+        let Shipped::Bad(bad) = shipper.ship(id, &labels(), false).await.unwrap() else { panic!("it is damaged") };
         assert!(bad.reason == SkipReason::Damaged && bad.message.contains("chunks/000001"), "{bad:?}");
         assert!(shipper.catalogue.own().await.unwrap().is_empty());
     }
