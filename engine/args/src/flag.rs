@@ -49,6 +49,42 @@ impl fmt::Display for Switch {
     }
 }
 
+/// A number of bytes, written as Thanos writes it: `250MB`, `64KiB`. KB and KiB are both 1024 bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, PartialOrd, Ord)]
+pub struct Size(pub u64);
+
+/// Unit and its power of two, from the largest.
+const UNITS: [(&str, u32); 6] = [("PB", 50), ("TB", 40), ("GB", 30), ("MB", 20), ("KB", 10), ("B", 0)];
+
+impl FromStr for Size {
+    type Err = String;
+    fn from_str(s: &str) -> Result<Self, String> {
+        let wrong = || format!("{s:?} is no number of bytes: write it as 250MB, 64KiB or 16000B");
+        let digits = s.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(s.len());
+        let (number, unit) = s.split_at(digits);
+        let unit = unit.replacen("iB", "B", 1);
+        let power = match unit.as_str() {
+            "" => 0,
+            unit => UNITS.iter().find(|(name, _)| *name == unit).ok_or_else(wrong)?.1,
+        };
+        if let Ok(whole) = number.parse::<u64>() {
+            return whole.checked_mul(1 << power).map(Self).ok_or_else(wrong);
+        }
+        let number: f64 = number.parse().map_err(|_e| wrong())?;
+        let bytes = number * (1u64 << power) as f64;
+        // Exact for all sizes that a machine has.
+        if bytes.is_finite() && bytes < 9e18 { Ok(Self(bytes as u64)) } else { Err(wrong()) }
+    }
+}
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let fits = |(_, power): &&(&str, u32)| self.0 >= 1 << power && self.0.is_multiple_of(1 << power);
+        let (unit, power) = UNITS.iter().find(fits).unwrap_or(&("B", 0));
+        write!(f, "{}{unit}", self.0 >> power)
+    }
+}
+
 /// A flag that may be repeated; its default is none.
 pub type List = Vec<String>;
 
@@ -81,7 +117,7 @@ macro_rules! scalar {
         }
     )*};
 }
-scalar!(String, u64, Millis, crate::LogLevel, crate::LogFormat, crate::HashFunc);
+scalar!(String, u64, Millis, Size, crate::LogLevel, crate::LogFormat, crate::HashFunc, crate::HeaderStrategy);
 
 impl FlagValue for Switch {
     fn arg(name: &'static str, default: &'static str) -> Arg {
@@ -186,8 +222,21 @@ macro_rules! flags {
 pub(crate) use flags;
 
 /// Flags of Thanos that are accepted without an effect: they tune the Go runtime, are Thanos's own no-ops, or ask for what
-/// is always done here (a corrupt block never holds up others).
-const IGNORED: &[&str] = &["enable-auto-gomemlimit", "auto-gomemlimit.ratio", "shipper.skip-corrupted-blocks"];
+/// is always done here (a corrupt block never holds up others; a bucket is listed at once, not block by block; index-headers
+/// are opened when they are used, with every 32nd entry of their tables in memory; regular expressions need no cache; there
+/// are no operations that change the bucket).
+const IGNORED: &[&str] = &[
+    "enable-auto-gomemlimit",
+    "auto-gomemlimit.ratio",
+    "shipper.skip-corrupted-blocks",
+    "block-discovery-strategy",
+    "store.enable-index-header-lazy-reader",
+    "store.index-header-posting-offsets-in-mem-sampling",
+    "matcher-cache-size",
+    "disable-admin-operations",
+    "no-store.enable-index-header-lazy-reader",
+    "no-disable-admin-operations",
+];
 
 /// Flags of Thanos that can't be honoured (yet), and what to use instead.
 const REFUSED: &[(&str, &str)] = &[
@@ -198,6 +247,13 @@ const REFUSED: &[(&str, &str)] = &[
     ("tracing.config-file", "traces are not exported yet"),
     ("query.promql-engine", "there is one engine, ours; leave the flag out"),
     ("query.mode", "only local mode exists yet; leave the flag out"),
+    ("objstore-parquet.config", "blocks that were converted to Parquet are read in their own form; leave the flag out"),
+    (
+        "objstore-parquet.config-file",
+        "blocks that were converted to Parquet are read in their own form; leave the flag out",
+    ),
+    ("store.caching-bucket.config", "what was read is kept under --data-dir: set its size with --cache.disk-size"),
+    ("store.caching-bucket.config-file", "what was read is kept under --data-dir: set its size with --cache.disk-size"),
     ("reloader.method", "the configuration is reloaded over HTTP; leave the flag out"),
 ];
 

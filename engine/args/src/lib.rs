@@ -11,12 +11,14 @@ mod query;
 mod server;
 mod sidecar;
 pub mod state;
+mod store;
 pub mod yaml;
 
-pub use flag::{List, Millis, Switch, normalize};
+pub use flag::{List, Millis, Size, Switch, normalize};
 pub use query::QueryArgs;
-pub use server::{HashFunc, LogFormat, LogLevel, ServerArgs};
+pub use server::{HashFunc, HeaderStrategy, LogFormat, LogLevel, ServerArgs};
 pub use sidecar::SidecarArgs;
+pub use store::StoreArgs;
 
 /// The gRPC port of every part.
 pub const GRPC_PORT: u16 = 10901;

@@ -84,6 +84,15 @@ words! {
     }
 }
 words! {
+    /// When index-headers are fetched.
+    HeaderStrategy {
+        /// As soon as a block is known.
+        Eager = "eager",
+        /// At a block's first query.
+        Lazy = "lazy",
+    }
+}
+words! {
     /// How log lines look.
     LogFormat {
         /// `ts=… level=… msg=…`

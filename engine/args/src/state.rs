@@ -10,7 +10,7 @@ pub const PATH: &str = "/-/state";
 /// No state document is larger; a reader stops here.
 pub const MAX_BYTES: usize = 4 << 20;
 
-/// Most blocks that [`Upload::skipped_blocks`] tells one by one.
+/// Most blocks that [`Upload::skipped_blocks`] and [`Blocks::missing_blocks`] tell one by one.
 pub const MAX_SKIPPED: usize = 10;
 
 /// The document.
@@ -40,6 +40,9 @@ pub struct State {
     /// Producers of blocks (sidecar): the way of the blocks into the bucket. Absent if none is configured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub upload: Option<Upload>,
+    /// Store gateway: what of its bucket it serves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blocks: Option<Blocks>,
 }
 
 /// What a part knows of its object storage.
@@ -108,6 +111,40 @@ pub enum BucketErrorClass {
     Other,
 }
 
+/// What a store gateway serves of its bucket.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Blocks {
+    /// Blocks that are served.
+    pub loaded: u64,
+    /// Blocks that should be: those of the bucket that time range, selector, marks and consistency delay leave.
+    pub expected: u64,
+    /// Blocks that should be served and can't: their data is missing in answers.
+    pub missing: u64,
+    /// Some of them, with reasons; at most [`MAX_SKIPPED`].
+    #[serde(default)]
+    pub missing_blocks: Vec<SkippedBlock>,
+    /// Oldest sample of the served blocks, milliseconds since the epoch; absent if there is no block.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_time_ms: Option<i64>,
+    /// End of the newest served block, milliseconds since the epoch; absent if there is no block.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_time_ms: Option<i64>,
+    /// Where the blocks are known from: `catalogue`, `listing`, or `disk` for what the last run knew; empty before the first
+    /// pass.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub source: String,
+    /// When a pass over the bucket last succeeded, milliseconds since the epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_sync_ms: Option<i64>,
+    /// Since when no pass has succeeded, milliseconds since the epoch; absent if the last one did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failing_since_ms: Option<i64>,
+    /// Why the last pass failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
 /// The way of local blocks into the bucket.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -151,7 +188,7 @@ impl Upload {
     }
 }
 
-/// A local block that is not uploaded.
+/// A block that is left out: of the upload, or of what is served.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SkippedBlock {

@@ -1,6 +1,6 @@
 //! Every flag both parses and renders.
 
-use args::{HashFunc, LogLevel, Millis, QueryArgs, SidecarArgs, Switch, normalize};
+use args::{HashFunc, HeaderStrategy, LogLevel, Millis, QueryArgs, SidecarArgs, Size, StoreArgs, Switch, normalize};
 use clap::{CommandFactory, Parser};
 
 #[derive(Parser)]
@@ -13,6 +13,17 @@ struct Sidecar {
 struct Query {
     #[command(flatten)]
     args: QueryArgs,
+}
+
+#[derive(Parser)]
+struct Store {
+    #[command(flatten)]
+    args: StoreArgs,
+}
+
+fn parse_store(argv: &[&str]) -> Result<StoreArgs, String> {
+    let argv = normalize(argv.iter().map(|s| (*s).to_owned()), &Store::command())?;
+    Store::try_parse_from(std::iter::once("store".to_owned()).chain(argv)).map(|s| s.args).map_err(|e| e.to_string())
 }
 
 fn parse_sidecar(argv: &[&str]) -> Result<SidecarArgs, String> {
@@ -31,6 +42,8 @@ fn parse_query(argv: &[&str]) -> Result<QueryArgs, String> {
 fn defaults_render_to_nothing() {
     Sidecar::command().debug_assert();
     Query::command().debug_assert();
+    Store::command().debug_assert();
+    assert_eq!(StoreArgs::default().render(), Vec::<String>::new());
     assert_eq!(SidecarArgs::default().render(), Vec::<String>::new());
     assert_eq!(QueryArgs::default().render(), Vec::<String>::new());
     assert_eq!(QueryArgs::default().server.http_address, "0.0.0.0:10902");
@@ -117,4 +130,35 @@ fn words_of_a_newer_part_do_not_break_the_state_document() {
     let upload = state.upload.unwrap();
     assert_eq!(upload.skipped_blocks[0].reason, args::state::SkipReason::Other);
     assert!(upload.at_risk());
+}
+
+#[test]
+fn a_store_of_thanos() {
+    let args = parse_store(&[
+        "--data-dir=/data",
+        "--index-cache-size=1.5GB",
+        "--chunk-pool-size=64KiB",
+        "--store.grpc.touched-series-limit=7",
+        "--store.enable-index-header-lazy-reader",
+        "--store.index-header-lazy-download-strategy=eager",
+        "--block-discovery-strategy=recursive",
+        "--no-web.disable",
+        "--ignore-deletion-marks-delay=48h",
+    ])
+    .unwrap();
+    assert_eq!((args.index_cache_size, args.chunk_pool_size), (Size(3 << 29), Size(64 << 10)));
+    assert_eq!((args.series_limit(), args.samples_limit()), (7, 0));
+    assert_eq!(
+        (args.header_strategy, args.ignore_deletion_marks_delay),
+        (HeaderStrategy::Eager, Millis(48 * 3_600_000))
+    );
+    assert_eq!(parse_store(&args.render().iter().map(String::as_str).collect::<Vec<_>>()).unwrap(), args);
+    for (flag, says) in [
+        ("--store.caching-bucket.config=x", "--cache.disk-size"),
+        ("--objstore-parquet.config-file=x", "Parquet"),
+        ("--index-cache-size=many", "250MB"),
+        ("--index-cache-size=99999999PB", "250MB"),
+    ] {
+        assert!(parse_store(&[flag]).unwrap_err().contains(says), "{flag}");
+    }
 }
