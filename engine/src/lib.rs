@@ -1,8 +1,9 @@
-//! The services of the embedded engine: sidecar, query; tools for people.
+//! The services of the embedded engine: sidecar, query, store; tools for people.
 
 pub mod query;
 pub mod server;
 pub mod sidecar;
 pub mod storage;
+pub mod store;
 pub mod storeapi;
 pub mod tools;

@@ -1,0 +1,26 @@
+//! The blocks that are served.
+
+mod block;
+mod served;
+mod set;
+
+pub use block::Block;
+pub use served::{Group, Missing, Served, Tsdb};
+pub use set::Set;
+
+use super::cache::IndexCache;
+use super::headers::Headers;
+use super::ranges::Ranges;
+use model::world::World;
+
+/// What all blocks share.
+pub struct Home {
+    /// Time and randomness.
+    pub world: World,
+    /// Open index-headers.
+    pub headers: Headers,
+    /// Bytes of files.
+    pub ranges: Ranges,
+    /// Postings and series.
+    pub cache: IndexCache,
+}
