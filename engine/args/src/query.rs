@@ -52,8 +52,13 @@ flags! {
         max_concurrent_select: u64 = "query.max-concurrent-select", "4", since "0.1.0";
         /// Most samples that one query may hold in memory.
         max_samples: u64 = "query.max-samples", "50000000", since "0.1.0";
-        /// Most bytes of chunks that one query may hold.
+        /// Most bytes that one query may hold: fetched series, what is computed, the answer.
         max_bytes: u64 = "query.max-bytes", "1073741824", since "0.1.0";
+        /// Most bytes that all queries may hold together; further ones wait. 0 is three quarters of the container's memory,
+        /// or no limit outside of a container.
+        total_bytes: u64 = "query.max-total-bytes", "0", since "0.1.0";
+        /// Threads that decode and compute, all queries together; 0 is one per core.
+        threads: u64 = "query.threads", "0", since "0.1.0";
         /// Most bytes that answers of stores hold before they are merged, all requests together; should others hold all
         /// of them, one request at a time may hold as much again. 0 is no limit.
         buffer_bytes: u64 = "query.buffer-bytes", "268435456", since "0.1.0";
@@ -73,8 +78,11 @@ flags! {
         limit_series: u64 = "store.limits.request-series", "0", since "0.1.0";
         /// Most samples that one StoreAPI request to this querier may return; 0 is no limit.
         limit_samples: u64 = "store.limits.request-samples", "0", since "0.1.0";
-        /// Name of a feature to enable: promql-experimental-functions, promql-duration-expr,
-        /// promql-extended-range-selectors, promql-binop-fill-modifiers. May be repeated.
+        /// Open xrate, xincrease and xdelta.
+        x_functions: Switch = "query.enable-x-functions", "false", since "0.1.0";
+        /// Name of a feature to enable, as in Prometheus: promql-experimental-functions, promql-duration-expr,
+        /// promql-extended-range-selectors, promql-binop-fill-modifiers, promql-delayed-name-removal,
+        /// use-start-timestamps, type-and-unit-labels. May be repeated.
         features: List = "enable-feature", "", since "0.1.0";
         /// Path under which the API is served, as /thanos.
         route_prefix: String = "web.route-prefix", "", since "0.1.0";

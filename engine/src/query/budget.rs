@@ -2,37 +2,33 @@
 //! [`super::buffers`]'s.
 
 use super::fanout::Failed;
+use promql::exec::{Account, EngineOptions};
+use std::sync::Arc;
 
 /// Bytes that one request may hold, over all its selects.
 #[derive(Debug)]
-pub struct Budget {
-    left: std::sync::atomic::AtomicI64,
-    whole: u64,
-}
+pub struct Budget(Arc<Account>);
 
 impl Budget {
-    /// A budget; 0 is none.
+    /// A budget of a request that evaluates nothing; 0 is none.
     pub fn new(bytes: u64) -> Self {
-        let whole = if bytes == 0 { i64::MAX as u64 } else { bytes };
-        Self { left: std::sync::atomic::AtomicI64::new(i64::try_from(whole).unwrap_or(i64::MAX)), whole }
+        let options = EngineOptions { max_bytes: bytes, process: None, ..EngineOptions::default() };
+        Self(Arc::new(Account::new(&options)))
+    }
+
+    /// That of a query, which what is fetched shares with the evaluation.
+    pub fn of(account: Arc<Account>) -> Self {
+        Self(account)
     }
 
     /// Gives some back.
     pub(super) fn give(&self, bytes: usize) {
-        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
-        self.left.fetch_add(bytes, std::sync::atomic::Ordering::Relaxed);
+        self.0.give_back(bytes as u64);
     }
 
     /// Takes some.
     pub fn take(&self, bytes: usize) -> Result<(), Failed> {
-        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
-        if self.left.fetch_sub(bytes, std::sync::atomic::Ordering::Relaxed) < bytes {
-            return Err(Failed(format!(
-                "the query needs more than {} bytes of series: narrow it, or raise --query.max-bytes",
-                self.whole
-            )));
-        }
-        Ok(())
+        self.0.fetch(bytes as u64).map_err(|e| Failed(e.to_string()))
     }
 }
 
@@ -75,7 +71,7 @@ mod tests {
         {
             let mut held = Taken::new(&budget);
             held.more(60).unwrap();
-            assert!(budget.take(50).unwrap_err().0.contains("more than 100 bytes"));
+            assert!(budget.take(50).unwrap_err().0.contains("more than the 100 bytes"));
             budget.give(50);
             assert!(held.more(60).is_err());
         }

@@ -1,5 +1,7 @@
 //! Runs queries: selects are fetched together, then evaluated on a CPU thread, within limits of number, time and bytes.
 
+use super::admission::Admission;
+use super::budget::Budget;
 use super::fanout::{self, Fanout, Select, Terms};
 use super::samples::{Prefetched, Selected};
 use super::series::Series;
@@ -11,10 +13,13 @@ use model::world::World;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
-use promql::exec::{EngineOptions, Plan, QueryError, QueryResult, Stop, Times};
+use promql::exec::{Account, EngineOptions, Explained, Helpers, Plan, QueryError, QueryResult, Stop, Times};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
+
+/// Most threads that flags may ask for.
+const MOST_THREADS: usize = 1024;
 
 /// How a query is to be answered.
 #[derive(Clone, Debug)]
@@ -27,12 +32,14 @@ pub struct Settings {
     pub replica_labels: Vec<String>,
     /// How far back an instant selector looks, milliseconds.
     pub lookback_ms: i64,
+    /// Measure what each part of the plan does.
+    pub analyze: bool,
 }
 
 /// How long the phases of a query took.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Timings {
-    /// Waiting for a free place.
+    /// Waiting for a free place and for memory.
     pub queue: Duration,
     /// Fetching series.
     pub preparation: Duration,
@@ -48,6 +55,10 @@ pub struct Answer {
     pub missing: Vec<String>,
     /// How long it took.
     pub timings: Timings,
+    /// What each part of the plan did, if that was asked for.
+    pub analysis: Option<Explained>,
+    /// What the answer holds is booked here until it is sent.
+    pub account: Arc<Account>,
 }
 
 /// Stops an evaluation when its caller goes away.
@@ -64,7 +75,7 @@ pub struct Evaluator {
     fanout: Fanout,
     world: World,
     base: EngineOptions,
-    max_bytes: u64,
+    admission: Arc<Admission>,
     selects_at_once: usize,
     places: Arc<Semaphore>,
     in_flight: Gauge,
@@ -82,11 +93,13 @@ impl Evaluator {
             Gauge::default(),
         );
         max.set(i64::try_from(places).unwrap_or(i64::MAX));
+        let admission = Arc::new(Admission::new(args, places, metrics));
+        let process = Some(admission.budget());
         Ok(Self {
             fanout,
             world,
-            base: options(args)?,
-            max_bytes: args.max_bytes,
+            base: EngineOptions { process, helpers: helpers(args.threads), ..options(args)? },
+            admission,
             selects_at_once: usize::try_from(args.max_concurrent_select).unwrap_or(usize::MAX).clamp(1, 10_000),
             places: Arc::new(Semaphore::new(places)),
             in_flight: metrics.register(
@@ -117,10 +130,19 @@ impl Evaluator {
         &self.base
     }
 
+    /// Parses and plans.
+    pub fn plan(&self, query: &str, times: Times, settings: &Settings) -> Result<Plan, QueryError> {
+        let options = EngineOptions {
+            lookback_ms: settings.lookback_ms,
+            dropped_labels: Some(settings.replica_labels.clone()),
+            ..self.base.clone()
+        };
+        Plan::new(query, times, &options)
+    }
+
     /// Parses, fetches, evaluates. Dropping the future stops all of it.
     pub async fn run(&self, query: &str, times: Times, settings: &Settings) -> Result<Answer, QueryError> {
-        let options = EngineOptions { lookback_ms: settings.lookback_ms, ..self.base.clone() };
-        let plan = Plan::new(query, times, &options)?;
+        let plan = self.plan(query, times, settings)?;
         match tokio::time::timeout(settings.timeout, self.run_plan(plan, settings)).await {
             Ok(answer) => answer,
             Err(_) => Err(QueryError::Timeout),
@@ -130,30 +152,46 @@ impl Evaluator {
     async fn run_plan(&self, plan: Plan, settings: &Settings) -> Result<Answer, QueryError> {
         let clock = &self.world.clock;
         let begin = clock.elapsed();
-        let terms = self.fanout.terms(settings.partial, settings.timeout, self.max_bytes);
-        let _permit = Arc::clone(&self.places).acquire_owned().await.map_err(|_| QueryError::Canceled)?;
+        let place = Arc::clone(&self.places).acquire_owned().await.map_err(|_| QueryError::Canceled)?;
+        let account = Arc::new(self.admission.enter(&self.base).await);
         let started = clock.elapsed();
-        let _in_flight = InFlight::new(&self.in_flight);
+        let in_flight = InFlight::new(&self.in_flight);
         self.queries.inc();
         let queue = started.saturating_sub(begin);
         self.waited.observe(queue.as_secs_f64());
 
-        let (selected, missing) = self.fetch(&plan, &terms, &settings.replica_labels).await?;
-        let fetched = clock.elapsed();
+        let time_left = settings.timeout.saturating_sub(queue);
+        let terms = self.fanout.terms_within(settings.partial, time_left, Budget::of(Arc::clone(&account)));
+        let fetched = self.fetch(&plan, &terms, &settings.replica_labels).await;
+        let (selected, missing) = fetched.map_err(|e| match account.overrun() {
+            Some(overrun) => QueryError::TooManyBytes(Box::new(overrun.clone())),
+            None => QueryError::Storage(e.0),
+        })?;
+        let prepared = clock.elapsed();
         let stop = StopOnDrop(Stop::new());
-        let token = stop.0.clone();
-        let evaluation = tokio::task::spawn_blocking(move || plan.execute(&Prefetched(selected), &token));
-        let result = match evaluation.await {
+        let (token, booked, analyze) = (stop.0.clone(), Arc::clone(&account), settings.analyze);
+        let watch = Arc::clone(clock);
+        let evaluation = tokio::task::spawn_blocking(move || {
+            // The place is free when the thread is, also when nobody waits for the answer any more.
+            let _held = (place, in_flight);
+            let source = Prefetched(selected);
+            if analyze {
+                let (result, did) = plan.analyze(&source, &token, &booked, &*watch)?;
+                return Ok((result, Some(did)));
+            }
+            plan.execute_on(&source, &token, &booked).map(|result| (result, None))
+        });
+        let (result, analysis) = match evaluation.await {
             Ok(result) => result?,
             // One bad query must not end the process.
             Err(error) => return Err(QueryError::Storage(format!("the evaluation ended abnormally: {error}"))),
         };
         let timings = Timings {
             queue,
-            preparation: fetched.saturating_sub(started),
-            evaluation: clock.elapsed().saturating_sub(fetched),
+            preparation: prepared.saturating_sub(started),
+            evaluation: clock.elapsed().saturating_sub(prepared),
         };
-        Ok(Answer { result, missing, timings })
+        Ok(Answer { result, missing, timings, analysis, account })
     }
 
     /// Fetches all selects, equal ones once.
@@ -162,7 +200,7 @@ impl Evaluator {
         plan: &Plan,
         terms: &Terms,
         without: &[String],
-    ) -> Result<(Vec<Selected>, Vec<String>), QueryError> {
+    ) -> Result<(Vec<Selected>, Vec<String>), fanout::Failed> {
         let mut distinct: Vec<(Vec<Matcher>, i64, i64)> = Vec::new();
         let mut of_select = Vec::with_capacity(plan.selects().len());
         for s in plan.selects() {
@@ -188,7 +226,7 @@ impl Evaluator {
         let (mut fetched, mut missing) = (Vec::new(), Vec::new());
         let mut running = futures::stream::iter(fetches).buffered(self.selects_at_once);
         while let Some(selected) = running.next().await {
-            let (selected, warnings) = selected.map_err(|e| QueryError::Storage(e.0))?;
+            let (selected, warnings) = selected?;
             fetched.push(selected);
             for w in warnings {
                 // One store may fail in different words, as in the first and in later selects: each is told.
@@ -209,9 +247,10 @@ impl Evaluator {
     }
 }
 
-struct InFlight(Gauge);
+/// One more, until it is dropped.
+pub(super) struct InFlight(Gauge);
 impl InFlight {
-    fn new(gauge: &Gauge) -> Self {
+    pub(super) fn new(gauge: &Gauge) -> Self {
         gauge.inc();
         Self(gauge.clone())
     }
@@ -222,6 +261,13 @@ impl Drop for InFlight {
     }
 }
 
+/// The threads beside those on which queries begin.
+fn helpers(threads: u64) -> Helpers {
+    let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+    let threads = if threads == 0 { cores() } else { usize::try_from(threads).unwrap_or(usize::MAX) };
+    Helpers::new(threads.clamp(1, MOST_THREADS) - 1)
+}
+
 fn options(args: &QueryArgs) -> anyhow::Result<EngineOptions> {
     let mut options = EngineOptions {
         lookback_ms: args.lookback_delta.0,
@@ -230,6 +276,7 @@ fn options(args: &QueryArgs) -> anyhow::Result<EngineOptions> {
         default_subquery_step_ms: args.default_evaluation_interval.0,
         ..EngineOptions::default()
     };
+    options.parser.x_functions = args.x_functions.0;
     for feature in args.features.iter().flat_map(|f| f.split(',')).map(str::trim).filter(|f| !f.is_empty()) {
         match feature {
             "promql-experimental-functions" => options.parser.experimental_functions = true,
@@ -237,6 +284,8 @@ fn options(args: &QueryArgs) -> anyhow::Result<EngineOptions> {
             "promql-extended-range-selectors" => options.parser.extended_range_selectors = true,
             "promql-binop-fill-modifiers" => options.parser.fill_modifiers = true,
             "promql-delayed-name-removal" => options.delayed_name_removal = true,
+            "use-start-timestamps" => options.start_timestamps = true,
+            "type-and-unit-labels" => options.type_and_unit_labels = true,
             // Always on; Thanos takes them too.
             "promql-negative-offset" | "promql-at-modifier" | "query-pushdown" => {}
             other => anyhow::bail!("--enable-feature={other}: there is no such feature"),

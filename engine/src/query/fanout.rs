@@ -114,9 +114,13 @@ impl Fanout {
 
     /// The terms of a request that begins now, may take `timeout`, and may hold `max_bytes` (0: no limit).
     pub fn terms(&self, partial: bool, timeout: Duration, max_bytes: u64) -> Terms {
+        self.terms_within(partial, timeout, Budget::new(max_bytes))
+    }
+
+    /// The same within a budget that is there already.
+    pub fn terms_within(&self, partial: bool, timeout: Duration, budget: Budget) -> Terms {
         let end = self.world.clock.elapsed() + timeout.mul_f64(0.75);
-        let (budget, buffers) = (Arc::new(Budget::new(max_bytes)), self.buffers.share());
-        Terms { partial, end, silent: Arc::default(), budget, buffers }
+        Terms { partial, end, silent: Arc::default(), budget: Arc::new(budget), buffers: self.buffers.share() }
     }
 
     /// The endpoints.

@@ -1,6 +1,7 @@
 //! The querier: PromQL over all stores, deduplicated; itself a store.
 
 pub mod address;
+pub mod admission;
 pub mod api;
 pub mod budget;
 pub mod buffers;

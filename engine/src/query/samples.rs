@@ -6,7 +6,7 @@ use model::sample::{Sample, Value};
 use promql::exec::{Encoded, Entry, QueryError, Samples, SelectRequest, SeriesSet, Source};
 use std::collections::VecDeque;
 use std::sync::Arc;
-use tsdb::chunk::{self, ChunkError, ChunkIter, Encoding};
+use tsdb::chunk::{self, ChunkError, ChunkIter, Columns, Encoding};
 
 /// The series of one select, sorted by labels, each label set once.
 #[derive(Clone, Debug, Default)]
@@ -87,12 +87,14 @@ impl Encoded for One<'_> {
 /// Decodes a series into `out`: the samples in `[mint, maxt]`, of several replicas those that deduplication picks.
 pub fn read(series: &Series, mint: i64, maxt: i64, counter: bool, out: &mut Samples) -> Result<(), ChunkError> {
     let wanted = series.chunks.iter().filter(|c| c.max_time >= mint && c.min_time <= maxt && c.raw.is_some());
+    // The common case: what one store sent follows each other.
+    let follow = |a: &Chunk, b: &Chunk| a.source == b.source && a.max_time < b.min_time;
+    if wanted.clone().zip(wanted.clone().skip(1)).all(|(a, b)| follow(a, b)) {
+        return read_one(wanted, mint, maxt, out);
+    }
     let mut replicas = split_replicas(wanted.cloned().collect());
     if replicas.len() < 2 {
-        return match replicas.pop() {
-            Some(chunks) => read_one(&chunks, mint, maxt, out),
-            None => Ok(()),
-        };
+        return replicas.pop().map_or(Ok(()), |chunks| read_one(chunks.iter(), mint, maxt, out));
     }
     let replicas =
         replicas.into_iter().map(|chunks| Chunks { chunks: chunks.into(), mint, maxt, interval: None }).collect();
@@ -111,36 +113,64 @@ fn open(chunk: &Chunk) -> Result<Option<ChunkIter>, ChunkError> {
     chunk::decode(Encoding::from_store_api(raw.encoding), raw.data.clone()).map(Some)
 }
 
-/// The common case: one replica, decoded straight into the columns.
-fn read_one(chunks: &[Chunk], mint: i64, maxt: i64, out: &mut Samples) -> Result<(), ChunkError> {
+/// One replica, decoded straight into the columns.
+fn read_one<'c>(
+    chunks: impl Iterator<Item = &'c Chunk>,
+    mint: i64,
+    maxt: i64,
+    out: &mut Samples,
+) -> Result<(), ChunkError> {
     let mut last = i64::MIN;
     for c in chunks {
-        match open(c)? {
-            Some(ChunkIter::Xor(samples)) => {
-                for sample in samples {
-                    let (t, v) = sample?;
-                    if t >= mint && t <= maxt && t > last {
-                        out.push(t, v);
-                        last = t;
-                    }
+        let Some(raw) = &c.raw else { continue };
+        let encoding = Encoding::from_store_api(raw.encoding);
+        if encoding == Encoding::Xor {
+            let from = out.times.len();
+            let mut columns =
+                Columns { times: std::mem::take(&mut out.times), values: std::mem::take(&mut out.floats) };
+            let read = chunk::floats(encoding, &raw.data, &mut columns);
+            (out.times, out.floats) = (columns.times, columns.values);
+            read?;
+            keep(out, from, mint.max(last.saturating_add(1)), maxt);
+            last = out.times.last().map_or(last, |t| last.max(*t));
+            continue;
+        }
+        for sample in chunk::decode(encoding, raw.data.clone())? {
+            let s = sample?;
+            if s.t >= mint && s.t <= maxt && s.t > last {
+                last = s.t;
+                match s.v {
+                    Value::Float(v) => out.push(s.t, v),
+                    Value::Histogram(h) => out.push_histogram(s.t, h),
                 }
             }
-            Some(samples) => {
-                for sample in samples {
-                    let s = sample?;
-                    if s.t >= mint && s.t <= maxt && s.t > last {
-                        last = s.t;
-                        match s.v {
-                            Value::Float(v) => out.push(s.t, v),
-                            Value::Histogram(h) => out.push_histogram(s.t, h),
-                        }
-                    }
-                }
-            }
-            None => {}
         }
     }
     Ok(())
+}
+
+/// Of the floats from `from` on keeps those in `[mint, maxt]` that ascend.
+fn keep(out: &mut Samples, from: usize, mint: i64, maxt: i64) {
+    let new = out.times.get(from..).unwrap_or_default();
+    let ascend = new.windows(2).all(|pair| matches!(pair, [a, b] if a < b));
+    let within = new.first().is_none_or(|t| *t >= mint) && new.last().is_none_or(|t| *t <= maxt);
+    if ascend && within {
+        return;
+    }
+    let (mut to, mut least) = (from, mint);
+    for i in from..out.times.len() {
+        let (Some(t), Some(v)) = (out.times.get(i).copied(), out.floats.get(i).copied()) else { break };
+        if t < least || t > maxt {
+            continue;
+        }
+        least = t.saturating_add(1);
+        if let (Some(time), Some(value)) = (out.times.get_mut(to), out.floats.get_mut(to)) {
+            (*time, *value) = (t, v);
+        }
+        to += 1;
+    }
+    out.times.truncate(to);
+    out.floats.truncate(to);
 }
 
 /// A replica's chunks.
@@ -225,6 +255,17 @@ mod tests {
     fn one_replica_is_read_as_it_is() {
         let chunks = vec![encoded(0, &every15(0, 10)), encoded(0, &every15(150, 10))];
         assert_eq!(times(chunks, 30, 200), (2..14).map(|i| 15 * i).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn samples_that_do_not_ascend_are_left_out() {
+        let wild = encoded(0, &[(10, 1.0), (30, 2.0), (20, 3.0), (30, 4.0), (40, 5.0)]);
+        let mut wild = Chunk { min_time: 10, max_time: 40, ..wild };
+        assert_eq!(times(vec![wild.clone()], 0, 100), [10, 30, 40]);
+        assert_eq!(times(vec![wild.clone()], 15, 30), [30]);
+        // A chunk may lie about where it ends.
+        wild.max_time = 35;
+        assert_eq!(times(vec![wild, encoded(0, &every15(36, 2))], 0, 100), [10, 30, 40, 51]);
     }
 
     #[test]

@@ -5,6 +5,7 @@ pub mod client;
 pub(crate) mod expand;
 pub mod grpc_metrics;
 mod http;
+pub mod memory;
 pub mod metrics;
 pub mod net;
 pub(crate) mod point;

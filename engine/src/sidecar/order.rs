@@ -41,8 +41,7 @@ impl Budget {
 
     /// Half of the memory that the container may use, at most `most`.
     pub(super) fn of_container(most: usize) -> Self {
-        let limit =
-            std::fs::read_to_string("/sys/fs/cgroup/memory.max").ok().and_then(|s| s.trim().parse::<usize>().ok());
+        let limit = crate::server::memory::limit().and_then(|n| usize::try_from(n).ok());
         Self::new(limit.map_or(most, |n| (n / 2).min(most)))
     }
 }

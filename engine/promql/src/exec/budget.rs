@@ -4,12 +4,14 @@
 use super::{EngineOptions, QueryError};
 use model::protection;
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 /// What memory is held for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Holder {
+    /// Series with their chunks, as they were fetched.
+    Fetched,
     /// Samples that are decoded at the moment, of one series per thread.
     Samples,
     /// Series on their way from the threads that decoded them.
@@ -29,7 +31,8 @@ pub enum Holder {
 }
 
 impl Holder {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
+        Self::Fetched,
         Self::Samples,
         Self::Slices,
         Self::Groups,
@@ -44,6 +47,7 @@ impl Holder {
 impl fmt::Display for Holder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Fetched => "series and chunks as they were fetched",
             Self::Samples => "decoded samples",
             Self::Slices => "series between threads",
             Self::Groups => "groups of aggregations",
@@ -68,6 +72,8 @@ pub enum Limit {
 /// When it was exceeded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
+    /// While series are fetched.
+    Fetch,
     /// Before anything was read: the estimate is already too much.
     Estimate,
     /// While evaluating.
@@ -99,6 +105,7 @@ impl fmt::Display for Overrun {
             Limit::Process => "all queries of the process together may hold",
         };
         let phase = match self.phase {
+            Phase::Fetch => "while series are fetched",
             Phase::Estimate => "by the estimate before the evaluation",
             Phase::Evaluation => "in query execution",
         };
@@ -111,16 +118,32 @@ impl fmt::Display for Overrun {
 }
 
 /// Bytes that all queries of a process may hold together.
-#[derive(Debug)]
 pub struct ProcessBudget {
     max: u64,
     held: AtomicU64,
+    freed: Box<dyn Fn() + Send + Sync>,
+}
+
+impl fmt::Debug for ProcessBudget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ProcessBudget").field("max", &self.max).field("held", &self.held).finish_non_exhaustive()
+    }
 }
 
 impl ProcessBudget {
     /// `max` bytes; 0 = unlimited.
     pub fn new(max: u64) -> Self {
-        Self { max, held: AtomicU64::new(0) }
+        Self::signalling(max, || ())
+    }
+
+    /// The same; `freed` is called whenever a query has given back all that it held.
+    pub fn signalling(max: u64, freed: impl Fn() + Send + Sync + 'static) -> Self {
+        Self { max, held: AtomicU64::new(0), freed: Box::new(freed) }
+    }
+
+    /// The limit; 0 = unlimited.
+    pub fn max(&self) -> u64 {
+        self.max
     }
 
     /// Bytes that running queries hold now.
@@ -131,6 +154,24 @@ impl ProcessBudget {
     /// Bytes that are left.
     pub fn free(&self) -> u64 {
         if self.max == 0 { u64::MAX } else { self.max.saturating_sub(self.held()) }
+    }
+
+    /// Takes `bytes` if they are free, or if nobody holds anything: one query may always begin.
+    fn reserve(&self, bytes: u64) -> bool {
+        let fits = |held: u64| {
+            let more = held.saturating_add(bytes);
+            (self.max == 0 || held == 0 || more <= self.max).then_some(more)
+        };
+        self.held.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).is_ok()
+    }
+
+    fn add(&self, bytes: u64) -> u64 {
+        self.held.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes)
+    }
+
+    fn subtract(&self, bytes: u64) {
+        // Never below zero, whatever the callers do.
+        let _ = self.held.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |v| Some(v.saturating_sub(bytes)));
     }
 }
 
@@ -148,9 +189,10 @@ impl std::ops::AddAssign for Cost {
     }
 }
 
-/// The account of one query; all its threads book on it.
+/// The account of one query: what it holds in memory from the first series that is fetched to the last byte of its
+/// answer. All its threads book on it.
 #[derive(Debug)]
-pub(super) struct Budget {
+pub struct Account {
     max: Cost,
     samples: AtomicU64,
     bytes: AtomicU64,
@@ -158,10 +200,14 @@ pub(super) struct Budget {
     peak_samples: AtomicU64,
     peak_bytes: AtomicU64,
     process: Option<Arc<ProcessBudget>>,
+    /// What the process holds for this query even while it needs less.
+    reserved: u64,
+    overrun: OnceLock<Box<Overrun>>,
 }
 
-impl Budget {
-    pub(super) fn new(options: &EngineOptions) -> Self {
+impl Account {
+    /// An account with the limits of the options that reserves nothing.
+    pub fn new(options: &EngineOptions) -> Self {
         let max = Cost { samples: options.max_samples, bytes: options.max_bytes };
         Self {
             max,
@@ -171,19 +217,51 @@ impl Budget {
             peak_samples: AtomicU64::new(0),
             peak_bytes: AtomicU64::new(0),
             process: options.process.clone(),
+            reserved: 0,
+            overrun: OnceLock::new(),
         }
+    }
+
+    /// The same, if `bytes` can be set aside for it in the process's budget now; otherwise the query should wait.
+    pub fn reserving(options: &EngineOptions, bytes: u64) -> Option<Self> {
+        let process = options.process.as_ref();
+        process.is_none_or(|p| p.reserve(bytes)).then(|| {
+            let mut account = Self::new(options);
+            account.reserved = bytes;
+            account
+        })
+    }
+
+    /// Counts fetched series; they stay counted as long as the account lives, or until they are given back.
+    pub fn fetch(&self, bytes: u64) -> Result<(), QueryError> {
+        self.book(Holder::Fetched, Cost { samples: 0, bytes }, Phase::Fetch)
+    }
+
+    /// Counts fetched series that were dropped.
+    pub fn give_back(&self, bytes: u64) {
+        self.release(Holder::Fetched, Cost { samples: 0, bytes });
+    }
+
+    /// The first overrun, if there was one.
+    pub fn overrun(&self) -> Option<&Overrun> {
+        self.overrun.get().map(|o| &**o)
     }
 
     /// Counts what is now held; fails if it is too much.
     pub(super) fn hold(&self, holder: Holder, cost: Cost) -> Result<(), QueryError> {
+        self.book(holder, cost, Phase::Evaluation)
+    }
+
+    fn book(&self, holder: Holder, cost: Cost, phase: Phase) -> Result<(), QueryError> {
         let samples = self.samples.fetch_add(cost.samples, Ordering::Relaxed).saturating_add(cost.samples);
-        let bytes = self.bytes.fetch_add(cost.bytes, Ordering::Relaxed).saturating_add(cost.bytes);
+        let before = self.bytes.fetch_add(cost.bytes, Ordering::Relaxed);
+        let bytes = before.saturating_add(cost.bytes);
         if let Some(h) = self.by_holder.get(holder as usize) {
             h.fetch_add(cost.bytes, Ordering::Relaxed);
         }
         self.peak_samples.fetch_max(samples, Ordering::Relaxed);
         self.peak_bytes.fetch_max(bytes, Ordering::Relaxed);
-        let process = self.process.as_ref().map(|p| (p, p.held.fetch_add(cost.bytes, Ordering::Relaxed) + cost.bytes));
+        let process = self.process.as_ref().map(|p| (p, p.add(self.charged(bytes) - self.charged(before))));
         if protection::off("query-budget") {
             return Ok(());
         }
@@ -191,14 +269,19 @@ impl Budget {
             return Err(QueryError::TooManySamples);
         }
         if self.max.bytes > 0 && bytes > self.max.bytes {
-            return Err(self.overrun(Limit::Query, self.max.bytes, bytes, Phase::Evaluation));
+            return Err(self.refuse(Limit::Query, self.max.bytes, bytes, phase));
         }
         match process {
-            Some((p, held)) if p.max > 0 && held > p.max => {
-                Err(self.overrun(Limit::Process, p.max, held, Phase::Evaluation))
+            Some((p, held)) if p.max > 0 && held > p.max && bytes > self.reserved => {
+                Err(self.refuse(Limit::Process, p.max, held, phase))
             }
             _ => Ok(()),
         }
+    }
+
+    /// What the process is charged for `bytes` of this query.
+    fn charged(&self, bytes: u64) -> u64 {
+        bytes.max(self.reserved)
     }
 
     /// Fails if `bytes` for `holder` are more than the query or the process may hold, without holding them.
@@ -217,35 +300,38 @@ impl Budget {
                 largest_bytes: bytes,
             })))
         };
-        if self.max.bytes > 0 && bytes > self.max.bytes {
+        let held = self.bytes.load(Ordering::Relaxed);
+        let all = held.saturating_add(bytes);
+        if self.max.bytes > 0 && all > self.max.bytes {
             return refuse(Limit::Query, self.max.bytes);
         }
         match &self.process {
-            Some(p) if bytes > p.free() => refuse(Limit::Process, p.max),
+            Some(p) if self.charged(all) - self.charged(held) > p.free() => refuse(Limit::Process, p.max),
             _ => Ok(()),
         }
     }
 
-    fn overrun(&self, limit: Limit, max: u64, bytes: u64, phase: Phase) -> QueryError {
+    fn refuse(&self, limit: Limit, max: u64, bytes: u64, phase: Phase) -> QueryError {
         let held = |h: Holder| self.by_holder.get(h as usize).map_or(0, |b| b.load(Ordering::Relaxed));
         let largest = Holder::ALL.into_iter().max_by_key(|h| held(*h)).unwrap_or(Holder::Samples);
         let largest_bytes = held(largest);
-        QueryError::TooManyBytes(Box::new(Overrun { limit, max, bytes, phase, largest, largest_bytes }))
+        let overrun = Box::new(Overrun { limit, max, bytes, phase, largest, largest_bytes });
+        QueryError::TooManyBytes(self.overrun.get_or_init(|| overrun).clone())
     }
 
     /// Counts what is held no longer.
     pub(super) fn release(&self, holder: Holder, cost: Cost) {
+        // Never below zero, whatever the callers do.
         let less = |a: &AtomicU64, by: u64| {
-            // Never below zero, whatever the callers do.
-            let _ = a.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |v| Some(v.saturating_sub(by)));
+            a.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |v| Some(v.saturating_sub(by))).unwrap_or_default()
         };
         less(&self.samples, cost.samples);
-        less(&self.bytes, cost.bytes);
+        let before = less(&self.bytes, cost.bytes);
         if let Some(h) = self.by_holder.get(holder as usize) {
             less(h, cost.bytes);
         }
         if let Some(p) = &self.process {
-            less(&p.held, cost.bytes);
+            p.subtract(self.charged(before) - self.charged(before.saturating_sub(cost.bytes)));
         }
     }
 
@@ -253,7 +339,9 @@ impl Budget {
     pub(super) fn share(&self, part: u64) -> Option<u64> {
         let process = self.process.as_ref().filter(|p| p.max > 0).map(|p| p.max);
         let query = Some(self.max.bytes).filter(|b| *b > 0);
-        query.into_iter().chain(process).min().map(|b| b / part.max(1))
+        // What was fetched stays where it is.
+        let fetched = self.by_holder.get(Holder::Fetched as usize).map_or(0, |b| b.load(Ordering::Relaxed));
+        query.into_iter().chain(process).min().map(|b| b.saturating_sub(fetched) / part.max(1))
     }
 
     /// Most samples held at once.
@@ -267,12 +355,12 @@ impl Budget {
     }
 }
 
-impl Drop for Budget {
+impl Drop for Account {
     /// What an error left behind goes back to the process.
     fn drop(&mut self) {
         if let Some(p) = &self.process {
-            let rest = self.bytes.load(Ordering::Relaxed);
-            let _ = p.held.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |v| Some(v.saturating_sub(rest)));
+            p.subtract(self.charged(self.bytes.load(Ordering::Relaxed)));
+            (p.freed)();
         }
     }
 }
@@ -281,8 +369,8 @@ impl Drop for Budget {
 mod tests {
     use super::*;
 
-    fn budget(max_bytes: u64, process: &Arc<ProcessBudget>) -> Budget {
-        Budget::new(&EngineOptions { max_bytes, process: Some(Arc::clone(process)), ..EngineOptions::default() })
+    fn budget(max_bytes: u64, process: &Arc<ProcessBudget>) -> Account {
+        Account::new(&EngineOptions { max_bytes, process: Some(Arc::clone(process)), ..EngineOptions::default() })
     }
 
     #[test]
@@ -305,5 +393,28 @@ mod tests {
         assert!(b.foresee(Holder::Answer, 500).is_err());
         drop((a, b));
         assert_eq!(process.held(), 0, "all goes back");
+    }
+
+    #[test]
+    fn what_is_reserved_is_kept_free_and_a_query_may_always_begin() {
+        let process = Arc::new(ProcessBudget::new(1000));
+        let options = EngineOptions { max_bytes: 0, process: Some(Arc::clone(&process)), ..EngineOptions::default() };
+        let a = Account::reserving(&options, 1200).unwrap();
+        assert!(Account::reserving(&options, 1).is_none(), "one may begin with too much, a second may not");
+        drop(a);
+        let (a, b) = (Account::reserving(&options, 400).unwrap(), Account::reserving(&options, 400).unwrap());
+        assert!(Account::reserving(&options, 400).is_none());
+        a.fetch(300).unwrap();
+        assert_eq!(process.held(), 800, "within what is reserved");
+        a.fetch(300).unwrap();
+        assert_eq!(process.held(), 1000);
+        let Err(QueryError::TooManyBytes(e)) = a.fetch(1) else { unreachable!() };
+        assert_eq!((e.limit, e.phase, e.largest), (Limit::Process, Phase::Fetch, Holder::Fetched));
+        assert_eq!(a.overrun(), Some(&*e));
+        b.fetch(400).unwrap();
+        a.give_back(601);
+        assert_eq!(process.held(), 800);
+        drop((a, b));
+        assert_eq!(process.held(), 0);
     }
 }

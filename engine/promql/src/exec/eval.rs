@@ -3,7 +3,7 @@
 
 use super::analyze::Meter;
 use super::annotations::Annotations;
-use super::budget::{Budget, Cost, Holder};
+use super::budget::{Account, Cost, Holder};
 use super::column::{Column, ScalarColumn, SeriesColumn};
 use super::merge::{Merged, same_labels};
 use super::options::{EngineOptions, Stop};
@@ -39,7 +39,7 @@ pub(super) struct Shared<'q> {
     pub(super) narrow: &'q [Vec<Matcher>],
     pub(super) stop: &'q Stop,
     pub(super) options: &'q EngineOptions,
-    pub(super) budget: &'q Budget,
+    pub(super) budget: &'q Account,
     pub(super) counters: &'q Counters,
     pub(super) meter: Option<&'q Meter<'q>>,
     /// Labels that were seen by nodes which must not give any twice.

@@ -29,7 +29,7 @@ mod special;
 
 pub use analyze::{Explained, Measured};
 pub use annotations::Annotations;
-pub use budget::{Overrun, ProcessBudget};
+pub use budget::{Account, Holder, Limit, Overrun, Phase, ProcessBudget};
 pub use error::QueryError;
 pub use options::{EngineOptions, Helpers, RatioHash, Rewrites, Stop, Times};
 pub use result::{QueryResult, QueryStats, QueryValue, Series, VectorSample};
@@ -39,7 +39,7 @@ use crate::functions::window::Falls;
 use crate::parse::{Expr, ValueType, parse_expr};
 use crate::plan::{Grid, Kind, Planned, RangeArg, build};
 use analyze::Meter;
-use budget::{Budget, Cost, Holder};
+use budget::Cost;
 use column::SeriesColumn;
 use eval::{Counters, Exec, Shared, without_metadata};
 use merge::Merged;
@@ -94,7 +94,12 @@ impl Plan {
 
     /// Runs it. May be called more than once.
     pub fn execute(&self, source: &dyn Source, stop: &Stop) -> Result<QueryResult, QueryError> {
-        self.run(source, stop, None)
+        self.run(source, stop, &Account::new(&self.options), None)
+    }
+
+    /// Runs it on an account that holds already what was fetched for it.
+    pub fn execute_on(&self, source: &dyn Source, stop: &Stop, account: &Account) -> Result<QueryResult, QueryError> {
+        self.run(source, stop, account, None)
     }
 
     /// What the query will do.
@@ -107,15 +112,21 @@ impl Plan {
         &self,
         source: &dyn Source,
         stop: &Stop,
+        account: &Account,
         clock: &dyn Clock,
     ) -> Result<(QueryResult, Explained), QueryError> {
         let meter = Meter::new(clock, self.planned.nodes);
-        let result = self.run(source, stop, Some(&meter))?;
+        let result = self.run(source, stop, account, Some(&meter))?;
         Ok((result, analyze::explain(&self.planned, Some(&meter))))
     }
 
-    fn run(&self, source: &dyn Source, stop: &Stop, meter: Option<&Meter<'_>>) -> Result<QueryResult, QueryError> {
-        let budget = Budget::new(&self.options);
+    fn run(
+        &self,
+        source: &dyn Source,
+        stop: &Stop,
+        budget: &Account,
+        meter: Option<&Meter<'_>>,
+    ) -> Result<QueryResult, QueryError> {
         let (counters, distinct) = (Counters::default(), Mutex::default());
         let exec = Exec::of(Shared {
             source,
@@ -123,7 +134,7 @@ impl Plan {
             narrow: &self.planned.narrow,
             stop,
             options: &self.options,
-            budget: &budget,
+            budget,
             counters: &counters,
             meter,
             distinct: &distinct,

@@ -1,7 +1,7 @@
 //! How queries are executed: threads, rewrites of the plan, budgets, explanations.
 
 use super::support::Lab;
-use promql::exec::{EngineOptions, Helpers, Plan, Rewrites, Stop, Times};
+use promql::exec::{Account, EngineOptions, Helpers, Plan, Rewrites, Stop, Times};
 
 /// Queries that touch every operator.
 const QUERIES: &[&str] = &[
@@ -133,7 +133,7 @@ fn plans_explain_themselves() {
     }
     assert!(text.contains("labels __name__, a") && text.contains("filtered by {a=\"1\"}"), "{text}");
     let clock = model::world::RealClock::default();
-    let (_, analysis) = plan.analyze(&lab.source, &Stop::new(), &clock).unwrap();
+    let (_, analysis) = plan.analyze(&lab.source, &Stop::new(), &Account::new(&lab.options), &clock).unwrap();
     let json = analysis.json();
     let rate = &json["children"][0]["children"][1]["children"][0];
     assert_eq!(

@@ -54,6 +54,11 @@ impl Api {
         let v1 = Router::new()
             .route("/query", get(query::instant).post(query::instant).layer(both("query")))
             .route("/query_range", get(query::range).post(query::range).layer(both("query_range")))
+            .route("/query_explain", get(query::explain_instant).post(query::explain_instant).layer(both("query")))
+            .route(
+                "/query_range_explain",
+                get(query::explain_range).post(query::explain_range).layer(both("query_range")),
+            )
             .route("/series", get(metadata::series).post(metadata::series).layer(both("series")))
             .route("/labels", get(metadata::names).post(metadata::names).layer(both("label_names")))
             .route("/label/{name}/values", get(metadata::values).layer(both("label_values")))

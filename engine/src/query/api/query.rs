@@ -1,4 +1,4 @@
-//! `query`, `query_range`, `format_query`, `parse_query`.
+//! `query`, `query_range`, their plans, `format_query`, `parse_query`.
 
 use super::error::ApiError;
 use super::params::{Params, invalid};
@@ -30,9 +30,34 @@ pub(super) async fn instant(State(api): State<Arc<Api>>, request: Request) -> Re
     run(&api, &p, Times::Instant(t), settings, limit).await
 }
 
+pub(super) async fn explain_instant(State(api): State<Arc<Api>>, request: Request) -> Result<Response, ApiError> {
+    let p = Params::read(request).await?;
+    let t = p.time("time")?.unwrap_or_else(|| api.world.clock.now_ms());
+    explain(&api, &p, Times::Instant(t))
+}
+
 pub(super) async fn range(State(api): State<Arc<Api>>, request: Request) -> Result<Response, ApiError> {
     let p = Params::read(request).await?;
     let limit = p.limit()?;
+    let times = range_of(&api, &p)?;
+    let settings = settings(&api, &p)?;
+    run(&api, &p, times, settings, limit).await
+}
+
+pub(super) async fn explain_range(State(api): State<Arc<Api>>, request: Request) -> Result<Response, ApiError> {
+    let p = Params::read(request).await?;
+    let times = range_of(&api, &p)?;
+    explain(&api, &p, times)
+}
+
+/// Thanos's endpoint: the plan as a tree. There is one engine, so that any name of one will do.
+fn explain(api: &Api, p: &Params, times: Times) -> Result<Response, ApiError> {
+    let plan = api.evaluator.plan(p.get("query").unwrap_or_default(), times, &settings(api, p)?)?;
+    Ok(success(&plan.explain().json().to_string(), &[], &[]))
+}
+
+/// The times of a range query, checked as Prometheus checks them.
+fn range_of(api: &Api, p: &Params) -> Result<Times, ApiError> {
     let needed = |name: &str| {
         let none =
             || invalid(name, &format!("invalid time value for '{name}': cannot parse \"\" to a valid timestamp"));
@@ -56,8 +81,7 @@ pub(super) async fn range(State(api): State<Arc<Api>>, request: Request) -> Resu
             "exceeded maximum resolution of 11,000 points per timeseries. Try decreasing the query resolution (?step=XX)",
         ));
     }
-    let settings = settings(&api, &p)?;
-    run(&api, &p, Times::Range { start, end, step }, settings, limit).await
+    Ok(Times::Range { start, end, step })
 }
 
 fn settings(api: &Api, p: &Params) -> Result<Settings, ApiError> {
@@ -76,6 +100,8 @@ fn settings(api: &Api, p: &Params) -> Result<Settings, ApiError> {
         partial: api.partial(p)?,
         replica_labels: api.replica_labels(p)?,
         lookback_ms: p.duration("lookback_delta")?.filter(|l| *l > 0).unwrap_or(api.args.lookback_delta.0),
+        // As in Thanos, everything else is no.
+        analyze: matches!(p.get("analyze"), Some("true" | "1")),
     })
 }
 
@@ -97,8 +123,11 @@ async fn run(
     {
         warnings.push("results truncated due to limit".to_owned());
     }
-    let stats = p.get("stats").is_some().then(|| stats(&answer));
-    Ok(stream(answer, stats, warnings, infos))
+    let mut more = if p.get("stats").is_some() { stats(&answer) } else { String::new() };
+    if let Some(analysis) = &answer.analysis {
+        let _ = write!(more, ",\"analysis\":{}", analysis.json());
+    }
+    Ok(stream(answer, more, warnings, infos))
 }
 
 fn truncate(value: &mut QueryValue, limit: usize) -> bool {
@@ -116,7 +145,7 @@ fn truncate(value: &mut QueryValue, limit: usize) -> bool {
 }
 
 /// Writes the answer on a CPU thread while it is sent, a few pieces ahead of the reader.
-fn stream(answer: Answer, stats: Option<String>, warnings: Vec<String>, infos: Vec<String>) -> Response {
+fn stream(answer: Answer, more: String, warnings: Vec<String>, infos: Vec<String>) -> Response {
     let (to, from) = mpsc::channel::<Result<Bytes, std::convert::Infallible>>(4);
     let said = warnings.clone();
     let runtime = tokio::runtime::Handle::current();
@@ -132,7 +161,7 @@ fn stream(answer: Answer, stats: Option<String>, warnings: Vec<String>, infos: V
         if !whole {
             return; // The client has gone, or does not read.
         }
-        piece.push_str(stats.as_deref().unwrap_or_default());
+        piece.push_str(&more);
         piece.push('}');
         end(&mut piece, &warnings, &infos);
         send(&mut piece);
