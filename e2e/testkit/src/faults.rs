@@ -46,6 +46,8 @@ pub enum Fault {
     CutBody,
     /// Half of the request's body reaches the store, which is content with it.
     Truncate,
+    /// A bit of the request's body reaches the store as another one.
+    Flip,
     /// The answer is the one that the same request had before, if there was one.
     Stale,
     /// The request's body is taken at this speed, in bytes per second, and so is the answer's given.
@@ -277,6 +279,14 @@ fn converse(shared: &Shared, stream: TcpStream) -> anyhow::Result<()> {
                 return Ok(());
             }
             Some(Fault::Truncate) => request.body = request.body.slice(..request.body.len() / 2),
+            Some(Fault::Flip) => {
+                let mut body = request.body.to_vec();
+                let middle = body.len() / 2;
+                if let Some(byte) = body.get_mut(middle) {
+                    *byte ^= 1;
+                }
+                request.body = body.into();
+            }
             Some(Fault::Slow(speed)) => std::thread::sleep(duration(request.body.len(), *speed)),
             _ => {}
         }
@@ -412,6 +422,9 @@ mod tests {
         all(Rule::always(Fault::Truncate));
         assert_eq!(ask(&proxy, "PUT", "/b/short", "0123456789").unwrap().status, 200);
         assert_eq!(server.object("b", "short").unwrap(), b"01234");
+        all(Rule::always(Fault::Flip));
+        assert_eq!(ask(&proxy, "PUT", "/b/flipped", "0123456789").unwrap().status, 200);
+        assert_eq!(server.object("b", "flipped").unwrap(), b"0123446789");
         all(Rule::always(Fault::CutBody));
         assert!(ask(&proxy, "GET", "/b/a", "").map_or(true, |a| a.body == "01234"));
         proxy.set(Vec::new());
@@ -423,6 +436,6 @@ mod tests {
         proxy.set(Vec::new());
         assert!(ask(&proxy, "GET", listing, "").unwrap().body.contains("later"));
         assert_eq!(proxy.requests()[&Operation::List], 3);
-        assert_eq!(proxy.faults(), 6);
+        assert_eq!(proxy.faults(), 7);
     }
 }

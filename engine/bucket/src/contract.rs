@@ -75,15 +75,16 @@ impl Contract {
         let id = self.retry.run(|_| self.inner.begin_parts(path)).await?;
         let sent = async {
             let mut parts = Vec::new();
-            let mut offset = 0;
+            let (mut offset, mut crc) = (0, 0);
             while offset < size {
                 let length = part.min(size - offset);
                 let body = read(source, path, offset, length).await?;
+                crc = crc32c::crc32c_append(crc, &body);
                 let index = parts.len();
                 parts.push(self.retry.run(|_| self.inner.put_part(path, &id, index, body.clone())).await?);
                 offset += length;
             }
-            self.complete(path, &id, parts, size).await
+            self.complete(path, &id, parts, (size, crc)).await
         };
         let result = sent.await;
         if result.is_err() {
@@ -93,7 +94,8 @@ impl Contract {
         result
     }
 
-    async fn complete(&self, path: &str, id: &str, parts: Vec<String>, size: u64) -> Result<Version> {
+    /// Joins the parts of an object of this size and CRC-32C.
+    async fn complete(&self, path: &str, id: &str, parts: Vec<String>, (size, crc): (u64, u32)) -> Result<Version> {
         let done = self
             .retry
             .run(|_| {
@@ -105,13 +107,27 @@ impl Contract {
             Err(e) if e.kind == Kind::NotFound => {}
             done => return done,
         }
-        // The upload is gone: completed by an attempt whose answer was lost, or swept by somebody.
+        // The upload is gone: completed by an attempt whose answer was lost, or swept by somebody. What lies there may be of
+        // an earlier attempt that broke, so it is read.
         let meta = self.retry.run(|_| self.inner.head(path)).await?;
-        if meta.size == size {
-            return Ok(meta.version);
+        let differs = |what: String| Err(Error::new(Kind::Corrupt, Operation::Upload, path, what));
+        if meta.size != size {
+            return differs(format!("{size} bytes were sent in parts, {} are there", meta.size));
         }
-        let what = format!("{size} bytes were sent in parts, {} are there", meta.size);
-        Err(Error::new(Kind::Corrupt, Operation::Upload, path, what))
+        let (mut offset, mut there) = (0, 0);
+        while offset < size && !protection::off("parts-read-back") {
+            let end = offset.saturating_add(PART).min(size);
+            let piece = self.get(path, Some(offset..end), PART).await?;
+            if piece.meta.version != meta.version {
+                return differs("somebody else wrote the object while it was read back".to_owned());
+            }
+            there = crc32c::crc32c_append(there, &piece.bytes);
+            offset = end;
+        }
+        if there != crc && !protection::off("parts-read-back") {
+            return differs(format!("what was sent in parts has CRC-32C {crc:08x}, what is there {there:08x}"));
+        }
+        Ok(meta.version)
     }
 }
 
@@ -192,12 +208,10 @@ impl Store for Contract {
             return self.retry.run(|_| self.inner.upload(path, Arc::clone(&source))).await;
         }
         // In good weather one request; in bad weather parts, so that a break doesn't begin all again.
-        let failed = match self.inner.upload(path, Arc::clone(&source)).await {
+        match self.retry.once(self.inner.upload(path, Arc::clone(&source))).await {
             Ok(version) => return Ok(version),
-            Err(e) => e,
-        };
-        if !matches!(failed.kind, Kind::Unavailable | Kind::Throttled | Kind::Corrupt) {
-            return Err(failed);
+            Err((failed, false)) => return Err(failed),
+            Err((_, true)) => {}
         }
         match self.in_parts(path, &source).await {
             Err(e) if e.kind == Kind::Unsupported => {

@@ -4,6 +4,9 @@
 //! Conditions hold between all processes that use this module on the directory: every change happens under an exclusive
 //! `flock` on `.panoptes/lock`. Object versions are file times, which this module makes strictly increasing per object.
 //! A foreign writer (Thanos) takes no lock: against it a create is still exact (a hard link never replaces), an update isn't.
+//!
+//! A temporary file is locked while it is written, and a lock ends with its process: the first write of each process removes
+//! the temporary files that nobody holds, which killed uploads have left.
 
 use crate::error::{Error, Kind, Operation};
 use crate::store::{Condition, Entry, Meta, Object, Page, Source, Store, Version};
@@ -16,10 +19,13 @@ use std::io::{ErrorKind, Read as _, Seek as _, SeekFrom, Write as _};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Our own folder inside the directory; never listed.
 const OURS: &str = ".panoptes";
+/// The file in it whose lock every change holds.
+const LOCK: &str = "lock";
 /// Bytes that are copied at a time.
 const COPY: usize = 1 << 20;
 
@@ -28,6 +34,8 @@ const COPY: usize = 1 << 20;
 pub struct Directory {
     root: PathBuf,
     entropy: Arc<dyn Entropy>,
+    /// What killed processes left was removed.
+    swept: Arc<AtomicBool>,
 }
 
 impl std::fmt::Debug for Directory {
@@ -39,7 +47,7 @@ impl std::fmt::Debug for Directory {
 impl Directory {
     /// The bucket in `root`. The directory is made with the first write.
     pub fn new(root: impl Into<PathBuf>, entropy: Arc<dyn Entropy>) -> Self {
-        Self { root: root.into(), entropy }
+        Self { root: root.into(), entropy, swept: Arc::default() }
     }
 
     fn file(&self, path: &str, operation: Operation) -> Result<PathBuf> {
@@ -65,17 +73,27 @@ impl Directory {
     fn lock(&self) -> std::io::Result<File> {
         let dir = self.root.join(OURS);
         fs::create_dir_all(&dir)?;
-        let file = File::options().create(true).truncate(false).write(true).open(dir.join("lock"))?;
+        let file = File::options().create(true).truncate(false).write(true).open(dir.join(LOCK))?;
         file.lock()?;
         Ok(file)
     }
 
+    /// A new temporary file, locked as long as it is open. Made under the lock, so that nobody finds it before it is locked.
+    fn begin(&self) -> std::io::Result<(PathBuf, File)> {
+        let _lock = self.lock()?;
+        let dir = self.root.join(OURS);
+        if !self.swept.swap(true, Ordering::Relaxed) {
+            sweep(&dir)?;
+        }
+        let name = dir.join(format!("{}-{:016x}", std::process::id(), self.entropy.next_u64()));
+        let file = File::options().write(true).create_new(true).open(&name)?;
+        file.lock()?;
+        Ok((name, file))
+    }
+
     /// A synced temporary file with the bytes of `source`.
     fn temporary(&self, source: &dyn Source) -> std::io::Result<(PathBuf, File)> {
-        let dir = self.root.join(OURS);
-        fs::create_dir_all(&dir)?;
-        let name = dir.join(format!("{}-{:016x}", std::process::id(), self.entropy.next_u64()));
-        let mut file = File::options().write(true).create_new(true).open(&name)?;
+        let (name, mut file) = self.begin()?;
         let written = (|| {
             let size = source.size();
             let mut offset = 0u64;
@@ -283,6 +301,23 @@ impl Directory {
     }
 }
 
+/// Removes the temporary files whose writers are gone: their locks are free.
+fn sweep(dir: &Path) -> std::io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_name() == LOCK || !entry.file_type()?.is_file() {
+            continue;
+        }
+        // One that can't be looked at now is no reason to fail a write.
+        let free = File::open(entry.path()).is_ok_and(|file| file.try_lock().is_ok());
+        if free && !model::protection::off("directory-sweep") {
+            tracing::info!(file = %entry.path().display(), "removing what a killed upload left");
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+    Ok(())
+}
+
 /// Whether a link was refused because the file system has none (Linux: EPERM, ENOSYS, EOPNOTSUPP), not because it failed.
 fn has_no_links(e: &std::io::Error) -> bool {
     const EPERM: i32 = 1;
@@ -408,6 +443,35 @@ fn no_parts(path: &str) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A source that somebody else's first write happens to while it is read.
+    #[derive(Debug)]
+    struct Meanwhile(PathBuf);
+
+    impl Source for Meanwhile {
+        fn size(&self) -> u64 {
+            4
+        }
+
+        fn read(&self, _: u64, length: usize) -> std::io::Result<Bytes> {
+            let other = Directory::new(&self.0, model::world::World::real().entropy);
+            other.write("other", &Bytes::from_static(b"x"), &Condition::None).unwrap();
+            Ok(vec![7; length].into())
+        }
+    }
+
+    #[test]
+    fn what_a_killed_upload_left_goes_and_what_is_being_written_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let ours = dir.path().join(OURS);
+        fs::create_dir(&ours).unwrap();
+        fs::write(ours.join("4711-00000000000000ff"), "half").unwrap();
+        let directory = Directory::new(dir.path(), model::world::World::real().entropy);
+        directory.write("a/b", &Meanwhile(dir.path().to_owned()), &Condition::Absent).unwrap();
+        assert_eq!(fs::read(dir.path().join("a/b")).unwrap(), [7; 4]);
+        let left: Vec<_> = fs::read_dir(&ours).unwrap().map(|e| e.unwrap().file_name()).collect();
+        assert_eq!(left, [LOCK]);
+    }
 
     #[test]
     fn only_a_file_system_without_links_is_taken_for_one() {

@@ -172,7 +172,7 @@ impl Fetcher {
                     view.errors.is_empty() && view.blocks.keys().all(|id| blocks.contains_key(id));
                 // A meta.json has no checksum; what was committed has one.
                 for (id, block) in &mut view.blocks {
-                    if blocks.get(id).is_some_and(|committed| *committed != block.meta)
+                    if blocks.get(id).is_some_and(|committed| !block.meta.tells_the_same(committed))
                         && !model::protection::off("meta-committed")
                     {
                         block.problems.push("meta.json is not the one that was committed to the catalogue".to_owned());

@@ -2,8 +2,9 @@
 
 use crate::error::{Error, Result};
 use serde::Serialize;
-use serde::de::{Deserialize, DeserializeOwned, Deserializer};
+use serde::de::{Deserialize, DeserializeOwned, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::ser::{CompactFormatter, Formatter, PrettyFormatter};
+use std::fmt;
 use std::io::{self, Write};
 
 /// Fields that a document has beside those that we know: kept when it is written again.
@@ -18,7 +19,7 @@ const BYTES_PER_VALUE: usize = 16;
 /// # Errors
 /// [`ErrorKind::Corrupt`] with the byte where reading stopped.
 pub fn read<T: DeserializeOwned>(file: &str, section: &'static str, bytes: &[u8]) -> Result<T> {
-    parse(file, section, bytes, BYTES_PER_VALUE, whole)
+    parse(file, section, bytes, whole, whole)
 }
 
 /// Reads the first document of `file` and leaves what follows it alone, as Go's `json.Decoder` does.
@@ -26,42 +27,107 @@ pub fn read<T: DeserializeOwned>(file: &str, section: &'static str, bytes: &[u8]
 /// # Errors
 /// As [`read`].
 pub fn read_first<T: DeserializeOwned>(file: &str, section: &'static str, bytes: &[u8]) -> Result<T> {
-    parse(file, section, bytes, BYTES_PER_VALUE, |d| T::deserialize(d))
+    parse(file, section, bytes, first, first)
 }
-
-/// As [`read`], of a document without white space and with few fields that we don't know: one value per `bytes_per_value`
-/// bytes is allowed. Half the bytes per value may take twice the memory.
-///
-/// # Errors
-/// As [`read`].
-pub fn read_dense<T: DeserializeOwned>(
-    file: &str,
-    section: &'static str,
-    bytes: &[u8],
-    bytes_per_value: usize,
-) -> Result<T> {
-    parse(file, section, bytes, bytes_per_value, whole)
-}
-
-type Slice<'a> = serde_json::Deserializer<serde_json::de::SliceRead<'a>>;
 
 /// The only document that there is.
-fn whole<T: DeserializeOwned>(d: &mut Slice<'_>) -> serde_json::Result<T> {
-    T::deserialize(&mut *d).and_then(|value| d.end().map(|()| value))
+fn whole<T: DeserializeOwned>(bytes: &[u8]) -> serde_json::Result<T> {
+    let mut d = serde_json::Deserializer::from_slice(bytes);
+    T::deserialize(&mut d).and_then(|value| d.end().map(|()| value))
 }
 
-fn parse<T>(
+/// The first document of several.
+fn first<T: DeserializeOwned>(bytes: &[u8]) -> serde_json::Result<T> {
+    T::deserialize(&mut serde_json::Deserializer::from_slice(bytes))
+}
+
+/// A value in which of a key that is repeated the last one counts, and objects under it are put together: as Go reads into a
+/// structure.
+struct LastWins(serde_json::Value);
+
+impl<'de> Deserialize<'de> for LastWins {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> std::result::Result<Self, D::Error> {
+        struct Any;
+
+        impl<'de> Visitor<'de> for Any {
+            type Value = serde_json::Value;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("JSON")
+            }
+
+            fn visit_bool<E>(self, v: bool) -> std::result::Result<Self::Value, E> {
+                Ok(v.into())
+            }
+
+            fn visit_i64<E>(self, v: i64) -> std::result::Result<Self::Value, E> {
+                Ok(v.into())
+            }
+
+            fn visit_u64<E>(self, v: u64) -> std::result::Result<Self::Value, E> {
+                Ok(v.into())
+            }
+
+            fn visit_f64<E>(self, v: f64) -> std::result::Result<Self::Value, E> {
+                Ok(v.into())
+            }
+
+            fn visit_str<E>(self, v: &str) -> std::result::Result<Self::Value, E> {
+                Ok(v.into())
+            }
+
+            fn visit_unit<E>(self) -> std::result::Result<Self::Value, E> {
+                Ok(serde_json::Value::Null)
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut all: A) -> std::result::Result<Self::Value, A::Error> {
+                let mut items = Vec::new();
+                while let Some(LastWins(item)) = all.next_element()? {
+                    items.push(item);
+                }
+                Ok(items.into())
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut all: A) -> std::result::Result<Self::Value, A::Error> {
+                let mut fields = Unknown::new();
+                while let Some((key, LastWins(value))) = all.next_entry::<String, LastWins>()? {
+                    put(&mut fields, key, value);
+                }
+                Ok(fields.into())
+            }
+        }
+
+        d.deserialize_any(Any).map(Self)
+    }
+}
+
+fn put(fields: &mut Unknown, key: String, value: serde_json::Value) {
+    use serde_json::Value::Object;
+    match (fields.get_mut(&key), value) {
+        (Some(Object(before)), Object(more)) => more.into_iter().for_each(|(k, v)| put(before, k, v)),
+        (_, value) => {
+            fields.insert(key, value);
+        }
+    }
+}
+
+fn parse<T: DeserializeOwned>(
     file: &str,
     section: &'static str,
     bytes: &[u8],
-    bytes_per_value: usize,
-    take: impl FnOnce(&mut Slice<'_>) -> serde_json::Result<T>,
+    take: impl FnOnce(&[u8]) -> serde_json::Result<T>,
+    any: impl FnOnce(&[u8]) -> serde_json::Result<LastWins>,
 ) -> Result<T> {
     let values = bytes.iter().filter(|b| matches!(b, b',' | b'[' | b'{' | b':')).count();
-    if values > FREE_VALUES + bytes.len() / bytes_per_value.max(1) {
+    if values > FREE_VALUES + bytes.len() / BYTES_PER_VALUE {
         return Err(Error::corrupt(file, section, 0, "the JSON holds more values than a real one of its size"));
     }
-    take(&mut serde_json::Deserializer::from_slice(bytes)).map_err(|e| {
+    let taken = take(bytes).or_else(|e| match any(bytes) {
+        // serde's word for it; there is no other way to tell it from what is really wrong.
+        Ok(LastWins(value)) if e.is_data() && e.to_string().starts_with("duplicate field") => T::deserialize(value),
+        _ => Err(e),
+    });
+    taken.map_err(|e| {
         let start: usize =
             bytes.split_inclusive(|b| *b == b'\n').take(e.line().saturating_sub(1)).map(<[u8]>::len).sum();
         let offset = start.saturating_add(e.column().saturating_sub(1)).min(bytes.len());
@@ -162,6 +228,19 @@ mod tests {
         let text = String::from_utf8(write("f", &value).unwrap()).unwrap();
         let go = "{\n\t\"a\": {\n\t\t\"x\": [\n\t\t\t1,\n\t\t\t\"\\u003c\\u0026\\u003e\\u2028\\u0001\\t\\\"é\"\n\t\t]\n\t},\n\t\"b\": [],\n\t\"c\": {}\n}\n";
         assert_eq!(text, go);
+    }
+
+    #[test]
+    fn of_a_repeated_key_the_last_one_counts() {
+        let twice = br#"{"ulid":"01ARZ3NDEKTSV4RRFFQ69G5FAV","minTime":1,"minTime":2,"maxTime":3,"version":1,
+            "stats":{"numSamples":7},"stats":{"numSeries":8},"x":1,"x":2} rest"#;
+        let meta = crate::BlockMeta::read("m", twice).unwrap();
+        assert_eq!((meta.min_time, meta.stats.num_samples, meta.stats.num_series), (2, 7, 8));
+        assert_eq!(meta.unknown["x"], 2);
+        let error = read::<crate::BlockMeta>("m", "d", twice).unwrap_err().to_string();
+        assert!(error.contains("not valid"), "{error}");
+        let wrong = br#"{"minTime":1,"minTime":"two"}"#;
+        assert!(crate::BlockMeta::read("m", wrong).is_err());
     }
 
     #[test]

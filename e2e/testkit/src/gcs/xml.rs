@@ -166,12 +166,16 @@ fn put(store: &mut Store, request: &Request, bucket: &str, name: &str) -> Result
     } else {
         Answer::new(200)
     };
-    let hash =
-        base64::engine::Engine::encode(&base64::prelude::BASE64_STANDARD, crc32c::crc32c(&object.bytes).to_be_bytes());
     Ok(body
         .with("ETag", etag(&object))
         .with("x-goog-generation", object.generation.to_string())
-        .with("x-goog-hash", format!("crc32c={hash}")))
+        .with("x-goog-hash", goog_hash(&object.bytes)))
+}
+
+/// The checksum of what came, as answers tell it.
+fn goog_hash(bytes: &[u8]) -> String {
+    let crc = crc32c::crc32c(bytes).to_be_bytes();
+    format!("crc32c={}", base64::engine::Engine::encode(&base64::prelude::BASE64_STANDARD, crc))
 }
 
 fn part(store: &mut Store, request: &Request, id: &str) -> Result<Answer, Refused> {
@@ -181,7 +185,7 @@ fn part(store: &mut Store, request: &Request, id: &str) -> Result<Answer, Refuse
     let number = request.param("partNumber").and_then(|text| text.parse().ok()).ok_or(Refused::Bad("partNumber"))?;
     let upload = store.uploads.get_mut(id).ok_or(Refused::NoObject)?;
     upload.parts.insert(number, request.body.clone());
-    Ok(Answer::new(200).with("ETag", format!("\"{id}-{number}\"")))
+    Ok(Answer::new(200).with("ETag", format!("\"{id}-{number}\"")).with("x-goog-hash", goog_hash(&request.body)))
 }
 
 fn complete(store: &mut Store, id: &str) -> Result<Answer, Refused> {

@@ -47,7 +47,7 @@ pub(crate) const BLOCKS: &[Decoder] = &[
         .bombs(json_bombs)
         .words(JSON)
         .repaired(document_checksum),
-    Decoder::new("catalogue-snapshot", |b| said(document::read::<Snapshot>("snapshot", b)), snapshots)
+    Decoder::new("catalogue-snapshot", |b| said(document::read_many::<Snapshot>("snapshot", b)), snapshots)
         .bombs(json_bombs)
         .words(JSON)
         .repaired(document_checksum),
@@ -320,7 +320,12 @@ fn commits() -> Vec<Vec<u8>> {
 }
 
 fn snapshots() -> Vec<Vec<u8>> {
-    let snapshot = Snapshot { number: 7, blocks: vec![meta(), meta()], folded: vec![meta().id], ..Default::default() };
+    let snapshot = Snapshot {
+        number: 7,
+        blocks: vec![meta().into(), meta().into()],
+        folded: vec![meta().id],
+        ..Default::default()
+    };
     vec![document::write("snapshot", &snapshot).unwrap()]
 }
 

@@ -4,17 +4,21 @@
 //! panoptes/v1/catalogue/<producer>/<ULID>.intent    before the first byte of a block is sent
 //! panoptes/v1/catalogue/<producer>/<ULID>.commit    after its meta.json was written
 //! panoptes/v1/catalogue/snapshot-<20 digits>        many commits folded into one document
+//! panoptes/v1/catalogue/<producer>/folded-<20 digits>   the blocks of this producer that were folded, so that it knows them
 //! ```
 //!
 //! Producers only create, each object once, so no object is ever hot and a repeated step changes nothing. Folding is left to
-//! the holder of the lease (it writes the next snapshot, then deletes the entries that it folded); reading one works already.
+//! the holder of the lease (it writes the next snapshot and each producer's list, then deletes the entries that it folded);
+//! reading both works already. The list is the producer's because a sidecar can't hold a snapshot of everybody's blocks.
 //! A reader that meets a format that it doesn't know, or damage, says so, and its caller lists the bucket instead.
 
 mod producer;
 mod reader;
+mod snapshot;
 
 pub use producer::{Producer, Stage};
 pub use reader::{Reader, State};
+pub use snapshot::{Snapshot, snapshot_path};
 
 use crate::error::{Error, Kind, Operation};
 use model::BlockId;
@@ -25,6 +29,8 @@ use tsdb::BlockMeta;
 pub const ROOT: &str = "panoptes/v1/catalogue/";
 /// What the names of snapshots begin with.
 const SNAPSHOT: &str = "snapshot-";
+/// What the names of producers' lists of folded blocks begin with.
+const FOLDED: &str = "folded-";
 const INTENT: &str = "intent";
 const COMMIT: &str = "commit";
 /// Largest entry that is read, in bytes: a commit holds one meta.json.
@@ -65,26 +71,17 @@ pub struct Commit {
     pub meta: BlockMeta,
 }
 
-/// Many commits in one document.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Snapshot {
-    /// Its number, as in its name; the highest one counts.
-    pub number: u64,
-    /// When, in ms since the epoch, by the holder's clock.
-    pub time_ms: i64,
-    /// Who wrote it.
-    pub holder: String,
-    /// The epoch of its lease.
-    pub epoch: u64,
-    /// The metas of all blocks that were committed and are still there.
-    pub blocks: Vec<BlockMeta>,
-    /// Blocks whose entries count no more, though they may still be there.
-    pub folded: Vec<BlockId>,
+/// The blocks of a producer whose entries were folded: those that its disk may still hold. The one with the highest number
+/// counts.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Folded {
+    /// Their ids.
+    pub blocks: Vec<BlockId>,
 }
 
-/// The name of a snapshot.
-pub fn snapshot_path(number: u64) -> String {
-    format!("{ROOT}{SNAPSHOT}{number:020}")
+/// The name of a producer's list of folded blocks.
+pub fn folded_path(producer: &str, number: u64) -> String {
+    format!("{ROOT}{producer}/{FOLDED}{number:020}")
 }
 
 /// What a name under [`ROOT`] is.
@@ -93,6 +90,7 @@ enum Name<'a> {
     Snapshot(u64),
     Intent(&'a str, BlockId),
     Commit(&'a str, BlockId),
+    Folded(u64),
 }
 
 impl<'a> Name<'a> {
@@ -101,6 +99,7 @@ impl<'a> Name<'a> {
         let rest = path.strip_prefix(ROOT)?;
         match rest.split_once('/') {
             None => rest.strip_prefix(SNAPSHOT)?.parse().ok().map(Self::Snapshot),
+            Some((_, name)) if name.starts_with(FOLDED) => name.strip_prefix(FOLDED)?.parse().ok().map(Self::Folded),
             Some((producer, name)) => {
                 let (id, kind) = name.split_once('.')?;
                 let id = id.parse().ok()?;

@@ -1,7 +1,7 @@
 //! The producer's side: create, never change.
 
-use super::{COMMIT, Commit, File, INTENT, Intent, Name, ROOT, broken};
-use crate::error::{Error, Kind, Operation};
+use super::{COMMIT, Commit, File, Folded, INTENT, Intent, MAX_ENTRY, Name, ROOT, broken, folded_path};
+use crate::error::{Advice, Error, Kind, Operation};
 use crate::{Bucket, Result, document};
 use futures::TryStreamExt as _;
 use model::BlockId;
@@ -45,20 +45,40 @@ impl Producer {
         &self.name
     }
 
-    /// All blocks that this producer ever announced and nobody folded yet: one listing.
+    /// All blocks that this producer ever announced, those that were folded included: one listing, and one read where some
+    /// were. A list of folded blocks that can't be read is told in the log, and its blocks are taken for unknown.
     ///
     /// # Errors
     /// As the store says.
     pub async fn own(&self) -> Result<BTreeMap<BlockId, Stage>> {
-        let mut own = BTreeMap::new();
+        let (mut own, mut newest) = (BTreeMap::new(), None);
         let mut names = self.bucket.list(&format!("{ROOT}{}/", self.name));
         while let Some(meta) = names.try_next().await? {
             let (id, stage) = match Name::parse(&meta.path) {
                 Some(Name::Intent(_, id)) => (id, Stage::Intent),
                 Some(Name::Commit(_, id)) => (id, Stage::Commit),
+                Some(Name::Folded(number)) => {
+                    newest = newest.max(Some(number));
+                    continue;
+                }
                 Some(Name::Snapshot(_)) | None => continue,
             };
             own.entry(id).and_modify(|s| *s = stage.max(*s)).or_insert(stage);
+        }
+        drop(names);
+        if let Some(number) = newest {
+            let path = folded_path(&self.name, number);
+            let folded = match self.bucket.get(&path, MAX_ENTRY).await {
+                Ok(object) => document::read::<Folded>("folded", &object.bytes).map_err(|e| broken(&path, e)),
+                Err(e) => Err(e),
+            };
+            match folded {
+                Ok(folded) => own.extend(folded.blocks.into_iter().map(|id| (id, Stage::Commit))),
+                Err(error) if error.advice() == Advice::Skip => {
+                    tracing::warn!(%error, "which blocks were folded is not known; some may be sent again");
+                }
+                Err(e) => return Err(e),
+            }
         }
         Ok(own)
     }

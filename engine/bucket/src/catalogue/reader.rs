@@ -112,6 +112,7 @@ impl Reader {
                 Some(Name::Intent(producer, id)) => {
                     intents.insert((producer.to_owned(), id));
                 }
+                Some(Name::Folded(_)) => {}
                 None if meta.path.starts_with(&format!("{ROOT}{SNAPSHOT}")) => {
                     return Err(Stop::Unusable(format!("{} has a name that is not known", meta.path)));
                 }
@@ -188,7 +189,7 @@ impl Reader {
         }
         self.snapshot = Some(Folded {
             number,
-            blocks: snapshot.blocks.into_iter().map(|m| (m.id, Arc::new(m))).collect(),
+            blocks: snapshot.blocks.into_iter().map(|m| (m.id, m)).collect(),
             folded: snapshot.folded.into_iter().collect(),
         });
         Ok(())

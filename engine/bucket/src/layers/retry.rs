@@ -91,19 +91,47 @@ impl Retry {
                 self.succeeded();
             }
             uncertain |= error.uncertain;
+            let wait = self.pause(&mut pause, &error);
+            self.close_gate(&error, wait);
             if !retryable(&error) || number >= self.policy.attempts || !self.take() {
                 error.uncertain = uncertain && !error.is_answer();
                 return Err(error);
-            }
-            let wait = self.pause(&mut pause, &error);
-            if error.kind == Kind::Throttled {
-                let mut shared = self.shared.lock();
-                shared.gate = shared.gate.max(self.world.clock.elapsed() + wait);
             }
             tracing::debug!(%error, number, ?wait, "trying again");
             tokio::time::sleep(wait).await;
         }
         Err(Error::new(Kind::Unavailable, crate::Operation::Open, "", "no attempt was allowed"))
+    }
+
+    /// Calls once, at the gate, and says whether the budget has a retry, which the caller does in another way.
+    ///
+    /// # Errors
+    /// The attempt's, and whether to try again.
+    pub async fn once<T>(&self, attempt: impl Future<Output = Result<T>>) -> std::result::Result<T, (Error, bool)> {
+        self.wait_for_gate().await;
+        match attempt.await {
+            Ok(value) => {
+                self.succeeded();
+                Ok(value)
+            }
+            Err(error) => {
+                if error.is_answer() {
+                    self.succeeded();
+                }
+                let mut pause = self.policy.first_pause;
+                self.close_gate(&error, self.pause(&mut pause, &error));
+                let again = retryable(&error) && self.policy.attempts > 1 && self.take();
+                Err((error, again))
+            }
+        }
+    }
+
+    /// Nobody asks a store for this long that asked to slow down.
+    fn close_gate(&self, error: &Error, wait: Duration) {
+        if error.kind == Kind::Throttled {
+            let mut shared = self.shared.lock();
+            shared.gate = shared.gate.max(self.world.clock.elapsed() + wait);
+        }
     }
 
     /// Between one and three times the pause before, at random, so that callers don't come back all at once.
@@ -177,6 +205,17 @@ mod tests {
         }
         retry.run(call).await.unwrap_err();
         assert_eq!(calls.swap(0, Ordering::Relaxed), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_single_attempt_passes_gate_and_budget() {
+        let retry = Retry::new(Policy { budget: 10, cost: 10, ..Policy::default() }, World::real());
+        let throttled = Error { retry_after: Some(Duration::from_secs(3)), ..failure(Kind::Throttled) };
+        assert!(retry.once(async { Err::<(), _>(throttled.clone()) }).await.unwrap_err().1);
+        assert!(!retry.once(async { Err::<(), _>(throttled) }).await.unwrap_err().1, "the budget is spent");
+        let start = tokio::time::Instant::now();
+        retry.once(async { Ok(()) }).await.unwrap();
+        assert!(start.elapsed() > Duration::from_millis(2900), "all wait: {:?}", start.elapsed());
     }
 
     #[tokio::test(start_paused = true)]

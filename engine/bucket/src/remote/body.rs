@@ -22,8 +22,6 @@ const PIECE: usize = 128 << 10;
 #[derive(Debug, Clone)]
 pub(crate) struct Streamed {
     pub(crate) source: Arc<dyn Source>,
-    /// CRC-32C of what was sent, once all of it was.
-    pub(crate) crc: Arc<AtomicU32>,
     /// The source failed; the request ends with it.
     pub(crate) failed: Arc<AtomicBool>,
 }
@@ -69,6 +67,15 @@ impl Progress {
         let last = self.start + Duration::from_millis(self.last_ms.load(Ordering::Relaxed));
         last + if self.done.load(Ordering::Relaxed) { answer } else { stall }
     }
+
+    /// What was waited for when it ended.
+    pub(crate) fn waited_for(&self, stall: Duration, answer: Duration) -> String {
+        if self.done.load(Ordering::Relaxed) {
+            format!("all was sent, and no answer began within {answer:.0?}")
+        } else {
+            format!("nothing moved for {stall:.0?}")
+        }
+    }
 }
 
 /// What is sent.
@@ -76,22 +83,34 @@ pub(crate) struct Sending {
     from: From,
     left: u64,
     progress: Arc<Progress>,
+    /// CRC-32C of the bytes so far; told once it is that of all of them.
+    crc: u32,
+    sent: Arc<AtomicU32>,
 }
 
 enum From {
     Payload(HttpRequestBody, Bytes),
-    Source { streamed: Streamed, offset: u64, crc: u32, reading: Option<JoinHandle<std::io::Result<Bytes>>> },
+    Source { streamed: Streamed, offset: u64, reading: Option<JoinHandle<std::io::Result<Bytes>>> },
 }
 
 impl Sending {
     pub(crate) fn payload(body: HttpRequestBody, progress: Arc<Progress>) -> Self {
         let left = body.content_length() as u64;
-        Self { from: From::Payload(body, Bytes::new()), left, progress }
+        Self::new(From::Payload(body, Bytes::new()), left, progress)
     }
 
     pub(crate) fn source(streamed: Streamed, progress: Arc<Progress>) -> Self {
         let left = streamed.source.size();
-        Self { from: From::Source { streamed, offset: 0, crc: 0, reading: None }, left, progress }
+        Self::new(From::Source { streamed, offset: 0, reading: None }, left, progress)
+    }
+
+    fn new(from: From, left: u64, progress: Arc<Progress>) -> Self {
+        Self { from, left, progress, crc: 0, sent: Arc::default() }
+    }
+
+    /// Where the CRC-32C of what was sent is found, once all of it was.
+    pub(crate) fn crc(&self) -> Arc<AtomicU32> {
+        Arc::clone(&self.sent)
     }
 }
 
@@ -123,9 +142,8 @@ impl Body for Sending {
                 }
                 rest.split_to(rest.len().min(PIECE))
             }
-            From::Source { streamed, offset, crc, reading } => {
+            From::Source { streamed, offset, reading } => {
                 if this.left == 0 {
-                    streamed.crc.store(*crc, Ordering::Relaxed);
                     Bytes::new()
                 } else {
                     let job = reading.get_or_insert_with(|| {
@@ -141,10 +159,6 @@ impl Body for Sending {
                     match read {
                         Ok(piece) if !piece.is_empty() => {
                             *offset += piece.len() as u64;
-                            *crc = crc32c::crc32c_append(*crc, &piece);
-                            if piece.len() as u64 >= this.left {
-                                streamed.crc.store(*crc, Ordering::Relaxed);
-                            }
                             piece
                         }
                         other => {
@@ -161,8 +175,10 @@ impl Body for Sending {
             return Poll::Ready(None);
         }
         this.left = this.left.saturating_sub(piece.len() as u64);
+        this.crc = crc32c::crc32c_append(this.crc, &piece);
         this.progress.moved(piece.len());
         if this.left == 0 {
+            this.sent.store(this.crc, Ordering::Relaxed);
             this.progress.finished();
         }
         Poll::Ready(Some(Ok(Frame::data(piece))))
@@ -177,11 +193,14 @@ impl Body for Sending {
     }
 }
 
-/// What is received, given up when no byte came for a while.
+/// What is received, given up when no byte came for a while to whoever waited for it. A reader that does not ask waits for
+/// nothing.
 pub(crate) struct Receiving<B> {
     inner: B,
     patience: Duration,
     timer: Pin<Box<Sleep>>,
+    /// Asked, and nothing was there yet: the timer runs.
+    waiting: bool,
 }
 
 impl<B> Receiving<B>
@@ -190,7 +209,7 @@ where
 {
     pub(crate) fn wrap(inner: B, patience: Duration) -> HttpResponseBody {
         let timer = Box::pin(tokio::time::sleep(patience));
-        HttpResponseBody::new(Self { inner, patience, timer })
+        HttpResponseBody::new(Self { inner, patience, timer, waiting: false })
     }
 }
 
@@ -203,12 +222,14 @@ impl<B: Body<Data = Bytes, Error = reqwest::Error> + Unpin> Body for Receiving<B
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, HttpError>>> {
         let this = &mut *self;
-        match Pin::new(&mut this.inner).poll_frame(context) {
-            Poll::Ready(Some(Ok(frame))) => {
-                let next = Instant::now() + this.patience;
-                this.timer.as_mut().reset(next);
-                Poll::Ready(Some(Ok(frame)))
-            }
+        let polled = Pin::new(&mut this.inner).poll_frame(context);
+        let waited = std::mem::replace(&mut this.waiting, polled.is_pending());
+        if this.waiting && !waited {
+            let next = Instant::now() + this.patience;
+            this.timer.as_mut().reset(next);
+        }
+        match polled {
+            Poll::Ready(Some(Ok(frame))) => Poll::Ready(Some(Ok(frame))),
             Poll::Ready(Some(Err(e))) => {
                 Poll::Ready(Some(Err(HttpError::new(HttpErrorKind::Interrupted, e.without_url()))))
             }
@@ -230,5 +251,36 @@ impl<B: Body<Data = Bytes, Error = reqwest::Error> + Unpin> Body for Receiving<B
 
     fn size_hint(&self) -> SizeHint {
         self.inner.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http_body_util::{BodyExt as _, StreamBody};
+
+    #[tokio::test(start_paused = true)]
+    async fn who_does_not_ask_waits_for_nothing() {
+        let patience = Duration::from_secs(30);
+        let (sender, receiver) = futures::channel::mpsc::unbounded::<Result<Frame<Bytes>, reqwest::Error>>();
+        let mut body = Receiving::wrap(StreamBody::new(receiver), patience);
+        // The first byte is late for the reader's clock, not for its patience.
+        tokio::time::sleep(patience * 2).await;
+        let send =
+            |text: &'static str| sender.unbounded_send(Ok(Frame::data(Bytes::from_static(text.as_bytes())))).unwrap();
+        let later = async {
+            tokio::time::sleep(patience / 2).await;
+            send("a");
+        };
+        let (frame, ()) = tokio::join!(body.frame(), later);
+        assert_eq!(frame.unwrap().unwrap().into_data().unwrap(), "a");
+        // The reader pauses with bytes on the way.
+        tokio::time::sleep(patience * 3).await;
+        send("b");
+        assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "b");
+        // Asked, and nothing comes.
+        let start = Instant::now();
+        let error = body.frame().await.unwrap().unwrap_err();
+        assert!(error.kind() == HttpErrorKind::Timeout && start.elapsed() == patience, "{error} {:?}", start.elapsed());
     }
 }

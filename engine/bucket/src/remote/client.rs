@@ -163,6 +163,8 @@ impl HttpService for Connector {
             Some(streamed) => Sending::source(streamed.clone(), Arc::clone(&progress)),
             None => Sending::payload(body, Arc::clone(&progress)),
         };
+        // Answers to other methods tell the checksum of something else, as of the object that parts were joined to.
+        let crc = (parts.method == http::Method::PUT).then(|| sending.crc());
         let method = parts.method.to_string();
         let url = parts.uri.to_string();
         let url: reqwest::Url = url.parse().map_err(|e| HttpError::new(HttpErrorKind::Unknown, WrongUrl(e)))?;
@@ -200,7 +202,7 @@ impl HttpService for Connector {
                 return Err(match failed {
                     Some(Err(e)) => transport(e),
                     _ => {
-                        let what = format!("nothing moved for {:.0?}", settings.timeouts.stall);
+                        let what = progress.waited_for(settings.timeouts.stall, settings.timeouts.answer);
                         let error = std::io::Error::new(std::io::ErrorKind::TimedOut, what);
                         HttpError::new(HttpErrorKind::Timeout, error)
                     }
@@ -213,8 +215,8 @@ impl HttpService for Connector {
         let answer: http::Response<reqwest::Body> = answer.into();
         let (parts, body) = answer.into_parts();
         if status.is_success() || status == http::StatusCode::NOT_MODIFIED {
-            if let Some(streamed) = &streamed {
-                check_crc(&parts.headers, streamed.crc.load(Ordering::Relaxed))?;
+            if let Some(crc) = crc {
+                check_crc(&parts.headers, crc.load(Ordering::Relaxed))?;
             }
             let body = Receiving::wrap(body, settings.timeouts.stall);
             if is_listing {

@@ -27,7 +27,7 @@ use object_store::{
 };
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// What a provider of `object_store` has to be able to do for us.
 pub(crate) trait Cloud: ObjectStore + PaginatedListStore + MultipartStore {}
@@ -174,7 +174,7 @@ impl Store for Remote {
         let operation = Operation::Upload;
         let location = location(path, operation)?;
         let size = source.size();
-        let streamed = Streamed { source, crc: Arc::new(AtomicU32::new(0)), failed: Arc::new(AtomicBool::new(false)) };
+        let streamed = Streamed { source, failed: Arc::new(AtomicBool::new(false)) };
         let failed = Arc::clone(&streamed.failed);
         let mut options = PutOptions::default();
         options.extensions.insert(streamed);

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use testkit::faults::{Fault, Operation, Proxy, Rule};
 use testkit::gcs::{self, Gcs};
-use testkit::s3;
+use testkit::{azure, s3};
 
 fn open(yaml: &str, options: Options) -> Bucket {
     Bucket::open(&Config::parse(yaml).unwrap(), options).unwrap()
@@ -77,6 +77,22 @@ async fn the_suite_on_a_hostile_amazon() {
     server.make_bucket("my-bucket").unwrap();
     let proxy = Proxy::start(&server.address(), 8).unwrap();
     let bucket = open(&s3::objstore(&proxy.address(), "my-bucket"), stubborn());
+    proxy.set(hostile());
+    for _ in 0..2 {
+        suite::one_writer(&bucket).await;
+    }
+    assert!(proxy.faults() > 30, "{}", proxy.faults());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_suite_on_a_hostile_microsoft() {
+    if testkit::peers::skip(&["azurite"]) {
+        return;
+    }
+    let server = azure::Azurite::start().unwrap();
+    server.make_container("my-bucket").unwrap();
+    let proxy = Proxy::start(&server.address(), 9).unwrap();
+    let bucket = open(&azure::objstore(&proxy.address(), "my-bucket"), stubborn());
     proxy.set(hostile());
     for _ in 0..2 {
         suite::one_writer(&bucket).await;
@@ -153,6 +169,45 @@ async fn a_large_upload_goes_on_in_parts() {
         ]);
         suite::parts(&bucket).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_part_that_changed_on_the_way_is_sent_again() {
+    // Google tells what it stored, Amazon compares with what was signed.
+    let google_behind = Behind::new();
+    let mut all = vec![(google_behind.bucket(), &google_behind.proxy)];
+    let (server, proxy);
+    if !testkit::peers::skip(&["versitygw"]) {
+        server = s3::S3::start().unwrap();
+        server.make_bucket("my-bucket").unwrap();
+        proxy = Proxy::start(&server.address(), 8).unwrap();
+        all.push((open(&s3::objstore(&proxy.address(), "my-bucket"), suite::options()), &proxy));
+    }
+    for (bucket, proxy) in all {
+        proxy.set(vec![
+            Rule::always(Fault::Drop).to(&[Operation::Put]).times(1),
+            Rule::always(Fault::Flip).to(&[Operation::Parts]).path("partNumber=2").times(1),
+        ]);
+        suite::parts(&bucket).await;
+        assert_eq!(proxy.faults(), 2);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_earlier_attempt_left_is_not_taken_for_the_joined_parts() {
+    let behind = Behind::new();
+    let bucket = behind.bucket();
+    let body: Bytes = vec![7; 33 << 20].into();
+    // The first attempt stores something else of the same length; the parts are swept before they are joined.
+    behind.proxy.set(vec![
+        Rule::always(Fault::Flip).to(&[Operation::Put]).times(1),
+        Rule::always(Fault::Refuse(404, "NoSuchUpload")).to(&[Operation::Parts]).path("/big?uploadId").times(1),
+    ]);
+    let error = bucket.upload("big", Arc::new(body.clone())).await.unwrap_err();
+    assert!(error.kind == Kind::Corrupt && error.what.contains("CRC-32C"), "{error}");
+    assert_eq!(behind.proxy.faults(), 2);
+    bucket.upload("big", Arc::new(body.clone())).await.unwrap();
+    assert!(bucket.get("big", 1 << 30).await.unwrap().bytes == body);
 }
 
 #[tokio::test]

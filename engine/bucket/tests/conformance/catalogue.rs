@@ -2,7 +2,7 @@
 //! listing tells the truth, and between two of them the catalogue never hides a committed block.
 
 use crate::suite;
-use bucket::catalogue::{Commit, File, Producer, Reader, Snapshot, Stage, State, snapshot_path};
+use bucket::catalogue::{Commit, File, Folded, Producer, Reader, Snapshot, Stage, State, folded_path, snapshot_path};
 use bucket::fetch::{Fetcher, Reason, View};
 use bucket::layers::faults::{Faults, Plan};
 use bucket::{Bucket, Memory, block, document, mark};
@@ -146,7 +146,7 @@ impl Run {
             time_ms: 0,
             holder: "me".into(),
             epoch: 1,
-            blocks: blocks.iter().filter(|(id, _)| truth.contains(id)).map(|(_, m)| (**m).clone()).collect(),
+            blocks: blocks.iter().filter(|(id, _)| truth.contains(id)).map(|(_, m)| Arc::clone(m)).collect(),
             folded: names.iter().filter(is_commit).map(id).collect(),
         };
         self.bucket.create(&snapshot_path(number), document::write("snapshot", &snapshot).unwrap()).await.unwrap();
@@ -375,11 +375,48 @@ async fn a_snapshot_of_many_real_metas_is_read() {
         "segment_files":["000001"],"files":[{"rel_path":"chunks/000001","size_bytes":4711},
         {"rel_path":"index","size_bytes":815},{"rel_path":"meta.json"}],"index_stats":{}}}"#;
     let meta = BlockMeta::read("m", text.as_bytes()).unwrap();
-    let blocks = (0..5_000).map(|n| BlockMeta { id: BlockId::from_parts(n, 1), ..meta.clone() }).collect();
+    let blocks = (0..5_000).map(|n| Arc::new(BlockMeta { id: BlockId::from_parts(n, 1), ..meta.clone() })).collect();
     let snapshot = Snapshot { number: 1, blocks, ..Snapshot::default() };
     bucket.put(&snapshot_path(1), document::write("snapshot", &snapshot).unwrap()).await.unwrap();
     match Reader::new(bucket).read().await.unwrap() {
         State::Blocks(blocks) => assert_eq!(blocks.len(), 5_000),
         other => panic!("{other:?}"),
     }
+}
+
+#[tokio::test]
+async fn a_producer_knows_what_was_folded() {
+    let mut run = Run::new();
+    run.upload(0, 1).await;
+    let producer = run.producers[0].clone();
+    let announced = *producer.own().await.unwrap().keys().next().unwrap();
+    let folded = BlockId::from_parts(5, 5);
+    for (number, blocks) in [(1, vec![]), (2, vec![folded])] {
+        let list = document::write("folded", &Folded { blocks }).unwrap();
+        run.bucket.create(&folded_path("a", number), list).await.unwrap();
+    }
+    let own = producer.own().await.unwrap();
+    assert_eq!(own, BTreeMap::from([(announced, Stage::Intent), (folded, Stage::Commit)]));
+    // It is no block of anybody's, and no damage.
+    assert_eq!(Reader::new(run.bucket.clone()).read().await.unwrap(), State::Blocks(BTreeMap::new()));
+    // One that can't be read hides nothing else.
+    run.bucket.put(&folded_path("a", 3), "{").await.unwrap();
+    assert_eq!(producer.own().await.unwrap(), BTreeMap::from([(announced, Stage::Intent)]));
+}
+
+#[tokio::test]
+async fn what_tools_write_into_a_meta_is_no_problem() {
+    let mut run = Run::new();
+    run.upload(0, 4).await;
+    let id = *run.truth().iter().next().unwrap();
+    let path = block::object(id, block::META);
+    let bytes = run.bucket.get(&path, 1 << 20).await.unwrap().bytes;
+    let mut meta = BlockMeta::read("m", &bytes).unwrap();
+    let thanos = meta.thanos.get_or_insert_default();
+    thanos.extensions = Some(serde_json::json!({"parquet_migrated": true}));
+    run.bucket.put(&path, meta.write().unwrap()).await.unwrap();
+    assert_eq!(run.fetcher.sync().await.unwrap().blocks[&id].problems, Vec::<String>::new());
+    meta.max_time += 1;
+    run.bucket.put(&path, meta.write().unwrap()).await.unwrap();
+    assert_eq!(run.fetcher.sync().await.unwrap().blocks[&id].problems.len(), 1);
 }

@@ -2,6 +2,8 @@
 //!
 //! Fields that we don't know survive a rewrite, at every level. Written as Thanos writes it: tabs, newline at the end.
 
+mod memory;
+
 use crate::error::{Error, ErrorKind, Result};
 use crate::json::{self, Unknown};
 use model::{BlockId, Labels};
@@ -386,6 +388,21 @@ impl BlockMeta {
             return Err(Error::corrupt(file, "meta", 0, what));
         }
         Ok(())
+    }
+
+    /// Whether this is the block that `committed` told: all but what tools may write into a meta.json later (Thanos's
+    /// extensions, and the time of the upload).
+    pub fn tells_the_same(&self, committed: &Self) -> bool {
+        let told = |meta: &Self| {
+            let mut meta = meta.clone();
+            if let Some(thanos) = &mut meta.thanos {
+                (thanos.extensions, thanos.upload_time) = (None, UploadTime::default());
+                // Written into a meta that had no such part.
+                meta.thanos = meta.thanos.take().filter(|t| *t != Thanos::default());
+            }
+            meta
+        };
+        self == committed || told(self) == told(committed)
     }
 
     /// The bytes of meta.json, as Thanos writes them.
