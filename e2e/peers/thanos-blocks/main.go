@@ -35,6 +35,14 @@ type request struct {
 	Dest string `json:"dest"`
 	// Resolution in milliseconds.
 	Resolution int64 `json:"resolution"`
+	// Metas are blocks that a question is about, without their files.
+	Metas []*metadata.Meta `json:"metas"`
+	// Excluded are those of them that have a no-compact mark.
+	Excluded []ulid.ULID `json:"excluded"`
+	// Ranges are the widths that blocks grow to, in milliseconds.
+	Ranges []int64 `json:"ranges"`
+	// Limit is the largest index in bytes.
+	Limit int64 `json:"limit"`
 }
 
 var background = context.Background()
@@ -120,6 +128,10 @@ func answer(line []byte) (out any, err error) {
 		return meta(r)
 	case "downsample":
 		return reduce(r)
+	case "plan":
+		return plan(r)
+	case "duplicates":
+		return duplicates(r)
 	}
 	return nil, fmt.Errorf("there is no operation %q", r.Op)
 }

@@ -12,6 +12,7 @@ pub mod index;
 pub mod json;
 pub mod marks;
 pub mod meta;
+pub mod plan;
 mod read;
 pub mod segment;
 pub mod series;
