@@ -22,6 +22,7 @@ pub(super) fn bytes(file: &mut File) -> io::Result<Bytes> {
 fn map(file: &File) -> io::Result<memmap2::Mmap> {
     // SAFETY: the bytes of a mapping must not change while they are borrowed, and a page must not vanish (SIGBUS).
     // Files of blocks are written under a temporary name, fsynced, renamed and never changed or truncated afterwards,
-    // by Prometheus, by Thanos and by us; removing or renaming one keeps the mapping alive.
+    // by Prometheus, by Thanos and by us; removing or renaming one keeps the mapping alive. A temporary file that its own
+    // writer maps only grows behind what was mapped, and `RealDisk::create` never empties a file that has the name already.
     unsafe { memmap2::Mmap::map(file) }
 }

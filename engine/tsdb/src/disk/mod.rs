@@ -2,14 +2,20 @@
 //!
 //! What is written for good goes through [`replace`] or [`TempFile`]: a temporary file beside the target, fsync, rename,
 //! fsync of the folder. A crash leaves the old file or the new one, never half of one, and at most a stray `*.tmp`.
-//! Files that lie under their final name are never changed, so they can be mapped into memory.
+//! Files that lie under their final name are never changed, so they can be mapped into memory. A temporary file may be mapped by
+//! its own writer, up to where it has been written: it is never made shorter, and another writer of the same name gets a file
+//! of its own.
 
+#[cfg(test)]
+mod conformance;
 mod map;
+pub mod memory;
 mod real;
 
+pub use memory::MemoryDisk;
 pub use real::RealDisk;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use bytes::Bytes;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -63,7 +69,8 @@ pub trait Disk: Send + Sync + 'static {
     fn size(&self, path: &Path) -> Result<u64>;
     /// What a folder holds, by name.
     fn list(&self, dir: &Path) -> Result<Vec<Entry>>;
-    /// Creates a file for writing; what was there is emptied. Buffered. Use [`TempFile`] for what must last.
+    /// Creates a file for writing. What had this name loses it, and is not emptied: it may be mapped by whoever has it open.
+    /// Buffered. Use [`TempFile`] for what must last.
     fn create(&self, path: &Path) -> Result<Box<dyn FileWriter>>;
     /// Creates a folder and those above it.
     fn create_dir(&self, dir: &Path) -> Result<()>;
@@ -173,6 +180,15 @@ pub fn replace(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> Result<()> {
     let mut file = TempFile::create(disk, path)?;
     file.write(bytes)?;
     file.commit()
+}
+
+/// Refuses a file of this size where such a file has `max` bytes at most.
+fn bounded(path: &Path, size: u64, max: u64) -> Result<()> {
+    if size > max {
+        let what = format!("the file is larger than the {max} bytes that such a file may have");
+        return Err(Error::new(path.display(), "read", max, ErrorKind::Corrupt(what)));
+    }
+    Ok(())
 }
 
 /// The folder that holds `path`.

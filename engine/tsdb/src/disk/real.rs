@@ -87,10 +87,7 @@ impl Disk for RealDisk {
         let mut buffer = Vec::new();
         let file = named(path, "open", File::open(path))?;
         named(path, "read", file.take(max.saturating_add(1)).read_to_end(&mut buffer))?;
-        if buffer.len() as u64 > max {
-            let what = format!("the file is larger than the {max} bytes that such a file may have");
-            return Err(Error::new(path.display(), "read", max, ErrorKind::Corrupt(what)));
-        }
+        super::bounded(path, buffer.len() as u64, max)?;
         Ok(buffer.into())
     }
 
@@ -117,7 +114,9 @@ impl Disk for RealDisk {
     }
 
     fn create(&self, path: &Path) -> Result<Box<dyn FileWriter>> {
-        let file = named(path, "create", File::create(path))?;
+        // A file of this name is a stray one, or another writer's, who may have mapped it.
+        named(path, "create", missing_is_fine(fs::remove_file(path)))?;
+        let file = named(path, "create", File::create_new(path))?;
         Ok(Box::new(RealFile(BufWriter::with_capacity(BUFFER, file))))
     }
 
@@ -148,24 +147,8 @@ impl Disk for RealDisk {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{TempFile, replace};
+    use super::super::replace;
     use super::*;
-
-    #[test]
-    fn files_get_their_name_when_they_are_complete() {
-        let dir = tempfile::tempdir().unwrap();
-        let target = dir.path().join("meta.json");
-        replace(&RealDisk, &target, b"old").unwrap();
-        let mut file = TempFile::create(&RealDisk, &target).unwrap();
-        file.write(b"nxw").unwrap();
-        file.write_at(1, b"e").unwrap();
-        assert_eq!(&RealDisk.open(&target).unwrap()[..], b"old");
-        file.commit().unwrap();
-        assert_eq!(&RealDisk.open(&target).unwrap()[..], b"new");
-        drop(TempFile::create(&RealDisk, &target).unwrap());
-        let names: Vec<_> = RealDisk.list(dir.path()).unwrap().into_iter().map(|e| (e.name, e.size)).collect();
-        assert_eq!(names, [("meta.json".to_owned(), 3)]);
-    }
 
     #[test]
     fn large_files_are_mapped_and_outlive_their_name() {
