@@ -16,7 +16,7 @@ pub mod foreign;
 
 use crate::server::point::Point;
 use crate::server::{self, Context, RECEIVE_MAX, Service};
-use crate::storage::Storage;
+use crate::storage::{Storage, part_name};
 use crate::storeapi::Limits;
 use anyhow::Context as _;
 use args::SidecarArgs;
@@ -62,7 +62,7 @@ pub async fn run(args: SidecarArgs, world: World, shutdown: CancellationToken) -
     .add_service(InfoServer::new(store).max_decoding_message_size(RECEIVE_MAX).accept_compressed(Gzip));
     let storage = Storage::new(
         (&args.objstore_config, &args.objstore_config_file),
-        &part_name(),
+        &part_name("sidecar"),
         Right::PRODUCER,
         args.objstore_check_interval.duration(),
         &context,
@@ -114,11 +114,4 @@ pub async fn run(args: SidecarArgs, world: World, shutdown: CancellationToken) -
     };
     let (watched, served, ()) = tokio::join!(watching, serving, uploading);
     watched.and(served)
-}
-
-/// What tells this sidecar from others in the same bucket: the name of its pod, as far as there is one.
-fn part_name() -> String {
-    let name = std::env::var("POD_NAME").or_else(|_| std::env::var("HOSTNAME")).unwrap_or_default();
-    let name: String = name.chars().filter(|c| c.is_ascii_alphanumeric() || "-_.".contains(*c)).take(128).collect();
-    if name.is_empty() { "sidecar".to_owned() } else { format!("sidecar-{name}") }
 }

@@ -58,6 +58,13 @@ pub fn open((content, file): (&str, &str), world: World) -> anyhow::Result<Bucke
     }
 }
 
+/// What tells this part from others in the same bucket: `component` and the name of its pod, as far as there is one.
+pub fn part_name(component: &str) -> String {
+    let name = std::env::var("POD_NAME").or_else(|_| std::env::var("HOSTNAME")).unwrap_or_default();
+    let name: String = name.chars().filter(|c| c.is_ascii_alphanumeric() || "-_.".contains(*c)).take(128).collect();
+    if name.is_empty() { component.to_owned() } else { format!("{component}-{name}") }
+}
+
 struct Shared {
     source: Source,
     options: Options,

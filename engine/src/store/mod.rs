@@ -10,8 +10,13 @@
 
 pub mod blocks;
 pub mod cache;
+mod config;
 pub mod headers;
+mod info;
+mod metrics;
 pub mod ranges;
+mod run;
 mod trouble;
 
+pub use run::run;
 pub use trouble::Trouble;

@@ -2,7 +2,7 @@
 
 mod logs;
 
-use args::{QueryArgs, SidecarArgs};
+use args::{QueryArgs, SidecarArgs, StoreArgs};
 use clap::{CommandFactory, Parser, Subcommand};
 use model::world::World;
 use std::process::ExitCode;
@@ -28,6 +28,8 @@ enum Command {
     Sidecar(SidecarArgs),
     /// Answer PromQL over all stores of the cluster and of linked ones; be a store for other clusters.
     Query(QueryArgs),
+    /// Serve the blocks of a bucket as a store (StoreAPI): history at the price of object storage.
+    Store(StoreArgs),
     /// Tools for people: look at a bucket, check it, mark blocks; run PromQL test scripts.
     Tools(engine::tools::ToolsArgs),
 }
@@ -76,6 +78,10 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Sidecar(a) => {
             logs::init(a.server.log_level, a.server.log_format);
             engine::sidecar::run(a, World::real(), shutdown).await
+        }
+        Command::Store(a) => {
+            logs::init(a.server.log_level, a.server.log_format);
+            engine::store::run(a, World::real(), shutdown).await
         }
         Command::Tools(a) => engine::tools::run(a, World::real(), shutdown).await,
     }

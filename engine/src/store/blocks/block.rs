@@ -1,6 +1,7 @@
 //! One block that is served: a few dozen bytes of what meta.json says, and the way to its bytes.
 
 use super::Home;
+use super::entry::Entry;
 use crate::store::Trouble;
 use crate::store::ranges::{Budget, File};
 use bytes::Bytes;
@@ -34,6 +35,10 @@ pub struct Block {
     pub chunk_max: u32,
     /// Bytes of its index, or 0 where neither meta.json nor a listing has told.
     pub index_bytes: u64,
+    /// Bytes of its segments from number 1 on; empty where meta.json does not tell.
+    pub segments: Box<[u64]>,
+    /// Hash of its meta.json.
+    pub(super) hash: u64,
     pub(in crate::store) home: Arc<Home>,
     pub(in crate::store) damage: Mutex<Option<Box<Damage>>>,
 }
@@ -58,19 +63,23 @@ impl std::fmt::Debug for Block {
 impl Block {
     /// A block as its meta.json says; `external` are its external labels, shared with other blocks.
     pub fn new(meta: &BlockMeta, external: Labels, home: Arc<Home>) -> Self {
-        let stats = meta.thanos.as_ref().map(|t| &t.index_stats);
-        let bytes = |n: u64| u32::try_from(n).unwrap_or(0);
-        let index = meta.thanos.iter().flat_map(|t| &t.files).find(|f| f.rel_path == bucket::block::INDEX);
+        Self::of(&Entry::new(meta), external, home)
+    }
+
+    /// A block as what is kept of its meta.json says.
+    pub(super) fn of(entry: &Entry, external: Labels, home: Arc<Home>) -> Self {
         Self {
-            id: meta.id,
+            id: entry.id,
             external,
-            min_t: meta.min_time,
-            max_t: meta.max_time,
-            resolution: meta.resolution(),
-            series_max: stats.map_or(0, |s| bytes(s.series_max_size)),
-            chunk_max: stats.map_or(0, |s| bytes(s.chunk_max_size)),
-            index_bytes: index.map_or(0, |f| f.size_bytes),
+            min_t: entry.min_t,
+            max_t: entry.max_t,
+            resolution: entry.resolution,
+            series_max: entry.series_max,
+            chunk_max: entry.chunk_max,
+            index_bytes: entry.index_bytes,
+            segments: entry.segments.clone(),
             home,
+            hash: entry.hash,
             damage: Mutex::default(),
         }
     }
@@ -95,6 +104,21 @@ impl Block {
             Ok(_) => *self.damage.lock() = None,
             Err(Trouble::Damaged(reason)) => self.damaged(reason),
             Err(_) => {}
+        }
+        got
+    }
+
+    /// Fetches its index-header to the local disk, if it is not there yet.
+    ///
+    /// # Errors
+    /// [`Trouble`].
+    pub async fn prefetch(self: &Arc<Self>) -> Result<(), Trouble> {
+        if self.trouble().is_some() {
+            return Ok(());
+        }
+        let got = self.home.headers.fetch(self).await;
+        if let Err(Trouble::Damaged(reason)) = &got {
+            self.damaged(reason);
         }
         got
     }

@@ -1,10 +1,15 @@
 //! The blocks that are served.
 
 mod block;
+mod entry;
+pub mod filters;
+pub mod relabel;
 mod served;
 mod set;
+pub(in crate::store) mod sync;
 
 pub use block::Block;
+pub use entry::Entry;
 pub use served::{Group, Missing, Served, Tsdb};
 pub use set::Set;
 

@@ -1,0 +1,308 @@
+//! Keeps the set like the bucket: the catalogue every minute, the whole bucket every quarter of an hour, and at once when a
+//! request met a block that is gone.
+//!
+//! A pass that fails changes nothing: what was served is served on.
+
+use super::filters::{self, Candidate, Policy, States};
+use super::served::{Missing, Served};
+use super::{Block, Entry, Home, Set};
+use crate::server::point::Point;
+use crate::storage::{InUse, Storage};
+use crate::store::metrics::Metrics;
+use args::HeaderStrategy;
+use args::state::{self, SkipReason, SkippedBlock};
+use bucket::fetch::{Fetcher, Reason, View};
+use futures::StreamExt as _;
+use model::Labels;
+use parking_lot::Mutex;
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// First delay after a pass that failed; doubled up to the interval.
+const RETRY: Duration = Duration::from_secs(5);
+/// Least time between two passes for blocks that are gone: queries must not become listings.
+const SCOUT_PAUSE: Duration = Duration::from_secs(1);
+
+/// How the set is kept.
+pub(crate) struct Options {
+    /// Oldest and newest time that is served.
+    pub(crate) window: (Point, Point),
+    /// What else decides; its window is replaced at each pass.
+    pub(crate) policy: Policy,
+    /// How often the catalogue is read.
+    pub(crate) catalogue: Duration,
+    /// How often the whole bucket is listed.
+    pub(crate) listing: Duration,
+    /// When index-headers are fetched.
+    pub(crate) headers: HeaderStrategy,
+    /// How many at the same time.
+    pub(crate) header_concurrency: usize,
+}
+
+/// What is known of the passes; clones share it.
+#[derive(Clone, Default)]
+pub(crate) struct Status {
+    inner: Arc<Mutex<Known>>,
+}
+
+#[derive(Default)]
+struct Known {
+    source: &'static str,
+    states: States,
+    last_sync_ms: Option<i64>,
+    failing_since_ms: Option<i64>,
+    error: Option<String>,
+}
+
+impl Status {
+    /// The section of the state document.
+    pub(crate) fn state(&self, set: &Set) -> state::Blocks {
+        let served = set.snapshot();
+        let broken = served.blocks().filter_map(|b| b.trouble().map(|why| (b.id, why)));
+        let absent = served.missing.iter().map(|m| (m.id, m.reason.clone()));
+        let (mut missing, mut missing_blocks) = (0, Vec::new());
+        for (id, message) in absent.chain(broken) {
+            missing += 1;
+            if missing_blocks.len() < state::MAX_SKIPPED {
+                let reason = SkipReason::Damaged;
+                missing_blocks.push(SkippedBlock { block: id.to_string(), reason, message });
+            }
+        }
+        let known = self.inner.lock();
+        let range = served.range();
+        let expected = (served.len() + served.missing.len()) as u64;
+        state::Blocks {
+            loaded: expected.saturating_sub(missing),
+            expected,
+            missing,
+            missing_blocks,
+            min_time_ms: range.map(|r| r.0),
+            max_time_ms: range.map(|r| r.1),
+            source: known.source.to_owned(),
+            last_sync_ms: known.last_sync_ms,
+            failing_since_ms: known.failing_since_ms,
+            error: known.error.clone(),
+        }
+    }
+
+    /// How many blocks went where at the last pass.
+    pub(crate) fn states(&self) -> States {
+        self.inner.lock().states
+    }
+}
+
+/// Keeps a set.
+pub(crate) struct Syncer {
+    /// The set.
+    pub(crate) set: Set,
+    /// What its blocks share.
+    pub(crate) home: Arc<Home>,
+    /// The bucket.
+    pub(crate) storage: Storage,
+    /// How.
+    pub(crate) options: Options,
+    /// What is told of it.
+    pub(crate) status: Status,
+    /// What is counted.
+    pub(crate) metrics: Metrics,
+}
+
+/// A bucket that is followed.
+struct Followed {
+    in_use: Arc<InUse>,
+    fetcher: Fetcher,
+    /// When the next passes are due, by the monotonic clock.
+    catalogue_at: Duration,
+    listing_at: Duration,
+    failures: u32,
+}
+
+/// What a pass does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Pass {
+    Listing,
+    Catalogue,
+    /// Blocks are gone.
+    Scout,
+}
+
+impl Syncer {
+    /// Keeps the set until `stop`; calls `first` when the first pass has succeeded.
+    pub(crate) async fn run(self, first: impl Fn(), stop: CancellationToken) {
+        let mut changes = self.storage.changes();
+        let mut followed: Option<Followed> = None;
+        let mut scouted = Duration::ZERO;
+        loop {
+            changes.borrow_and_update();
+            self.follow(&mut followed);
+            let clock = &self.home.world.clock;
+            let due = followed.as_ref().map_or(Duration::MAX, |f| f.catalogue_at.min(f.listing_at));
+            let wait = due.saturating_sub(clock.elapsed()).min(Duration::from_secs(3600));
+            let suspicion = async {
+                self.set.suspicion().await;
+                tokio::time::sleep((scouted + SCOUT_PAUSE).saturating_sub(clock.elapsed())).await;
+            };
+            let mut pass = tokio::select! {
+                () = stop.cancelled() => return,
+                changed = changes.changed() => {
+                    if changed.is_err() { return };
+                    continue;
+                }
+                () = suspicion, if followed.is_some() => Pass::Scout,
+                () = tokio::time::sleep(wait) => Pass::Catalogue,
+            };
+            let Some(f) = &mut followed else { continue };
+            if pass == Pass::Catalogue && clock.elapsed() >= f.listing_at {
+                pass = Pass::Listing;
+            }
+            let good = tokio::select! {
+                () = stop.cancelled() => return,
+                good = self.pass(f, pass) => good,
+            };
+            if pass == Pass::Scout {
+                scouted = clock.elapsed();
+            }
+            if good {
+                first();
+            } else if pass == Pass::Scout {
+                // Whoever waits is told by the pass that succeeds.
+                f.catalogue_at = f.catalogue_at.min(clock.elapsed() + RETRY);
+            }
+        }
+    }
+
+    /// Takes the bucket that is configured now.
+    fn follow(&self, followed: &mut Option<Followed>) {
+        let Some(in_use) = self.storage.in_use() else { return };
+        if followed.as_ref().is_some_and(|f| f.in_use.configuration == in_use.configuration) {
+            return;
+        }
+        self.home.ranges.use_bucket(in_use.bucket.clone());
+        let fetcher = Fetcher::new(in_use.bucket.clone());
+        *followed =
+            Some(Followed { in_use, fetcher, catalogue_at: Duration::ZERO, listing_at: Duration::ZERO, failures: 0 });
+    }
+
+    /// True if it succeeded.
+    async fn pass(&self, f: &mut Followed, pass: Pass) -> bool {
+        let clock = &self.home.world.clock;
+        let begin = clock.elapsed();
+        let suspects = self.set.suspects();
+        let seen = match pass {
+            Pass::Listing | Pass::Scout => f.fetcher.sync().await,
+            Pass::Catalogue => f.fetcher.refresh().await,
+        };
+        let took = clock.elapsed().saturating_sub(begin);
+        let (now, now_ms) = (clock.elapsed(), clock.now_ms());
+        self.metrics.pass(took, seen.is_ok());
+        let view = match seen {
+            Ok(view) => view,
+            Err(error) => {
+                f.failures = f.failures.saturating_add(1);
+                let pause = RETRY.saturating_mul(1 << (f.failures - 1).min(10)).min(self.options.listing);
+                f.catalogue_at = now + pause;
+                let mut known = self.status.inner.lock();
+                if known.error.is_none() {
+                    tracing::warn!(%error, "the bucket can't be read; what was served is served on");
+                }
+                known.failing_since_ms.get_or_insert(now_ms);
+                known.error = Some(error.to_string());
+                drop(known);
+                self.storage.doubt(error.kind == bucket::Kind::Denied);
+                return false;
+            }
+        };
+        f.failures = 0;
+        f.catalogue_at = now + self.options.catalogue.min(self.options.listing);
+        if pass == Pass::Listing {
+            f.listing_at = now + self.options.listing;
+        }
+        self.apply(&view, &suspects, now_ms);
+        let mut known = self.status.inner.lock();
+        known.source = if view.catalogue_complete { "catalogue" } else { "listing" };
+        known.last_sync_ms = Some(now_ms);
+        if known.failing_since_ms.take().is_some() {
+            tracing::info!("the bucket can be read again");
+        }
+        known.error = view.errors.first().map(|e| format!("{} of its objects can't be read: {e}", view.errors.len()));
+        true
+    }
+
+    /// Serves what the bucket has.
+    fn apply(&self, view: &View, suspects: &[Arc<Block>], now_ms: i64) {
+        let (from, to) = self.options.window;
+        let policy = Policy { window: (from.at(now_ms), to.at(now_ms)), ..self.options.policy.clone() };
+        let entries: Vec<_> = view
+            .blocks
+            .values()
+            .map(|b| {
+                let deletion_time = b.marks.deletion.as_ref().map(|m| m.deletion_time);
+                let held = (b.marks.no_compact.is_some(), b.marks.no_downsample.is_some());
+                (Arc::new(Entry::new(&b.meta)), deletion_time, held, &b.problems[..])
+            })
+            .collect();
+        let candidates = entries.iter().map(|(entry, deletion_time, held, problems)| Candidate {
+            entry,
+            deletion_time: *deletion_time,
+            held: *held,
+            problems,
+        });
+        let mut decision = filters::decide(candidates, &policy, now_ms);
+        for (id, partial) in &view.partial {
+            match &partial.reason {
+                Reason::NoMeta => decision.states.no_meta_json += 1,
+                Reason::BrokenMeta(why) => {
+                    decision.states.corrupted_meta_json += 1;
+                    let (min_t, max_t) = (i64::MIN, i64::MAX);
+                    decision.missing.push(Missing { id: *id, external: None, min_t, max_t, reason: why.clone() });
+                }
+            }
+        }
+        decision.states.failed = view.errors.len() as u64;
+        let before = self.set.snapshot();
+        let old: BTreeMap<_, _> = before.blocks().map(|b| (b.id, b)).collect();
+        let mut labels: HashSet<Labels> = before.groups.iter().map(|g| g.external.clone()).collect();
+        let (mut added, mut kept) = (Vec::new(), Vec::with_capacity(decision.serve.len()));
+        for entry in &decision.serve {
+            match old.get(&entry.id) {
+                Some(block) if block.hash == entry.hash => {
+                    // It is still there: then what was not found in it is missing from it.
+                    if suspects.iter().any(|s| Arc::ptr_eq(s, block)) {
+                        block.damaged("an object of the block is not in the bucket");
+                    }
+                    kept.push(Arc::clone(block));
+                }
+                _ => {
+                    let external = labels.get(&entry.external).cloned().unwrap_or_else(|| entry.external.clone());
+                    labels.insert(external.clone());
+                    let block = Arc::new(Block::of(entry, external, Arc::clone(&self.home)));
+                    added.push(Arc::clone(&block));
+                    kept.push(block);
+                }
+            }
+        }
+        let dropped = (before.len() + added.len()).saturating_sub(kept.len());
+        self.status.inner.lock().states = decision.states;
+        self.metrics.blocks(kept.len(), added.len(), dropped, now_ms);
+        if !added.is_empty() || dropped > 0 || before.generation == 0 {
+            tracing::info!(blocks = kept.len(), added = added.len(), dropped, "blocks are served");
+        } else if suspects.is_empty() && before.missing == decision.missing {
+            return;
+        }
+        self.set.replace(Served::new(before.generation + 1, kept, decision.missing));
+        if self.options.headers == HeaderStrategy::Eager && !added.is_empty() {
+            let concurrency = self.options.header_concurrency.max(1);
+            tokio::spawn(async move {
+                futures::stream::iter(added)
+                    .for_each_concurrent(concurrency, |block| async move {
+                        if let Err(error) = block.prefetch().await {
+                            tracing::debug!(block = %block.id, %error, "an index-header can't be fetched yet");
+                        }
+                    })
+                    .await;
+            });
+        }
+    }
+}

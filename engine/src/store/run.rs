@@ -1,0 +1,120 @@
+//! Puts the parts of a store gateway together.
+
+use super::blocks::filters::Policy;
+use super::blocks::relabel::Selector;
+use super::blocks::sync::{Options, Status, Syncer};
+use super::blocks::{Home, Set};
+use super::cache::IndexCache;
+use super::headers::{Headers, Limits};
+use super::metrics::{Metrics, Seen};
+use super::ranges::Ranges;
+use super::{config, info};
+use crate::server::point::Point;
+use crate::server::{self, Context, Service};
+use crate::storage::{Storage, part_name};
+use anyhow::{Context as _, bail};
+use args::StoreArgs;
+use args::state::State;
+use bucket::verify::Right;
+use model::world::World;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+use tsdb::disk::{Disk, RealDisk};
+
+/// How often index-headers that nobody uses are looked for.
+const TIDY: Duration = Duration::from_secs(30);
+/// Longest time that fetching one index-header may take: a block of ten million series has some hundred megabytes.
+const HEADER_DEADLINE: Duration = Duration::from_secs(600);
+
+/// Runs a store gateway until `shutdown`.
+pub async fn run(args: StoreArgs, world: World, shutdown: CancellationToken) -> anyhow::Result<()> {
+    if !args.cache_index_header.0 {
+        bail!(
+            "--no-cache-index-header can't be had: index-headers lie under --data-dir; give it a directory that may be lost"
+        );
+    }
+    let context = Context::new("store", world.clone());
+    let point =
+        |flag: &str, text: &str| text.parse::<Point>().map_err(anyhow::Error::msg).with_context(|| flag.to_owned());
+    let window = (point("--min-time", &args.min_time)?, point("--max-time", &args.max_time)?);
+    let selector = config::text("selector.relabel-config", &args.selector, &args.selector_file)?;
+    let selector = Selector::parse(&selector).context("--selector.relabel-config")?;
+    let (cache_bytes, cache_item) = config::index_cache(&args)?;
+    let Some(storage) = Storage::new(
+        (&args.objstore_config, &args.objstore_config_file),
+        &part_name("store"),
+        Right::READER,
+        args.objstore_check_interval.duration(),
+        &context,
+    )?
+    else {
+        bail!("a store gateway serves a bucket: give --objstore.config-file or --objstore.config");
+    };
+    let disk: Arc<dyn Disk> = Arc::new(RealDisk);
+    let dir = PathBuf::from(&args.data_dir);
+    disk.create_dir(&dir).context("--data-dir")?;
+    let limits = Limits {
+        open: usize::try_from(args.header_max_open).unwrap_or(usize::MAX),
+        open_bytes: args.header_max_open_size.0,
+        idle: args.header_idle_timeout.duration(),
+        fetches: usize::try_from(args.header_concurrency).unwrap_or(usize::MAX).min(1024),
+        deadline: HEADER_DEADLINE,
+    };
+    let home = Arc::new(Home {
+        world: world.clone(),
+        headers: Headers::new(dir, disk, world.clone(), limits),
+        ranges: Ranges::new(),
+        cache: IndexCache::new(cache_bytes, cache_item),
+    });
+    let (set, status) = (Set::default(), Status::default());
+    context.metrics.register_collector(Seen { status: status.clone(), home: Arc::clone(&home) });
+    let syncer = Syncer {
+        set: set.clone(),
+        home: Arc::clone(&home),
+        storage: storage.clone(),
+        options: Options {
+            window,
+            policy: Policy {
+                window: (i64::MIN, i64::MAX),
+                selector,
+                consistency_delay: args.consistency_delay.0,
+                deletion_delay: args.ignore_deletion_marks_delay.0,
+            },
+            catalogue: args.catalogue_interval.duration().max(Duration::from_secs(1)),
+            listing: args.sync_interval.duration().max(Duration::from_secs(1)),
+            headers: args.header_strategy,
+            header_concurrency: limits.fetches,
+        },
+        status: status.clone(),
+        metrics: Metrics::new(&context.metrics),
+    };
+    let clock = Arc::clone(&world.clock);
+    let clamp = move || (window.0.at(clock.now_ms()), window.1.at(clock.now_ms()));
+    let grpc = info::services(set.clone(), clamp, &context);
+    let bound = server::bind(&args.server).await?;
+
+    let stop = shutdown.child_token();
+    let (bucket, shown, passes) = (storage.clone(), set.clone(), status.clone());
+    let state = move || State { bucket: Some(bucket.state()), blocks: Some(passes.state(&shown)), ..State::default() };
+    let service = Service { component: "store", http: axum::Router::new(), grpc, state: Arc::new(state) };
+    let ready = context.ready.clone();
+    ready.not_ready("the blocks of the bucket are not known yet");
+    let serving = async {
+        let outcome = bound.serve(context.clone(), service, stop.clone()).await;
+        stop.cancel();
+        outcome
+    };
+    let tidying = async {
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(TIDY) => home.headers.close_idle(),
+                () = stop.cancelled() => return,
+            }
+        }
+    };
+    let (served, (), (), ()) =
+        tokio::join!(serving, storage.run(stop.clone()), syncer.run(|| ready.ready(), stop.clone()), tidying);
+    served
+}
