@@ -12,8 +12,8 @@ mod made;
 #[allow(dead_code, unused_imports)]
 mod mutate;
 
-use decoders::{BLOCKS, DOCUMENTS, Decoder, LANGUAGE, WIRE};
+use decoders::{BLOCKS, CHUNKS, DOCUMENTS, Decoder, LANGUAGE, WIRE};
 
 fn all() -> impl Iterator<Item = &'static Decoder> {
-    BLOCKS.iter().chain(WIRE).chain(LANGUAGE).chain(DOCUMENTS)
+    CHUNKS.iter().chain(BLOCKS).chain(WIRE).chain(LANGUAGE).chain(DOCUMENTS)
 }

@@ -33,6 +33,7 @@ pub(super) const GOALS: &[Goal] = &[
             Negative { protection: "upload-once", line: "was written twice" },
         ],
     },
+    ours("G20", "g20::goal_g20_decoders_of_chunks", &[]),
     ours("G20", "g20::goal_g20_decoders_of_blocks", &[]),
     ours(
         "G20",
@@ -42,7 +43,14 @@ pub(super) const GOALS: &[Goal] = &[
             Negative { protection: "message-memory", line: "series-response: it takes" },
         ],
     ),
-    ours("G20", "g20::goal_g20_decoders_of_the_language", &[]),
+    ours(
+        "G20",
+        "g20::goal_g20_decoders_of_the_language",
+        &[
+            Negative { protection: "parse-memory", line: "promql: it takes" },
+            Negative { protection: "query-automata", line: "selector: it takes" },
+        ],
+    ),
     ours(
         "G20",
         "g20::goal_g20_decoders_of_documents",

@@ -30,6 +30,30 @@ impl MatchOp {
     }
 }
 
+/// What the compiled expressions of one query or request may hold together, bytes: a usual one holds a few thousand.
+pub const MOST_COMPILED: usize = 24 << 20;
+
+/// The regular expressions of one query or request, counted.
+#[derive(Default)]
+pub struct Compiled(usize);
+
+impl Compiled {
+    /// Counts one more matcher.
+    ///
+    /// # Errors
+    /// When they hold more than [`MOST_COMPILED`] together.
+    pub fn add(&mut self, matcher: &Matcher) -> Result<(), RegexError> {
+        self.0 = self.0.saturating_add(matcher.regex().map_or(0, Regex::held_bytes));
+        if self.0 <= MOST_COMPILED || crate::protection::off("query-automata") {
+            return Ok(());
+        }
+        let most = MOST_COMPILED >> 20;
+        Err(RegexError(format!(
+            "the regular expressions take more than {most} MiB together: use fewer, or simpler ones"
+        )))
+    }
+}
+
 /// One condition on one label. An absent label has the empty value.
 #[derive(Clone)]
 pub struct Matcher {

@@ -1,6 +1,7 @@
 //! Matchers between the wire and `model`.
 
 use crate::thanos::{LabelMatcher, label_matcher::Type};
+use model::matcher::Compiled;
 use model::regex::RegexError;
 use model::{MatchOp, Matcher};
 
@@ -40,10 +41,11 @@ pub fn decode(wire: &[LabelMatcher]) -> Result<Vec<Matcher>, MatcherError> {
     if wire.len() > MAX_MATCHERS {
         return Err(MatcherError::TooMany(wire.len()));
     }
-    wire.iter().enumerate().map(|(index, m)| decode_one(index, m)).collect()
+    let mut compiled = Compiled::default();
+    wire.iter().enumerate().map(|(index, m)| decode_one(index, m, &mut compiled)).collect()
 }
 
-fn decode_one(index: usize, m: &LabelMatcher) -> Result<Matcher, MatcherError> {
+fn decode_one(index: usize, m: &LabelMatcher, compiled: &mut Compiled) -> Result<Matcher, MatcherError> {
     let op = match Type::try_from(m.r#type) {
         Ok(Type::Eq) => MatchOp::Equal,
         Ok(Type::Neq) => MatchOp::NotEqual,
@@ -51,11 +53,9 @@ fn decode_one(index: usize, m: &LabelMatcher) -> Result<Matcher, MatcherError> {
         Ok(Type::Nre) => MatchOp::NotRegex,
         Err(_) => return Err(MatcherError::UnknownType { index, name: m.name.clone(), kind: m.r#type }),
     };
-    Matcher::new(op, m.name.as_str(), m.value.as_str()).map_err(|source| MatcherError::Regex {
-        index,
-        name: m.name.clone(),
-        source,
-    })
+    let matcher = Matcher::new(op, m.name.as_str(), m.value.as_str());
+    let counted = matcher.and_then(|matcher| compiled.add(&matcher).map(|()| matcher));
+    counted.map_err(|source| MatcherError::Regex { index, name: m.name.clone(), source })
 }
 
 /// Writes matchers.

@@ -2,7 +2,7 @@
 
 use super::{Decoder, nested, said, texts};
 use crate::made;
-use bucket::catalogue::{Commit, File, Intent, Snapshot};
+use bucket::catalogue::{Commit, File, Folded, Intent, Snapshot};
 use bucket::document;
 use bytes::Bytes;
 use std::path::Path;
@@ -15,7 +15,8 @@ use tsdb::meta::BlockMeta;
 use tsdb::segment;
 use tsdb::tombstones::{Stone, Tombstones};
 
-pub(crate) const BLOCKS: &[Decoder] = &[
+/// Chunks and what holds them.
+pub(crate) const CHUNKS: &[Decoder] = &[
     Decoder::new("chunk-xor", |b| chunk(Encoding::Xor, b), || chunks(0)),
     Decoder::new("chunk-xor2", |b| chunk(Encoding::Xor2, b), || chunks(1)),
     Decoder::new("chunk-histogram", |b| chunk(Encoding::Histogram, b), || real_chunks(Encoding::Histogram)),
@@ -27,10 +28,14 @@ pub(crate) const BLOCKS: &[Decoder] = &[
         || real_chunks(Encoding::FloatHistogramSt),
     ),
     Decoder::new("chunk-aggregate", |b| chunk(Encoding::Aggregate, b), || chunks(4)),
-    Decoder::new("index", whole_index, || real_files("index")).repaired(index_checksums),
-    Decoder::new("index-header", whole_header, headers).repaired(header_checksums),
     Decoder::new("segment", whole_segment, || real_files("chunks/000001")).repaired(segment_checksums),
     Decoder::new("tombstones", |b| said(Tombstones::read("tombstones", b)), tombstones).repaired(tombstones_checksum),
+];
+
+/// Indexes, and what is known of a block.
+pub(crate) const BLOCKS: &[Decoder] = &[
+    Decoder::new("index", whole_index, || real_files("index")).repaired(index_checksums),
+    Decoder::new("index-header", whole_header, headers).repaired(header_checksums),
     Decoder::new("meta-json", |b| said(BlockMeta::read("meta.json", b)), metas).bombs(json_bombs).words(JSON),
     Decoder::new("deletion-mark", |b| said(DeletionMark::read("deletion-mark.json", b)), marks)
         .bombs(json_bombs)
@@ -40,15 +45,19 @@ pub(crate) const BLOCKS: &[Decoder] = &[
         .words(JSON),
     Decoder::new("no-downsample-mark", no_downsample_mark, no_downsample_marks).bombs(json_bombs).words(JSON),
     Decoder::new("catalogue-intent", |b| said(document::read::<Intent>("intent", b)), intents)
-        .bombs(json_bombs)
+        .bombs(|| document_bombs("intent"))
         .words(JSON)
         .repaired(document_checksum),
     Decoder::new("catalogue-commit", |b| said(document::read::<Commit>("commit", b)), commits)
-        .bombs(json_bombs)
+        .bombs(|| document_bombs("commit"))
         .words(JSON)
         .repaired(document_checksum),
     Decoder::new("catalogue-snapshot", |b| said(document::read_many::<Snapshot>("snapshot", b)), snapshots)
-        .bombs(json_bombs)
+        .bombs(|| document_bombs("snapshot"))
+        .words(JSON)
+        .repaired(document_checksum),
+    Decoder::new("catalogue-folded", |b| said(document::read::<Folded>("folded", b)), folded)
+        .bombs(|| document_bombs("folded"))
         .words(JSON)
         .repaired(document_checksum),
 ];
@@ -274,6 +283,41 @@ fn json_bombs() -> Vec<Vec<u8>> {
     [nested("[", "", "]"), nested("{\"a\":", "1", "}"), nested("{\"thanos\":{\"extensions\":[", "", "")].concat()
 }
 
+/// Bodies that are made to harm, behind a first line that is right.
+fn document_bombs(kind: &str) -> Vec<Vec<u8>> {
+    let meta = String::from_utf8(meta().write().unwrap()).unwrap();
+    let many = |item: &str, size: usize| vec![item; size / (item.len() + 1)].join(",");
+    let bodies = [
+        json_bombs(),
+        texts(&[
+            &format!("{{\"blocks\":[{}]}}", many("{}", 1 << 20)),
+            &format!("{{\"blocks\":[{}]}}", many("0", 1 << 20)),
+            &format!("{{\"blocks\":[{}]}}", many(&meta, 1 << 20)),
+            // Metas that are small to write and large to hold: engine/bucket/src/catalogue/snapshot.rs.
+            &format!(
+                "{{\"blocks\":[{}]}}",
+                many(
+                    &format!(
+                        "{{\"ulid\":\"{ID}\",\"minTime\":0,\"maxTime\":0,\"version\":1,\"thanos\":{{\"rewrites\":[{}{{}}]}}}}",
+                        "{},".repeat(500)
+                    ),
+                    1 << 20
+                )
+            ),
+            &format!("{{\"folded\":[{}]}}", many(&format!("\"{ID}\""), 1 << 20)),
+            &format!("{{\"files\":[{}]}}", many("{\"path\":\"\",\"size\":0}", 1 << 20)),
+            &format!("{{\"meta\":{{\"thanos\":{{\"extensions\":[{}]}}}}}}", many("[]", 1 << 20)),
+        ]),
+    ];
+    let whole = |body: Vec<u8>| {
+        let mut bytes = format!("{{\"panoptes\":\"{kind}\",\"format\":1,\"crc32c\":\"00000000\"}}\n").into_bytes();
+        bytes.extend(body);
+        document_checksum(&mut bytes);
+        bytes
+    };
+    bodies.concat().into_iter().map(whole).collect()
+}
+
 /// As Thanos's compactor writes it.
 pub(crate) fn meta() -> BlockMeta {
     let text = format!(
@@ -317,6 +361,10 @@ fn intents() -> Vec<Vec<u8>> {
 fn commits() -> Vec<Vec<u8>> {
     let commit = Commit { time_ms: 1_700_000_000_000, writer: "w".to_owned(), meta: meta() };
     vec![document::write("commit", &commit).unwrap()]
+}
+
+fn folded() -> Vec<Vec<u8>> {
+    vec![document::write("folded", &Folded { blocks: vec![meta().id; 3] }).unwrap()]
 }
 
 fn snapshots() -> Vec<Vec<u8>> {

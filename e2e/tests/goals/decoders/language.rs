@@ -71,15 +71,28 @@ const REGEX: &[&str] = &[
 pub(crate) const LANGUAGE: &[Decoder] = &[
     Decoder::new("promql", |b| text(b, |t| said(parse_expr(t, &Options::default()))), expressions)
         .bombs(expression_bombs)
-        .words(WORDS),
-    Decoder::new("selector", |b| text(b, |t| said(parse_metric_selector(t))), selectors).words(WORDS),
-    Decoder::new("metric", |b| text(b, |t| said(parse_metric(t))), metrics).words(WORDS),
+        .words(WORDS)
+        .allowed(automata),
+    Decoder::new("selector", |b| text(b, |t| said(parse_metric_selector(t))), selectors)
+        .bombs(selector_bombs)
+        .words(WORDS)
+        .allowed(automata),
+    Decoder::new("metric", |b| text(b, |t| said(parse_metric(t))), metrics).bombs(metric_bombs).words(WORDS),
     Decoder::new("series-description", series_description, series).bombs(series_bombs).words(WORDS),
     // An automaton may take 10 MiB (`model::regex`), and building it more, however short its pattern: goal G43 is about its cost.
-    Decoder::new("regex", regex, regexes).bombs(regex_bombs).words(REGEX).allowed(32 << 20),
+    Decoder::new("regex", regex, regexes).bombs(regex_bombs).words(REGEX).allowed(|_| AUTOMATON),
     Decoder::new("duration", |b| text(b, |t| said(model::time::parse_duration(t))), durations).words(&["ms", "1", "y"]),
     Decoder::new("number", |b| text(b, |t| said(promql::parse::parse_number(t))), numbers).words(&["0x", "_", "e"]),
 ];
+
+/// What one automaton may take while it is built, bytes.
+const AUTOMATON: usize = 32 << 20;
+
+/// A text that asks for automata may hold those that one query may have, while the next is built.
+fn automata(b: &[u8]) -> usize {
+    let asks = b.windows(2).any(|w| w == b"=~" || w == b"!~");
+    (1 << 20) + if asks { model::matcher::MOST_COMPILED + AUTOMATON } else { 0 }
+}
 
 /// What follows is expanded by `load`: only its parts are read here.
 fn series_description(b: &[u8]) -> Result<(), String> {
@@ -154,6 +167,10 @@ fn expression_bombs() -> Vec<Vec<u8>> {
         nested("up[1m:", "", "]"),
         nested("{", "", ""),
         nested("1^", "1", ""),
+        wide("f(", &["a", &"+a".repeat(499)].concat(), ")"),
+        wide("f(", "a[1+(1)]", ")"),
+        wide("sum by (", "a", ") (a)"),
+        selector_bombs(),
     ]
     .concat()
 }
@@ -163,6 +180,8 @@ fn regex_bombs() -> Vec<Vec<u8>> {
         nested("(", "a", ")"),
         nested("a|", "a", ""),
         nested("[", "a", "]"),
+        wide("", "a$", "").into_iter().map(|b| b.iter().copied().filter(|b| *b != b',').collect()).collect(),
+        nested("abcdefg|", "a", ""),
         texts(&[
             "((a{100}){100}){10}",
             "(((a*)*)*)*b",
@@ -175,5 +194,36 @@ fn regex_bombs() -> Vec<Vec<u8>> {
 }
 
 fn series_bombs() -> Vec<Vec<u8>> {
-    texts(&["m 1x18446744073709551615", "m 0+1x4294967295", "m _x9999999999", "m {{buckets:[1]}}x4294967295"])
+    let dense = ["1 ", "_ ", "{{}} ", "{{}}+{{}}x1 "].map(|item| format!("m {}", item.repeat((1 << 20) / item.len())));
+    let buckets = format!("m {{{{buckets:[{}]}}}}", "1 ".repeat(500_000));
+    let many: String = (0..150_000).map(|n| format!("a{n}=\"b\",")).collect();
+    let all = [
+        "m 1x18446744073709551615",
+        "m 0+1x4294967295",
+        "m _x9999999999",
+        "m {{buckets:[1]}}x4294967295",
+        &buckets,
+        &format!("m{{{many}}} 1"),
+    ];
+    [texts(&all), dense.map(String::into_bytes).to_vec()].concat()
+}
+
+/// The same again and again, between commas.
+fn wide(open: &str, item: &str, close: &str) -> Vec<Vec<u8>> {
+    [16 << 10, 1 << 20]
+        .map(|size: usize| {
+            format!("{open}{item}{}{close}", format!(",{item}").repeat(size / (item.len() + 1))).into_bytes()
+        })
+        .to_vec()
+}
+
+fn selector_bombs() -> Vec<Vec<u8>> {
+    // One refused by itself, some that fill what one query may have, many that cost little.
+    let dear = texts(&["{a=~\"\\\\pL{1000}\"}", &format!("{{a=~\"x\"{}}}", ",a=~\"\\\\pL{99}\"".repeat(99))]);
+    [wide("{", "\"a\"", "}"), dear, wide("{", "a!~\".*x{99}.+\"", "}")].concat()
+}
+
+fn metric_bombs() -> Vec<Vec<u8>> {
+    let many: String = (0..150_000).map(|n| format!("a{n}=\"b\",")).collect();
+    [wide("{", "\"a\"", "}"), vec![format!("{{{many}}}").into_bytes()]].concat()
 }

@@ -5,7 +5,7 @@ mod documents;
 mod language;
 mod wire;
 
-pub(crate) use blocks::BLOCKS;
+pub(crate) use blocks::{BLOCKS, CHUNKS};
 pub(crate) use documents::{DOCUMENTS, wish, world};
 pub(crate) use language::LANGUAGE;
 pub(crate) use wire::WIRE;
@@ -27,13 +27,13 @@ pub(crate) struct Decoder {
     /// The bytes that memory and time are measured against, where that is not the input's size: what a compressed input
     /// unpacks to.
     pub(crate) size: Option<fn(&[u8]) -> usize>,
-    /// Bytes that any input may cost: 1 MiB, where the decoder has no budget of its own.
-    pub(crate) free: usize,
+    /// Bytes that this input may cost however short it is: 1 MiB, where it can't ask for automata.
+    pub(crate) free: fn(&[u8]) -> usize,
 }
 
 impl Decoder {
     const fn new(name: &'static str, decode: fn(&[u8]) -> Result<(), String>, seeds: fn() -> Vec<Vec<u8>>) -> Self {
-        Self { name, decode, seeds, bombs: Vec::new, words: &[], repair: None, size: None, free: 1 << 20 }
+        Self { name, decode, seeds, bombs: Vec::new, words: &[], repair: None, size: None, free: |_| 1 << 20 }
     }
 
     const fn bombs(mut self, bombs: fn() -> Vec<Vec<u8>>) -> Self {
@@ -51,7 +51,7 @@ impl Decoder {
         self
     }
 
-    const fn allowed(mut self, free: usize) -> Self {
+    const fn allowed(mut self, free: fn(&[u8]) -> usize) -> Self {
         self.free = free;
         self
     }

@@ -15,7 +15,7 @@ use proto::thanos::{
 const JSON: &[&str] = &["{", "}", "[", "]", "\"", ":", ",", "null", "true", "-1", "1e999", "\\u0000", "\"format\":"];
 
 pub(crate) const WIRE: &[Decoder] = &[
-    Decoder::new("series-request", series_request, series_requests).bombs(series_request_bombs),
+    Decoder::new("series-request", series_request, series_requests).bombs(series_request_bombs).allowed(automata),
     Decoder::new("series-response", series_response, series_responses).bombs(series_response_bombs),
     Decoder::new("label-names-request", |b| said(bounded::decode::<LabelNamesRequest>(bytes(b))), label_names_requests)
         .bombs(string_bombs),
@@ -56,6 +56,13 @@ fn label(name: &str, value: &str) -> Label {
 
 fn labels() -> Vec<Label> {
     vec![label("__name__", "up"), label("cluster", "prod"), label("instance", "10.0.0.1:9100")]
+}
+
+/// What a request may take: more if it has as many automata as one may have.
+fn automata(b: &[u8]) -> usize {
+    let matchers = bounded::decode::<SeriesRequest>(bytes(b)).map(|r| r.matchers).unwrap_or_default();
+    let asks = matchers.iter().any(|m| m.r#type > 1);
+    (1 << 20) + if asks { model::matcher::MOST_COMPILED + (32 << 20) } else { 0 }
 }
 
 /// A caller's request, with its matchers compiled as a store does it.
@@ -222,7 +229,10 @@ const fn key(field: u8) -> u8 {
 }
 
 fn series_request_bombs() -> Vec<Vec<u8>> {
-    vec![nothings(&[], key(3)), nothings(&[13], key(4)), nothings(&[12, 4], key(3)), nothings(&[], 5 << 3)]
+    let dear = LabelMatcher { r#type: 2, name: "a".to_owned(), value: "\\pL{1000}".to_owned() };
+    let request = SeriesRequest { matchers: vec![dear; 1000], ..Default::default() };
+    let dear = request.encode_to_vec();
+    vec![nothings(&[], key(3)), nothings(&[13], key(4)), nothings(&[12, 4], key(3)), nothings(&[], 5 << 3), dear]
 }
 
 fn series_response_bombs() -> Vec<Vec<u8>> {

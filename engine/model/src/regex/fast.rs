@@ -73,6 +73,19 @@ impl Fast {
         }
     }
 
+    /// Memory that it holds, bytes.
+    pub(super) fn held_bytes(&self) -> usize {
+        let texts = |all: &[String]| all.iter().map(|t| size_of::<String>() + t.len()).sum::<usize>();
+        let shape = match &self.shape {
+            // The table has a place and a byte per value, and at most as much in reserve.
+            Shape::Set(set) => {
+                texts(&set.values) + set.table.as_ref().map_or(0, |t| t.capacity() * 2 * (size_of::<u32>() + 1))
+            }
+            Shape::Globs(globs) => globs.iter().map(Glob::held_bytes).sum(),
+        };
+        shape + self.unfolded.as_deref().map_or(0, texts)
+    }
+
     /// All values, if it is a set.
     pub(super) fn values(&self) -> Option<&[String]> {
         match &self.shape {
@@ -131,6 +144,16 @@ impl Glob {
         let tail = rest.pop();
         let finders = |texts: Vec<String>| texts.iter().map(|t| Finder::new(t.as_bytes()).into_owned()).collect();
         Some(Self { head, gaps: rest.into_iter().map(|(gap, texts)| (gap, finders(texts))).collect(), tail })
+    }
+
+    fn held_bytes(&self) -> usize {
+        let ends = self.head.iter().chain(self.tail.iter().flat_map(|(_, texts)| texts));
+        let texts = ends.map(|t| size_of::<String>() + t.len()).sum::<usize>();
+        let gap = |(_, finders): &(usize, Vec<Finder<'static>>)| {
+            size_of::<(usize, Vec<Finder<'static>>)>()
+                + finders.iter().map(|f| size_of::<Finder<'static>>() + f.needle().len()).sum::<usize>()
+        };
+        size_of::<Self>() + texts + self.gaps.iter().map(gap).sum::<usize>()
     }
 
     /// Taking each literal where it ends first leaves the most room for the others, so that no choice is ever undone.

@@ -7,7 +7,7 @@
 //!
 //! Known differences, all deliberate: Unicode tables are of version 16 (Go: 15); `\p{Old_Italic}` and the other scripts
 //! with two words in their name are accepted (Go 1.25 and later lost them); an expression whose automaton takes more
-//! than 10 MiB, or with more than 1000 open groups, is an error.
+//! than 10 MiB, with more than 1000 open groups, or with many more pieces than real ones of its length, is an error.
 
 mod class;
 mod expand;
@@ -126,6 +126,13 @@ impl Regex {
         groups.is_match().then(|| {
             expand::expand(template, &self.0.names, |n| groups.get_group(n).and_then(|s| value.get(s.start..s.end)))
         })
+    }
+
+    /// Memory that the compiled expression holds now, bytes; what an automaton needs to run comes on top.
+    pub fn held_bytes(&self) -> usize {
+        let automaton = self.0.automaton.get().map_or(0, meta::Regex::memory_usage);
+        let texts = self.0.source.len() + self.0.prefix.len();
+        size_of::<Inner>() + texts + automaton + self.0.fast.as_ref().map_or(0, Fast::held_bytes)
     }
 
     /// The automaton, built now if the short cut made it unnecessary until now. The parser bounds such an expression to

@@ -14,6 +14,9 @@ const MAX_SIZE: u64 = (128 << 20) / 40;
 const MAX_OPEN: usize = 1000;
 const MAX_RANGES: usize = 2 << 20;
 const MAX_FOLD: usize = 16 << 20;
+/// Pieces of the tree (about 300 bytes each while it is made into an automaton): so many, and one more per 16 bytes.
+const FREE_PIECES: usize = 32 << 10;
+const BYTES_PER_PIECE: usize = 16;
 
 /// The result of parsing.
 pub(super) struct Parsed {
@@ -29,7 +32,8 @@ pub(super) struct Parsed {
 pub(super) fn parse(source: &str) -> Result<Parsed, RegexError> {
     let flags = Flags { dot_newline: true, ..Flags::default() };
     let root = Frame { outer: flags, group: None, branches: Vec::new(), items: Vec::new() };
-    let mut parser = Parser { source, flags, open: vec![root], groups: 0, names: Vec::new(), ranges: 0, folded: 0 };
+    let mut parser =
+        Parser { source, flags, open: vec![root], groups: 0, names: Vec::new(), ranges: 0, folded: 0, pieces: 0 };
     parser.run()?;
     let (root, inner) = (parser.open.pop(), parser.open.len());
     match root {
@@ -80,6 +84,8 @@ struct Parser<'s> {
     names: Vec<(String, usize)>,
     ranges: usize,
     folded: usize,
+    /// Pieces so far, but those that became one with others.
+    pieces: usize,
 }
 
 impl<'s> Parser<'s> {
@@ -344,8 +350,14 @@ impl<'s> Parser<'s> {
     fn append(&mut self, item: Item) -> Result<(), RegexError> {
         let item = self.bounded(item)?;
         if let Some(frame) = self.open.last_mut() {
+            let before = frame.items.len();
             merge_literals(&mut frame.items);
+            self.pieces += 1;
+            self.pieces -= before - frame.items.len();
             frame.items.push(item);
+        }
+        if self.pieces > FREE_PIECES + self.source.len() / BYTES_PER_PIECE {
+            return Err(self.too_large());
         }
         Ok(())
     }

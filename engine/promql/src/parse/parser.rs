@@ -11,12 +11,19 @@ use super::literal;
 use super::options::Options;
 use super::text::{quote, unquote};
 use super::token::{Keyword, Kind, Preprocessor, Token};
+use model::matcher::Compiled;
+use model::protection::off;
 use model::{MatchOp, Matcher};
 
 /// How deep parentheses, calls and signs may nest. A deeper query would risk the stack of whoever walks the tree.
 pub const MAX_NESTING: u32 = 128;
 /// How high a tree may grow: `a + b + c` has height 3, because operators of one rank lean to the left.
 pub const MAX_HEIGHT: u32 = 500;
+
+/// What the tree of any query may take, bytes, and how many times its text on top: a text that is made to be dear has many
+/// nodes in few bytes.
+const FREE_BYTES: usize = 768 << 10;
+const FACTOR: usize = 12;
 
 /// What has been parsed, and the height of its tree.
 pub(super) type Parsed<T> = Result<(T, u32), ParseError>;
@@ -36,6 +43,10 @@ pub(super) struct Parser<'a> {
     nesting: u32,
     /// The last word that was taken.
     last: Span,
+    /// What the tree takes so far, bytes, with what lists hold in reserve.
+    bytes: usize,
+    /// The regular expressions so far.
+    compiled: Compiled,
 }
 
 /// The strength of an operator; the sign binds like `*`.
@@ -94,6 +105,8 @@ impl<'a> Parser<'a> {
             aggregations: 0,
             nesting: 0,
             last: Span::default(),
+            bytes: 0,
+            compiled: Compiled::default(),
         })
     }
 
@@ -186,8 +199,19 @@ impl<'a> Parser<'a> {
         self.nesting -= 1;
     }
 
-    /// The height of a node over children of this height.
-    pub(super) fn above(&self, height: u32, span: Span) -> Result<u32, ParseError> {
+    /// Counts a `T` that the tree holds, and the texts in it.
+    pub(super) fn charge<T>(&mut self, text: usize) -> Result<(), ParseError> {
+        self.bytes = self.bytes.saturating_add(size_of::<T>()).saturating_add(text);
+        if self.bytes <= FREE_BYTES.saturating_add(self.input.len().saturating_mul(FACTOR)) || off("parse-memory") {
+            return Ok(());
+        }
+        let span = self.last;
+        Err(self.error(span, "expression is too large for its length: split it, for example by recording rules"))
+    }
+
+    /// The height of a node `T` over children of this height.
+    pub(super) fn above<T>(&mut self, height: u32, span: Span) -> Result<u32, ParseError> {
+        self.charge::<T>(0)?;
         if height < MAX_HEIGHT { Ok(height + 1) } else { Err(self.error(span, too_deep("chained", MAX_HEIGHT))) }
     }
 
@@ -242,7 +266,7 @@ impl<'a> Parser<'a> {
         if !self.options.fill_modifiers && (matching.fill_left.is_some() || matching.fill_right.is_some()) {
             return Err(self.error(span, "binop fill modifiers are experimental and not enabled"));
         }
-        let height = self.above(left_height.max(right_height), span)?;
+        let height = self.above::<BinaryExpr>(left_height.max(right_height), span)?;
         let node = BinaryExpr { op, lhs, rhs, matching: Some(matching), return_bool, span };
         Ok((Expr::Binary(Box::new(node)), height))
     }
@@ -270,7 +294,7 @@ impl<'a> Parser<'a> {
             n.span = span;
             return Ok((Expr::Number(n), height));
         }
-        let height = self.above(height, span)?;
+        let height = self.above::<UnaryExpr>(height, span)?;
         Ok((Expr::Unary(Box::new(UnaryExpr { op: sign, expr, span })), height))
     }
 
@@ -309,7 +333,7 @@ impl<'a> Parser<'a> {
         let (expr, height) = self.expression(Rank::Or)?;
         let close = self.expect(Kind::RightParen)?;
         let span = open.span.to(close.span);
-        Ok((Expr::Paren(Box::new(ParenExpr { expr, span })), self.above(height, span)?))
+        Ok((Expr::Paren(Box::new(ParenExpr { expr, span })), self.above::<ParenExpr>(height, span)?))
     }
 
     /// A string, which is known to be next.
@@ -347,7 +371,7 @@ impl<'a> Parser<'a> {
             return Err(self.error(name.span, format!("function {} is not enabled", quote(text))));
         }
         let span = name.span.to(close);
-        Ok((Expr::Call(Call { func, args, span }), self.above(height, span)?))
+        Ok((Expr::Call(Call { func, args, span }), self.above::<Call>(height, span)?))
     }
 
     /// `(a, b)`: the arguments, the height of the highest, and the closing parenthesis.
@@ -359,6 +383,7 @@ impl<'a> Parser<'a> {
         }
         loop {
             let (arg, h) = self.expression(Rank::Or)?;
+            self.charge::<[Expr; 2]>(0)?;
             args.push(arg);
             height = height.max(h);
             let Some(comma) = self.eat(Kind::Comma)? else { break };
@@ -415,7 +440,7 @@ impl<'a> Parser<'a> {
             ));
         };
         let node = AggregateExpr { op, expr, param: args.pop(), grouping, without, span };
-        Ok((Expr::Aggregate(Box::new(node)), self.above(height, span)?))
+        Ok((Expr::Aggregate(Box::new(node)), self.above::<AggregateExpr>(height, span)?))
     }
 
     fn aggregation_modifier(&mut self) -> Result<Option<Grouping>, ParseError> {
@@ -439,7 +464,9 @@ impl<'a> Parser<'a> {
             return Ok((labels, close.span));
         }
         loop {
-            labels.push(self.grouping_label()?);
+            let label = self.grouping_label()?;
+            self.charge::<[String; 2]>(label.len())?;
+            labels.push(label);
             let comma = self.eat(Kind::Comma)?.is_some();
             if let Some(close) = self.eat(Kind::RightParen)? {
                 return Ok((labels, close.span));
@@ -562,6 +589,7 @@ impl<'a> Parser<'a> {
             span = span.to(inside);
         }
         let name = self.text(name.span).to_owned();
+        self.charge::<[Matcher; 4]>(2 * name.len() + "__name__".len())?;
         matchers.push(Matcher::equal("__name__", name.as_str()));
         Ok(plain_selector(name, matchers, span))
     }
@@ -574,7 +602,9 @@ impl<'a> Parser<'a> {
             return Ok((matchers, open.span.to(close.span)));
         }
         loop {
-            matchers.push(self.matcher()?);
+            let matcher = self.matcher()?;
+            self.charge::<[Matcher; 2]>(matcher.name.len() + matcher.value.len())?;
+            matchers.push(matcher);
             let comma = self.eat(Kind::Comma)?.is_some();
             if let Some(close) = self.eat(Kind::RightBrace)? {
                 return Ok((matchers, open.span.to(close.span)));
@@ -607,7 +637,9 @@ impl<'a> Parser<'a> {
             return Err(self.unexpected("label matching", "string"));
         }
         self.take()?;
-        Matcher::new(op, name, lossy(unquote(self.text(value.span))))
+        let matcher = Matcher::new(op, name, lossy(unquote(self.text(value.span))));
+        matcher
+            .and_then(|matcher| self.compiled.add(&matcher).map(|()| matcher))
             .map_err(|e| self.error(label.span.to(value.span), e.to_string()))
     }
 }

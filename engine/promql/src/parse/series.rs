@@ -57,7 +57,9 @@ pub fn parse_series_description(input: &str) -> Result<(Labels, Vec<SeriesItem>)
     let mut items = Vec::new();
     while p.eat(Kind::Space)?.is_some() {
         if !matches!(p.peek()?.kind, Kind::Space | Kind::Eof) {
-            items.push(p.series_item()?);
+            let item = p.series_item()?;
+            p.charge::<[SeriesItem; 2]>(0)?;
+            items.push(item);
         }
     }
     if p.peek()?.kind != Kind::Eof {
@@ -96,7 +98,11 @@ impl Parser<'_> {
             labels.push(("__name__".to_owned(), self.text(name.span).to_owned()));
         }
         labels.retain(|(_, v)| !v.is_empty());
-        Ok(Labels::from_pairs(labels))
+        // Of a name that is repeated the last wins. Sorted at once: there may be very many.
+        labels.reverse();
+        labels.sort_by(|(a, _), (b, _)| a.cmp(b));
+        labels.dedup_by(|(a, _), (b, _)| a == b);
+        Ok(Labels::from_sorted(labels.iter().map(|(n, v)| (n.as_str(), v.as_str()))))
     }
 
     /// The inside of braces with the closing one.
@@ -105,7 +111,10 @@ impl Parser<'_> {
             return Ok(());
         }
         loop {
-            labels.push(self.label()?);
+            let (name, value) = self.label()?;
+            // Packed, they are there once more; sorting takes half a list.
+            self.charge::<[(String, String); 3]>(3 * (name.len() + value.len()))?;
+            labels.push((name, value));
             let comma = self.eat(Kind::Comma)?.is_some();
             if self.eat(Kind::RightBrace)?.is_some() {
                 return Ok(());
@@ -227,6 +236,7 @@ impl Parser<'_> {
     /// `{{key:value …}}`, and whether it names a counter reset hint.
     fn histogram(&mut self) -> Result<(FloatHistogram, bool), ParseError> {
         self.take()?;
+        self.charge::<FloatHistogram>(0)?;
         let mut h = FloatHistogram::default();
         let (mut offset, mut negative_offset) = (0, 0);
         let mut seen: Vec<HistogramKey> = Vec::new();
@@ -310,6 +320,7 @@ impl Parser<'_> {
             if !list.is_empty() && !space {
                 return Err(self.unexpected(HISTOGRAM.0, HISTOGRAM.1));
             }
+            self.charge::<[f64; 2]>(0)?;
             list.push(self.histogram_value()?);
         }
     }

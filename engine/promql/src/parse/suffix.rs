@@ -78,7 +78,7 @@ impl Parser<'_> {
             at: None,
             span,
         };
-        Ok((Expr::Subquery(Box::new(node)), self.above(height, span)?))
+        Ok((Expr::Subquery(Box::new(node)), self.above::<SubqueryExpr>(height, span)?))
     }
 
     fn offset(&mut self, expr: &mut Expr) -> Result<(), ParseError> {
@@ -222,7 +222,7 @@ impl Parser<'_> {
             Some(sign) => {
                 self.take()?;
                 let (inner, height) = self.duration(Rank::Pow, place)?;
-                let height = self.above(height, inner.span)?;
+                let height = self.above::<DurationExpr>(height, inner.span)?;
                 (self.signed(sign, first.span, inner)?, height)
             }
             None => self.duration_operand(place)?,
@@ -257,7 +257,7 @@ impl Parser<'_> {
                 return Err(self.error(token.span, what));
             }
             let span = lhs.span.to(rhs.span);
-            height = self.above(height.max(right_height), span)?;
+            height = self.above::<[DurationExpr; 2]>(height.max(right_height), span)?;
             let kind = DurationKind::Binary(op, Box::new(lhs), Box::new(rhs));
             lhs = DurationExpr { kind, wrapped: false, span };
         }
@@ -284,6 +284,7 @@ impl Parser<'_> {
                     inner =
                         DurationExpr { kind: DurationKind::Unary(Sign::Plus, Box::new(inner)), wrapped: false, span };
                 }
+                self.charge::<DurationExpr>(0)?;
                 inner.wrapped = true;
                 Ok((inner, height + 1))
             }
@@ -308,7 +309,7 @@ impl Parser<'_> {
                     Preprocessor::MinOf => DurationKind::MinOf(Box::new(a), Box::new(b)),
                     _ => DurationKind::MaxOf(Box::new(a), Box::new(b)),
                 };
-                let height = self.above(height_a.max(height_b), span)?;
+                let height = self.above::<[DurationExpr; 2]>(height_a.max(height_b), span)?;
                 Ok((DurationExpr { kind, wrapped: false, span }, height))
             }
             _ => Err(self.unexpected(place.0, place.1)),
