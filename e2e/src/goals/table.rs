@@ -54,7 +54,10 @@ pub(super) const GOALS: &[Goal] = &[
     ours(
         "G20",
         "g20::goal_g20_decoders_of_documents",
-        &[Negative { protection: "yaml-aliases", line: "links: it takes" }],
+        &[
+            Negative { protection: "yaml-aliases", line: "links: it takes" },
+            Negative { protection: "yaml-values", line: "endpoints: it takes" },
+        ],
     ),
     ours(
         "G21",

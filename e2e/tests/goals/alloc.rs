@@ -73,6 +73,12 @@ pub(crate) fn peak_of<T>(run: impl FnOnce() -> T) -> (T, usize) {
     (result, usize::try_from(peak - before).unwrap_or(0))
 }
 
+/// CPU time of this thread so far, seconds.
+pub(crate) fn thread_cpu_s() -> f64 {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+    text.split(' ').next().unwrap().parse::<f64>().unwrap() / 1e9
+}
+
 #[test]
 fn the_peak_of_a_buffer_is_its_size() {
     let ((), peak) = peak_of(|| drop(std::hint::black_box(vec![0u8; 100_000])));

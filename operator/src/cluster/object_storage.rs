@@ -195,7 +195,7 @@ fn thanos_file(key: &KeyRef, prefix: Option<&str>, observed: &Observed) -> Resul
     let bytes = read(observed, key, FIELD)?;
     let wrong = |what: &str| invalid(FIELD, &key.name, &key.key, what);
     let text = text(bytes).map_err(|what| wrong(&what))?;
-    let mut document: Value = args::yaml::read(text).map_err(|e| wrong(&format!("is not YAML{}", at(&e))))?;
+    let mut document: Value = args::yaml::read_small(text).map_err(|e| wrong(&format!("is not YAML{}", at(&e))))?;
     let fields = document.as_object_mut().ok_or_else(|| wrong("is not an object-storage file (type: …, config: …)"))?;
     let kind = fields.get("type").and_then(Value::as_str).ok_or_else(|| wrong("lacks the field \"type\""))?;
     match kind.to_uppercase().as_str() {

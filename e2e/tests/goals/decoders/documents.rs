@@ -216,5 +216,27 @@ fn yaml_bombs() -> Vec<Vec<u8>> {
         (1..12).map(|i| format!("a{i}: &a{i} [{}]\n", vec![format!("*a{}", i - 1); 10].join(","))).collect();
     let laughs = format!("a0: &a0 lol\n{laughs}groups: *a11\nendpoints: *a11\nlinks: *a11\n");
     let reloaded = "$(HOME)".repeat(2000);
-    [nested("[", "", "]"), nested("{a: ", "1", "}"), nested("- ", "1", ""), texts(&[&laughs, &reloaded])].concat()
+    let mut all =
+        [nested("[", "", "]"), nested("{a: ", "1", "}"), nested("- ", "1", ""), texts(&[&laughs, &reloaded])].concat();
+    // As much as possible of every list that there is, once as long as a ConfigMap may be.
+    for item in
+        ["1", "{}", "{address: a}", "{address: a.example:10901}", "{name: a, rules: []}", "{record: a, expr: a}"]
+    {
+        for before in
+            ["", "endpoints: ", "links: ", "groups: ", "groups: [{name: a, rules: ", "global: {external_labels: "]
+        {
+            for size in [40 << 10, 1 << 20] {
+                let list = vec![item; size / (item.len() + 1)].join(",");
+                let after = if before.contains('{') { "}]" } else { "" };
+                all.push(format!("{before}[{list}]{after}").into_bytes());
+            }
+        }
+    }
+    let pairs: String = (0..100_000).map(|n| format!("a{n}: b,")).collect();
+    let lines: String = (0..100_000).map(|n| format!("  a{n}: b\n")).collect();
+    all.extend(texts(&[
+        &format!("{{{pairs}}}"),
+        &format!("global:\n  external_labels:\n  {}", lines.replace("  ", "    ")),
+    ]));
+    all
 }
