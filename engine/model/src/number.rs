@@ -39,6 +39,20 @@ fn special(v: f64) -> Option<&'static str> {
     }
 }
 
+/// Compensated addition (Neumaier): adds `inc` to `sum`, whose error so far is `c`.
+#[inline]
+pub fn kahan(inc: f64, sum: f64, c: f64) -> (f64, f64) {
+    let t = sum + inc;
+    let c = if t.is_infinite() {
+        0.0
+    } else if sum.abs() >= inc.abs() {
+        c + ((sum - t) + inc)
+    } else {
+        c + ((inc - t) + sum)
+    };
+    (t, c)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

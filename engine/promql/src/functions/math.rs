@@ -1,18 +1,6 @@
 //! Number helpers with Go's rules, which Prometheus's results show.
 
-/// Compensated addition (Neumaier): adds `inc` to `sum`, whose error so far is `c`.
-#[inline]
-pub(crate) fn kahan(inc: f64, sum: f64, c: f64) -> (f64, f64) {
-    let t = sum + inc;
-    let c = if t.is_infinite() {
-        0.0
-    } else if sum.abs() >= inc.abs() {
-        c + ((sum - t) + inc)
-    } else {
-        c + ((inc - t) + sum)
-    };
-    (t, c)
-}
+pub(crate) use model::number::kahan;
 
 /// The larger; NaN if either is.
 pub(crate) fn max(a: f64, b: f64) -> f64 {

@@ -1,15 +1,10 @@
 //! Arithmetic on native histograms: exponential buckets and custom bounds.
 
-mod accumulator;
-mod buckets;
-mod compare;
 mod quantile;
 mod trim;
 
-pub(crate) use accumulator::{Accumulator, Incompatible};
-pub use buckets::{Bucket, all_buckets};
-pub(crate) use buckets::{build, expand, text};
-pub(crate) use compare::{detect_reset, equals};
+pub(crate) use model::histogram::{Accumulator, Incompatible, build, detect_reset, equals, expand, text};
+pub use model::histogram::{Bucket, all_buckets};
 pub(crate) use quantile::{
     ClassicBucket, NanNote, classic_fraction, classic_quantile, native_fraction, native_quantile,
 };

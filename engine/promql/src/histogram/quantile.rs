@@ -1,7 +1,7 @@
 //! Quantiles and fractions of classic and native histograms.
 
-use super::buckets::{Bucket, all_buckets, all_buckets_reversed};
 use model::FloatHistogram;
+use model::histogram::{Bucket, all_buckets, all_buckets_reversed};
 
 /// A cumulative bucket of a classic histogram.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -1,7 +1,7 @@
 //! `</` and `>/`: cutting a histogram at a value.
 
-use super::buckets::{Bucket, bucket, custom, indexes, zero};
 use model::FloatHistogram;
+use model::histogram::{Bucket, bucket, custom, indexes, zero};
 
 /// Keeps the observations below `at` (`keep_lower`) or above it. Cut buckets are interpolated; count and sum are
 /// estimated again from what is left, if anything was cut.

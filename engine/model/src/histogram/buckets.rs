@@ -1,8 +1,7 @@
 //! The layout of buckets: indexes, bounds, iteration.
 
-use model::FloatHistogram;
-use model::histogram::Span;
-use model::number::format_g;
+use super::{FloatHistogram, Span};
+use crate::number::format_g;
 use std::sync::LazyLock;
 
 /// Growth factors of the buckets of schema 1…8, `2^(2^-schema)`, as in the tables of the Prometheus clients: that of
@@ -48,7 +47,7 @@ pub struct Bucket {
 impl Bucket {
     /// The share of the bucket's width at or below `v`, which lies inside its finite bounds: linear, or on a
     /// logarithmic scale.
-    pub(crate) fn fraction_below(&self, v: f64, linear: bool) -> f64 {
+    pub fn fraction_below(&self, v: f64, linear: bool) -> f64 {
         if linear {
             return (v - self.lower) / (self.upper - self.lower);
         }
@@ -58,12 +57,12 @@ impl Bucket {
 }
 
 /// Bucket indexes with their counts, ascending. Inconsistent spans end the iteration early.
-pub(crate) fn expand<'a>(spans: &'a [Span], counts: &'a [f64]) -> impl Iterator<Item = (i32, f64)> + 'a {
+pub fn expand<'a>(spans: &'a [Span], counts: &'a [f64]) -> impl Iterator<Item = (i32, f64)> + 'a {
     indexes(spans).zip(counts.iter().copied())
 }
 
 /// The indexes that `spans` describe, ascending.
-pub(crate) fn indexes(spans: &[Span]) -> impl Iterator<Item = i32> + '_ {
+pub fn indexes(spans: &[Span]) -> impl Iterator<Item = i32> + '_ {
     let mut next = 0i32;
     spans.iter().flat_map(move |span| {
         let first = next.wrapping_add(span.offset);
@@ -73,7 +72,7 @@ pub(crate) fn indexes(spans: &[Span]) -> impl Iterator<Item = i32> + '_ {
 }
 
 /// Spans and counts of buckets that come in ascending order.
-pub(crate) fn build(buckets: impl Iterator<Item = (i32, f64)>) -> (Vec<Span>, Vec<f64>) {
+pub fn build(buckets: impl Iterator<Item = (i32, f64)>) -> (Vec<Span>, Vec<f64>) {
     let (mut spans, mut counts): (Vec<Span>, Vec<f64>) = (Vec::new(), Vec::new());
     let mut next = 0i32;
     for (index, count) in buckets {
@@ -84,7 +83,7 @@ pub(crate) fn build(buckets: impl Iterator<Item = (i32, f64)>) -> (Vec<Span>, Ve
 }
 
 /// Appends a bucket's index to `spans`; `next` is the index behind the last one.
-pub(crate) fn push_index(spans: &mut Vec<Span>, next: &mut i32, index: i32) {
+pub fn push_index(spans: &mut Vec<Span>, next: &mut i32, index: i32) {
     match spans.last_mut() {
         Some(last) if index == *next => last.length += 1,
         _ => spans.push(Span { offset: index.wrapping_sub(*next), length: 1 }),
@@ -93,7 +92,7 @@ pub(crate) fn push_index(spans: &mut Vec<Span>, next: &mut i32, index: i32) {
 }
 
 /// Upper bound of the exponential bucket `index`.
-pub(crate) fn exponential_bound(index: i32, schema: i32) -> f64 {
+pub fn exponential_bound(index: i32, schema: i32) -> f64 {
     let index = i64::from(index);
     // The last regular bucket ends at the largest float; the one behind it holds the infinities.
     if schema < 0 {
@@ -125,7 +124,7 @@ fn ldexp(x: f64, exponent: i64) -> f64 {
 }
 
 /// Upper bound of the bucket `index` of a histogram's positive side.
-pub(crate) fn bound(index: i32, schema: i32, custom: Option<&[f64]>) -> f64 {
+pub fn bound(index: i32, schema: i32, custom: Option<&[f64]>) -> f64 {
     match custom {
         None => exponential_bound(index, schema),
         Some(_) if index < 0 => f64::NEG_INFINITY,
@@ -134,7 +133,7 @@ pub(crate) fn bound(index: i32, schema: i32, custom: Option<&[f64]>) -> f64 {
 }
 
 /// A bucket of one side.
-pub(crate) fn bucket(index: i32, count: f64, schema: i32, custom: Option<&[f64]>, positive: bool) -> Bucket {
+pub fn bucket(index: i32, count: f64, schema: i32, custom: Option<&[f64]>, positive: bool) -> Bucket {
     let (outer, inner) = (bound(index, schema, custom), bound(index.wrapping_sub(1), schema, custom));
     let (lower, upper) = if positive { (inner, outer) } else { (-outer, -inner) };
     let (lower_inclusive, upper_inclusive) =
@@ -143,22 +142,22 @@ pub(crate) fn bucket(index: i32, count: f64, schema: i32, custom: Option<&[f64]>
 }
 
 /// The custom bounds, if the histogram has such.
-pub(crate) fn custom(h: &FloatHistogram) -> Option<&[f64]> {
+pub fn custom(h: &FloatHistogram) -> Option<&[f64]> {
     h.has_custom_buckets().then_some(h.custom_values.as_slice())
 }
 
 /// The positive buckets, away from zero.
-pub(crate) fn positive(h: &FloatHistogram) -> impl Iterator<Item = Bucket> + '_ {
+pub fn positive(h: &FloatHistogram) -> impl Iterator<Item = Bucket> + '_ {
     expand(&h.positive_spans, &h.positive_buckets).map(|(i, c)| bucket(i, c, h.schema, custom(h), true))
 }
 
 /// The negative buckets, away from zero.
-pub(crate) fn negative(h: &FloatHistogram) -> impl Iterator<Item = Bucket> + '_ {
+pub fn negative(h: &FloatHistogram) -> impl Iterator<Item = Bucket> + '_ {
     expand(&h.negative_spans, &h.negative_buckets).map(|(i, c)| bucket(i, c, h.schema, None, false))
 }
 
 /// The zero bucket.
-pub(crate) fn zero(h: &FloatHistogram) -> Bucket {
+pub fn zero(h: &FloatHistogram) -> Bucket {
     Bucket {
         lower: -h.zero_threshold,
         upper: h.zero_threshold,
@@ -187,14 +186,14 @@ pub fn all_buckets(h: &FloatHistogram) -> Vec<Bucket> {
 }
 
 /// All buckets, descending.
-pub(crate) fn all_buckets_reversed(h: &FloatHistogram) -> Vec<Bucket> {
+pub fn all_buckets_reversed(h: &FloatHistogram) -> Vec<Bucket> {
     let mut all = all_buckets(h);
     all.reverse();
     all
 }
 
 /// Prometheus's text of a histogram: `{count:…, sum:…, [lower,upper]:count …}`.
-pub(crate) fn text(h: &FloatHistogram) -> String {
+pub fn text(h: &FloatHistogram) -> String {
     let mut out = format!("{{count:{}, sum:{}", format_g(h.count), format_g(h.sum));
     let negative: Vec<_> = negative(h).filter(|b| b.count != 0.0).collect();
     let zero = (h.zero_count != 0.0).then(|| zero(h));
@@ -208,7 +207,7 @@ pub(crate) fn text(h: &FloatHistogram) -> String {
 }
 
 /// The index in a coarser schema of a bucket.
-pub(crate) fn target_index(index: i32, from: i32, to: i32) -> i32 {
+pub fn target_index(index: i32, from: i32, to: i32) -> i32 {
     (index.wrapping_sub(1) >> (from - to).clamp(0, 31)).wrapping_add(1)
 }
 

@@ -2,21 +2,20 @@
 //! added without allocation.
 
 use super::buckets::{bound, custom, exponential_bound, indexes, push_index, target_index};
-use crate::functions::math::kahan;
-use model::FloatHistogram;
-use model::histogram::{ResetHint, Span};
+use super::{FloatHistogram, ResetHint, Span};
+use crate::number::kahan;
 
 /// Exponential and custom buckets can't be added.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Incompatible;
+pub struct Incompatible;
 
 /// What happened in an addition beside adding.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Added {
+pub struct Added {
     /// One said "reset", the other "no reset".
-    pub(crate) reset_collision: bool,
+    pub reset_collision: bool,
     /// Custom bounds differed; the common ones are kept.
-    pub(crate) bounds_reconciled: bool,
+    pub bounds_reconciled: bool,
 }
 
 /// A number with the error of its summation.
@@ -142,7 +141,7 @@ impl Side {
 
 /// A running sum of histograms.
 #[derive(Clone, Debug)]
-pub(crate) struct Accumulator {
+pub struct Accumulator {
     hint: ResetHint,
     schema: i32,
     zero_threshold: f64,
@@ -156,7 +155,7 @@ pub(crate) struct Accumulator {
 
 impl Accumulator {
     /// Starts with `h`.
-    pub(crate) fn new(h: &FloatHistogram) -> Self {
+    pub fn new(h: &FloatHistogram) -> Self {
         Self {
             hint: h.reset_hint,
             schema: h.schema,
@@ -171,17 +170,17 @@ impl Accumulator {
     }
 
     /// Adds `h` with plain arithmetic.
-    pub(crate) fn add(&mut self, h: &FloatHistogram) -> Result<Added, Incompatible> {
+    pub fn add(&mut self, h: &FloatHistogram) -> Result<Added, Incompatible> {
         self.combine(h, 1.0, false)
     }
 
     /// Subtracts `h` with plain arithmetic.
-    pub(crate) fn sub(&mut self, h: &FloatHistogram) -> Result<Added, Incompatible> {
+    pub fn sub(&mut self, h: &FloatHistogram) -> Result<Added, Incompatible> {
         self.combine(h, -1.0, false)
     }
 
     /// Adds `h` with compensated arithmetic.
-    pub(crate) fn add_exact(&mut self, h: &FloatHistogram) -> Result<Added, Incompatible> {
+    pub fn add_exact(&mut self, h: &FloatHistogram) -> Result<Added, Incompatible> {
         self.combine(h, 1.0, true)
     }
 
@@ -233,7 +232,7 @@ impl Accumulator {
     }
 
     /// Merges buckets down to a coarser exponential schema.
-    pub(crate) fn reduce_to(&mut self, schema: i32) {
+    pub fn reduce_to(&mut self, schema: i32) {
         if self.custom.is_none() && schema < self.schema {
             self.positive.reduce(self.schema, schema);
             self.negative.reduce(self.schema, schema);
@@ -242,7 +241,7 @@ impl Accumulator {
     }
 
     /// Everything times `factor`; the hint stays.
-    pub(crate) fn scale(&mut self, factor: f64) {
+    pub fn scale(&mut self, factor: f64) {
         self.each(|s| {
             s.v *= factor;
             s.c *= factor;
@@ -250,7 +249,7 @@ impl Accumulator {
     }
 
     /// Everything divided by `divisor`; the hint stays.
-    pub(crate) fn divide(&mut self, divisor: f64) {
+    pub fn divide(&mut self, divisor: f64) {
         self.each(|s| {
             s.v /= divisor;
             s.c /= divisor;
@@ -266,14 +265,14 @@ impl Accumulator {
     }
 
     /// True if any number has become infinite.
-    pub(crate) fn has_overflow(&self) -> bool {
+    pub fn has_overflow(&self) -> bool {
         let buckets = self.positive.sums.iter().chain(&self.negative.sums);
         [self.zero, self.count, self.sum].iter().chain(buckets).any(|s| s.v.is_infinite())
             || self.custom.iter().flatten().any(|b| b.is_infinite())
     }
 
     /// The sum, without empty buckets.
-    pub(crate) fn finish(self) -> FloatHistogram {
+    pub fn finish(self) -> FloatHistogram {
         let side = |side: Side| super::build(side.iter().map(|(i, s)| (i, s.total())).filter(|(_, c)| *c != 0.0));
         let (positive_spans, positive_buckets) = side(self.positive);
         let (negative_spans, negative_buckets) = side(self.negative);
@@ -432,7 +431,7 @@ mod tests {
     #[test]
     fn differing_bounds_keep_the_common_ones() {
         let custom = |bounds: &[f64], counts: &[f64]| FloatHistogram {
-            schema: model::histogram::CUSTOM_BUCKETS_SCHEMA,
+            schema: crate::histogram::CUSTOM_BUCKETS_SCHEMA,
             custom_values: bounds.to_vec(),
             positive_spans: vec![Span { offset: 0, length: counts.len() as u32 }],
             positive_buckets: counts.to_vec(),

@@ -1,4 +1,15 @@
-//! Native histograms.
+//! Native histograms: what they are, and arithmetic on them with Prometheus's rules.
+
+mod accumulator;
+mod buckets;
+mod compare;
+
+pub use accumulator::{Accumulator, Added, Incompatible};
+pub use buckets::{
+    Bucket, all_buckets, all_buckets_reversed, bound, bucket, build, custom, expand, exponential_bound, indexes,
+    negative, positive, push_index, target_index, text, zero,
+};
+pub use compare::{detect_reset, equals};
 
 /// A run of consecutive buckets.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

@@ -2,12 +2,11 @@
 
 use super::Accumulator;
 use super::buckets::{bound, expand, exponential_bound, target_index};
-use model::FloatHistogram;
-use model::histogram::{ResetHint, Span};
+use super::{FloatHistogram, ResetHint, Span};
 use std::iter::Peekable;
 
 /// True if layout and counts are the same, bit by bit; empty spans don't matter.
-pub(crate) fn equals(a: &FloatHistogram, b: &FloatHistogram) -> bool {
+pub fn equals(a: &FloatHistogram, b: &FloatHistogram) -> bool {
     let bits = |x: f64, y: f64| x.to_bits() == y.to_bits();
     let side = |s1: &[Span], c1: &[f64], s2: &[Span], c2: &[f64]| {
         c1.len() == c2.len() && expand(s1, c1).zip(expand(s2, c2)).all(|((i, x), (j, y))| i == j && bits(x, y))
@@ -23,7 +22,7 @@ pub(crate) fn equals(a: &FloatHistogram, b: &FloatHistogram) -> bool {
 }
 
 /// True if a counter was reset between `previous` and `h`: the hint says so, or something has become smaller.
-pub(crate) fn detect_reset(h: &FloatHistogram, previous: &FloatHistogram) -> bool {
+pub fn detect_reset(h: &FloatHistogram, previous: &FloatHistogram) -> bool {
     match h.reset_hint {
         ResetHint::Reset => return true,
         ResetHint::NotReset => return false,
