@@ -1,8 +1,10 @@
 //! Files mapped into memory: the safe wall around the one unsafe call.
 
+use super::Passing;
 use bytes::Bytes;
 use std::fs::File;
 use std::io::{self, Read as _};
+use std::sync::Arc;
 
 /// Smaller files are read: a mapping costs a page and two system calls.
 const MAP_FROM: u64 = 64 << 10;
@@ -16,6 +18,32 @@ pub(super) fn bytes(file: &mut File) -> io::Result<Bytes> {
         return Ok(buffer.into());
     }
     Ok(Bytes::from_owner(map(file)?))
+}
+
+/// The bytes of an open file, whose pages can be given back.
+pub(super) fn passing(file: &mut File) -> io::Result<Passing> {
+    if file.metadata()?.len() < MAP_FROM {
+        return Ok(Passing { bytes: bytes(file)?, release: None });
+    }
+    let map = Arc::new(map(file)?);
+    let bytes = Bytes::from_owner(Shared(Arc::clone(&map)));
+    Ok(Passing { bytes, release: Some(Box::new(move || release(&map))) })
+}
+
+struct Shared(Arc<memmap2::Mmap>);
+
+impl AsRef<[u8]> for Shared {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+#[allow(unsafe_code, reason = "the kernel is told about pages; the reason why this is sound stands below")]
+fn release(map: &memmap2::Mmap) {
+    // SAFETY: the advice takes changed bytes away from a private mapping. This one is shared and can't be written, so whoever
+    // reads its pages again gets the same bytes of the file.
+    // A kernel that refuses keeps the pages, and they can be read all the same.
+    let _ = unsafe { map.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
 }
 
 #[allow(unsafe_code, reason = "memory maps can't be made by safe code; the reason why this one is sound stands below")]

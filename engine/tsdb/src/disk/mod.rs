@@ -53,6 +53,32 @@ pub trait FileReader: Send + Sync {
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()>;
 }
 
+/// A whole file that is passed through once. Mapped pages count as memory of the process, so give back what was read from time
+/// to time.
+pub struct Passing {
+    bytes: Bytes,
+    release: Option<Box<dyn Fn() + Send + Sync>>,
+}
+
+impl Passing {
+    /// A file whose bytes are in memory anyway.
+    pub fn held(bytes: Bytes) -> Self {
+        Self { bytes, release: None }
+    }
+
+    /// Its bytes.
+    pub fn bytes(&self) -> Bytes {
+        self.bytes.clone()
+    }
+
+    /// Gives back the memory of what was read so far; what is read again comes from the file again.
+    pub fn release(&self) {
+        if let Some(release) = &self.release {
+            release();
+        }
+    }
+}
+
 /// A disk. All calls block: run them off the async threads.
 ///
 /// # Errors
@@ -61,6 +87,10 @@ pub trait Disk: Send + Sync + 'static {
     /// A whole file, for reading in any order: mapped into memory, or in it. The file must not be changed afterwards;
     /// removing or renaming it is fine.
     fn open(&self, path: &Path) -> Result<Bytes>;
+    /// As [`Disk::open`], for a large file that is read once, more or less in order.
+    fn open_passing(&self, path: &Path) -> Result<Passing> {
+        self.open(path).map(Passing::held)
+    }
     /// A file for reading in parts: for large ones that are read once, since mapped pages count as memory.
     fn reader(&self, path: &Path) -> Result<Box<dyn FileReader>>;
     /// A whole small file, read into memory; one that is larger than `max` bytes is refused.

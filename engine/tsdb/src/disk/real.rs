@@ -1,6 +1,6 @@
 //! The machine's disk.
 
-use super::{Disk, Entry, FileReader, FileWriter, map};
+use super::{Disk, Entry, FileReader, FileWriter, Passing, map};
 use crate::error::{Error, ErrorKind, Result};
 use bytes::Bytes;
 use std::fs::{self, File};
@@ -75,6 +75,10 @@ fn missing_is_fine(result: io::Result<()>) -> io::Result<()> {
 impl Disk for RealDisk {
     fn open(&self, path: &Path) -> Result<Bytes> {
         named(path, "open", File::open(path).and_then(|mut f| map::bytes(&mut f)))
+    }
+
+    fn open_passing(&self, path: &Path) -> Result<Passing> {
+        named(path, "open", File::open(path).and_then(|mut f| map::passing(&mut f)))
     }
 
     fn reader(&self, path: &Path) -> Result<Box<dyn FileReader>> {
@@ -163,6 +167,30 @@ mod tests {
         assert!(!RealDisk.exists(&path).unwrap());
         let error = RealDisk.open(&path).unwrap_err();
         assert!(error.is_not_found() && error.to_string().contains("index"), "{error}");
+    }
+
+    #[test]
+    fn pages_that_were_given_back_are_read_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("index");
+        let content: Vec<u8> = (0..8_000_000u32).map(|i| (i / 7) as u8).collect();
+        replace(&RealDisk, &path, &content).unwrap();
+        let resident = || {
+            let status = fs::read_to_string("/proc/self/smaps").unwrap();
+            let mut ours = status.lines().skip_while(|l| !l.ends_with(path.to_str().unwrap()));
+            let line = ours.find(|l| l.starts_with("Rss:")).unwrap();
+            line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap()
+        };
+        let file = RealDisk.open_passing(&path).unwrap();
+        let bytes = file.bytes();
+        for _ in 0..2 {
+            assert!(bytes[..] == content[..]);
+            assert!(resident() > 7_000, "{} KiB", resident());
+            file.release();
+            assert!(resident() < 200, "{} KiB", resident());
+        }
+        drop(file);
+        assert!(bytes[..] == content[..]);
     }
 
     #[test]

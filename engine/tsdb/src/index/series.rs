@@ -98,11 +98,11 @@ impl Series {
         Ok(())
     }
 
-    /// The labels. Ones that are out of order (a bug of Prometheus 2.8 and older) are put in order.
+    /// The labels. Ones that are out of order (a bug of Prometheus 2.8 and older) are put in order; one without a value, which
+    /// is as if it was not there, is left out.
     ///
     /// # Errors
-    /// When a symbol is missing, a name is there twice, a name or value is empty, or all are longer than
-    /// [`MAX_LABEL_BYTES`].
+    /// When a symbol is missing, a name is there twice or is empty, or all are longer than [`MAX_LABEL_BYTES`].
     pub fn labels(&self, file: &str, at: u64, symbols: &mut CachedSymbols<'_>) -> Result<Labels> {
         let c = Cursor::new(file, "series", &[], at);
         let mut size = 0usize;
@@ -113,12 +113,14 @@ impl Series {
             if size > MAX_LABEL_BYTES {
                 return Err(c.corrupt(format!("the labels of a series are longer than {MAX_LABEL_BYTES} bytes")));
             }
-            pairs.push((name, value));
+            if !value.is_empty() || model::protection::off("empty-label") {
+                pairs.push((name, value));
+            }
         }
         if !is_sorted(pairs.iter().copied()) {
             pairs.sort_unstable();
             if !is_sorted(pairs.iter().copied()) {
-                return Err(c.corrupt("a label is there twice, or has no value"));
+                return Err(c.corrupt("a label is there twice, or has no name"));
             }
         }
         Ok(Labels::from_sorted(pairs))

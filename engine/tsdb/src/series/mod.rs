@@ -13,7 +13,7 @@ mod heap;
 mod join;
 mod merge;
 
-pub use blocks::Blocks;
+pub use blocks::{Blocks, DamagedChunk};
 pub use join::{JoinError, join};
 pub use merge::{Group, Merge, Merged, OutOfOrder, Step};
 

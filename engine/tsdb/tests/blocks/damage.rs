@@ -11,6 +11,7 @@ use tsdb::disk::{Disk as _, RealDisk, replace};
 use tsdb::header;
 use tsdb::index::{self, TOC_LEN, Toc};
 use tsdb::meta::{File, Thanos};
+use tsdb::series::Blocks;
 
 fn health(dir: &Path) -> Report {
     check(&RealDisk, dir, &Options::default())
@@ -342,4 +343,26 @@ proptest! {
         use_all(&block);
         prop_assert!(!health(&block).is_healthy());
     }
+}
+
+#[test]
+fn one_damaged_chunk_costs_one_chunk() {
+    let dir = tempfile::tempdir().unwrap();
+    let block = small(dir.path());
+    // A sample of the first series' second chunk.
+    let bad = {
+        let block = Block::open(&RealDisk, &block).unwrap();
+        block.scan().unwrap().next().unwrap().unwrap().chunks[1]
+    };
+    let offset = (bad.reference & 0xffff_ffff) as usize;
+    edit(&block.join("chunks/000001"), |b| b[offset + 20] ^= 1);
+    let block = Block::open(&RealDisk, &block).unwrap();
+    let strict: Vec<_> = Blocks::all(&block).unwrap().collect();
+    assert_eq!(strict.iter().map(Result::is_ok).collect::<Vec<_>>(), [false, true, true, true]);
+    let mut told = Vec::new();
+    let all: Vec<_> = Blocks::all(&block).unwrap().without_damaged(|d| told.push(d)).map(Result::unwrap).collect();
+    assert_eq!(all.iter().map(|s| s.chunks.len()).collect::<Vec<_>>(), [1, 2, 2, 2]);
+    let [told] = &told[..] else { panic!("{told:?}") };
+    assert_eq!((&told.labels, told.meta), (&all[0].labels, bad));
+    assert!(told.error.is_damage() && told.error.file.contains("chunks/000001") && told.error.offset == offset as u64);
 }

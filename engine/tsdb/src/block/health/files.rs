@@ -64,11 +64,12 @@ pub(super) fn segments(disk: &dyn Disk, dir: &Path, meta: Option<&BlockMeta>, re
                 let Some(n) = number(&entry.name) else { continue };
                 let rel = format!("{CHUNKS_DIR}/{}", entry.name);
                 if n != next {
-                    report.add_file(
-                        Kind::MissingFile,
-                        &format!("{CHUNKS_DIR}/{}", name(next)),
-                        format!("{rel} follows"),
-                    );
+                    let more = match n.saturating_sub(next) {
+                        0 | 1 => String::new(),
+                        missing => format!("; {missing} segments are missing here"),
+                    };
+                    let first = format!("{CHUNKS_DIR}/{}", name(next));
+                    report.add_file(Kind::MissingFile, &first, format!("{rel} follows{more}"));
                 }
                 next = n.saturating_add(1);
                 segments.insert(n, SegmentFile { name: rel, path: folder.join(&entry.name), size: entry.size });

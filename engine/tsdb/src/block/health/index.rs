@@ -2,7 +2,7 @@
 
 use super::files::file_problem;
 use super::{Kind, Problem, Report, brief, chunks};
-use crate::disk::Disk;
+use crate::disk::{Disk, Passing};
 use crate::index::{INDEX_FILE, Reader, Series};
 use crate::meta::BlockMeta;
 use model::Labels;
@@ -17,15 +17,37 @@ pub(super) fn check(
     report: &mut Report,
 ) {
     let path = dir.join(INDEX_FILE);
-    let opened = disk.open(&path).and_then(|bytes| Reader::open(INDEX_FILE, bytes));
-    let index = match opened {
-        Ok(index) => index,
+    let opened = disk.open_passing(&path).and_then(|file| Ok((Reader::open(INDEX_FILE, file.bytes())?, file)));
+    let (index, file) = match opened {
+        Ok(opened) => opened,
         Err(e) => return file_problem(report, Kind::Index, INDEX_FILE, &e),
     };
+    let mut pages = Pages { file, read: u64::MAX };
+    pages.read(0);
     symbols(&index, report);
     let mut seen = Membership::default();
-    series(&index, meta, chunks, &mut seen, report);
-    postings(&index, &mut seen, report);
+    series(&index, meta, chunks, &mut seen, &mut pages, report);
+    postings(&index, &mut seen, &mut pages, report);
+}
+
+/// Bytes of the index that are read before they are given back.
+const HELD: u64 = 1 << 20;
+
+/// Keeps the pages of the index that count as memory to a few.
+struct Pages {
+    file: Passing,
+    /// Bytes that were read since.
+    read: u64,
+}
+
+impl Pages {
+    fn read(&mut self, bytes: u64) {
+        self.read = self.read.saturating_add(bytes);
+        if self.read > HELD {
+            self.file.release();
+            self.read = 0;
+        }
+    }
 }
 
 fn problem(kind: Kind, section: &'static str, offset: u64, series: Option<&Labels>, what: String) -> Problem {
@@ -76,6 +98,7 @@ fn series(
     meta: Option<&BlockMeta>,
     chunks: &mut chunks::Checker<'_>,
     seen: &mut Membership,
+    pages: &mut Pages,
     report: &mut Report,
 ) {
     let all = match index.all() {
@@ -97,7 +120,10 @@ fn series(
         last_reference = Some(reference);
         report.stats.total_series += 1;
         match index.series(reference, &mut entry) {
-            Ok(size) => report.stats.series_max_size = report.stats.series_max_size.max(size as u64),
+            Ok(size) => {
+                report.stats.series_max_size = report.stats.series_max_size.max(size as u64);
+                pages.read(size as u64 + 4);
+            }
             Err(e) => {
                 seen.incomplete = true;
                 report.add_error(Kind::Series, INDEX_FILE, &e, None);
@@ -122,8 +148,11 @@ fn series(
                 return;
             }
         };
-        for (name, value) in &labels {
-            seen.from_series = seen.from_series.wrapping_add(member(pair_hash(name, value), reference));
+        // As the entry tells them: the postings have a list of those without a value, too.
+        for (name, value) in &entry.symbols {
+            if let (Ok(name), Ok(value)) = (cache.lookup(*name), cache.lookup(*value)) {
+                seen.from_series = seen.from_series.wrapping_add(member(pair_hash(name, value), reference));
+            }
         }
         check_labels(&entry, &labels, last.as_ref(), at, report);
         check_times(&entry, &labels, meta, at, report);
@@ -135,6 +164,10 @@ fn series(
 fn check_labels(entry: &Series, labels: &Labels, last: Option<&Labels>, at: u64, report: &mut Report) {
     if labels.is_empty() {
         report.add(problem(Kind::SeriesLabels, "series", at, None, "a series without labels".to_owned()));
+    }
+    if labels.len() < entry.symbols.len() {
+        let what = "a label has no value, which is as if it was not there".to_owned();
+        report.add(problem(Kind::EmptyLabel, "series", at, Some(labels), what));
     }
     let inversions = entry.label_inversions();
     if inversions > 0 {
@@ -195,7 +228,7 @@ fn check_times(entry: &Series, labels: &Labels, meta: Option<&BlockMeta>, at: u6
     }
 }
 
-fn postings(index: &Reader, seen: &mut Membership, report: &mut Report) {
+fn postings(index: &Reader, seen: &mut Membership, pages: &mut Pages, report: &mut Report) {
     let table = index.table();
     for name in table.names() {
         let name = match name {
@@ -217,6 +250,7 @@ fn postings(index: &Reader, seen: &mut Membership, report: &mut Report) {
                     continue;
                 }
             };
+            pages.read(entry.list.end.saturating_sub(entry.list.start).saturating_add(32));
             if name == METRIC_NAME {
                 report.stats.metric_names += 1;
             }

@@ -2,7 +2,7 @@
 //!
 //! Knows what Thanos's index health knows (chunks and labels out of order, duplicates, chunks outside of the block's time)
 //! and checks every checksum, every reference, and what `meta.json` says of the files. Memory: 4 bytes per series, 1 MiB of
-//! a segment, and the problems told; the index is mapped, segments are not.
+//! a segment, and the problems told; the index is mapped, and its pages are given back as they were read; segments are not.
 
 mod chunks;
 mod files;
@@ -75,8 +75,10 @@ pub enum Kind {
     Symbols,
     /// The entry of a series is damaged.
     Series,
-    /// A series has no labels, one of them twice, or one without a value.
+    /// A series has no labels, one of them twice, or one without a name.
     SeriesLabels,
+    /// A label of a series has no value: readers leave it out.
+    EmptyLabel,
     /// Series are not in the order of their labels, or one is there twice.
     SeriesOrder,
     /// The labels of a series are out of order (Prometheus issue 5372, of 2.8 and older).
@@ -121,7 +123,9 @@ impl Kind {
     /// How bad it is.
     pub fn severity(self) -> Severity {
         match self {
-            Self::UnlistedFile | Self::Unreferenced | Self::ChunkDuplicate | Self::ChunkIssue347 => Severity::Notice,
+            Self::UnlistedFile | Self::Unreferenced | Self::ChunkDuplicate | Self::ChunkIssue347 | Self::EmptyLabel => {
+                Severity::Notice
+            }
             Self::LabelOrder | Self::ChunkOrder | Self::ChunkOutside | Self::ChunkCompletelyOutside => {
                 Severity::Disorder
             }
@@ -143,6 +147,7 @@ impl Kind {
             Self::Symbols => "symbols",
             Self::Series => "series",
             Self::SeriesLabels => "series-labels",
+            Self::EmptyLabel => "empty-label",
             Self::SeriesOrder => "series-order",
             Self::LabelOrder => "label-order",
             Self::NoChunks => "no-chunks",

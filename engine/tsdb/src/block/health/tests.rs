@@ -179,3 +179,24 @@ fn long_labels_that_few_bytes_point_at_are_told_in_brief() {
     // A megabyte of labels for each 20 bytes: that is not read to the end.
     assert_eq!(report.counts[&Kind::SeriesLabels], 1, "{:?}", report.counts);
 }
+
+#[test]
+fn a_label_without_a_value_costs_that_label() {
+    let dir = tempfile::tempdir().unwrap();
+    let block = disorder(dir.path(), &meta(1), &[(&[("b", "1")], &[(0, 1)])]);
+    RealDisk.remove_file(&block.join("index")).unwrap();
+    let mut index = index::Writer::create(&RealDisk, &block.join("index")).unwrap();
+    index.allow_disorder();
+    for symbol in ["", "1", "a", "b"] {
+        index.add_symbol(symbol).unwrap();
+    }
+    let chunk = ChunkMeta { min_time: 0, max_time: 1, reference: 8 };
+    index.add_series(&Labels::from_sorted([("a", ""), ("b", "1")]), &[chunk]).unwrap();
+    index.finish().unwrap();
+    let report = health(&block);
+    assert!(report.is_healthy(), "{:?}", report.problems);
+    assert_eq!(report.counts.iter().map(|(k, n)| (*k, *n)).collect::<Vec<_>>(), [(Kind::EmptyLabel, 1)]);
+    let block = Block::open(&RealDisk, &block).unwrap();
+    let mut scan = block.scan().unwrap();
+    assert_eq!(scan.next().unwrap().unwrap().labels, Labels::from_pairs([("b", "1")]));
+}

@@ -95,7 +95,7 @@ impl<V: Count> HistogramIter<V> {
         let before = self.t;
         match &mut self.totals {
             None => {
-                let (layout, np, nn) = Layout::read(&mut self.r).map_err(|f| (Section::Layout, f))?;
+                let (layout, np, nn) = Layout::read(&mut self.r, self.total).map_err(|f| (Section::Layout, f))?;
                 self.layout = layout;
                 let r = &mut self.r;
                 self.t = read_int(r);

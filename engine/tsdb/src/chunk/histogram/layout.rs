@@ -14,6 +14,11 @@ const SCHEMAS: std::ops::RangeInclusive<i64> = -9..=52;
 /// bit, but memory for it up to 24 bytes, and what a chunk makes us allocate is bounded (1 MiB and 16 times its size).
 const MANY: usize = 8192;
 
+/// Each sample that is read has its own copy of spans and bounds, so few bytes may cost much time. A chunk may make us copy this
+/// many bytes in all, and as many more for each byte that it has: 120 samples of the widest layout are 8 MB.
+const COPIED: usize = 16 << 20;
+const COPIED_PER_BYTE: usize = 1024;
+
 /// What all samples of a chunk share.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Layout {
@@ -25,8 +30,8 @@ pub(crate) struct Layout {
 }
 
 impl Layout {
-    /// Reads the layout, and gives the numbers of positive and negative buckets with it.
-    pub(crate) fn read(r: &mut BitReader) -> Result<(Self, usize, usize), Fault> {
+    /// Reads the layout of a chunk of so many samples, and gives the numbers of positive and negative buckets with it.
+    pub(crate) fn read(r: &mut BitReader, samples: u16) -> Result<(Self, usize, usize), Fault> {
         let most = MANY.saturating_add(r.length() / 8);
         let zero_threshold = read_zero_threshold(r);
         let schema = read_int(r);
@@ -51,6 +56,13 @@ impl Layout {
         bounded(buckets, most.min(r.remaining()), "more buckets than the chunk has room for")?;
         if r.overrun() {
             return Err(Fault::Truncated);
+        }
+        let shared = positive.len() + negative.len() + custom.len();
+        let copied = shared.saturating_mul(8).saturating_mul(usize::from(samples));
+        if copied > COPIED.saturating_add(r.length().saturating_mul(COPIED_PER_BYTE))
+            && !model::protection::off("layout-copies")
+        {
+            return Err(Fault::Corrupt("more spans and bounds than its samples have room for"));
         }
         // The range check above keeps the schema within i32, that here both numbers within usize.
         Ok((Self { schema: schema as i32, zero_threshold, positive, negative, custom }, np as usize, nn as usize))

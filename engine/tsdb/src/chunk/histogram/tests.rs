@@ -158,3 +158,22 @@ fn absurd_layouts_are_refused_before_memory_is_taken() {
     assert_eq!(decode::<f64>(false, w.finish(&[])).unwrap_err().kind, ErrorKind::Schema(99));
     assert_eq!(check(Encoding::Histogram, &Bytes::from_static(&[1])).unwrap_err().kind, ErrorKind::Truncated);
 }
+
+#[test]
+fn few_bytes_make_no_long_work() {
+    // Spans without buckets cost a few bits each, and each sample of some bits has a copy of all of them.
+    let wide = FloatHistogram {
+        positive_spans: [vec![Span { offset: 0, length: 1 }], vec![Span { offset: 0, length: 0 }; 8_000]].concat(),
+        ..sample(&[1.0], 3)
+    };
+    let chunk = |samples: i64| {
+        let mut e = HistogramEncoder::new(false, 0, 0, &wide, None).unwrap();
+        for t in 1..samples {
+            assert!(append(&mut e, t, &wide));
+        }
+        e.bytes()
+    };
+    assert_eq!(decode::<f64>(false, chunk(120)).unwrap().len(), 120);
+    let error = decode::<f64>(false, chunk(2_000)).unwrap_err().to_string();
+    assert!(error.contains("more spans and bounds"), "{error}");
+}
