@@ -6,6 +6,7 @@
 pub mod block;
 pub mod chunk;
 pub mod disk;
+pub mod downsample;
 mod error;
 pub mod header;
 pub mod index;
