@@ -142,6 +142,7 @@ pub struct Reader {
     version: Version,
     symbols: Symbols,
     table: PostingsTable,
+    series: Range<u64>,
     size: u64,
 }
 
@@ -186,7 +187,8 @@ impl Reader {
         let shift = (symbols_at as i64).wrapping_sub(original.symbols as i64);
         let symbols = Symbols::read(file.clone(), bytes.clone(), version, symbols_at, shift)?;
         let table = PostingsTable::read(file.clone(), bytes.clone(), version, table_at, lists_end)?;
-        Ok(Self { version, symbols, table, size: size as u64 })
+        let series = original.series..original.series_end();
+        Ok(Self { version, symbols, table, series, size: size as u64 })
     }
 
     /// The version of the index.
@@ -202,6 +204,11 @@ impl Reader {
     /// Label names, values, and where their lists lie in the index.
     pub fn table(&self) -> &PostingsTable {
         &self.table
+    }
+
+    /// Where the entries of the series lie, in bytes of the index.
+    pub fn series(&self) -> Range<u64> {
+        self.series.clone()
     }
 
     /// Size of the file in bytes.

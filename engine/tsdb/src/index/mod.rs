@@ -11,9 +11,9 @@ mod toc;
 mod writer;
 
 pub use postings::Postings;
-pub use select::{Group, Plan};
+pub use select::{ASK_EVERY, Group, Plan};
 pub use series::{ChunkMeta, MAX_LABEL_BYTES, Series};
-pub use symbols::{CachedSymbols, Symbols};
+pub use symbols::{CachedSymbols, SymbolMemory, Symbols};
 pub use table::{PostingsTable, ValueEntry, Values};
 pub use toc::{HEADER_LEN, MAGIC, TOC_LEN, Toc, Version, read_header};
 pub use writer::{Stats, Writer};
@@ -132,7 +132,7 @@ impl Reader {
     /// When there is no entry at this place, or it is damaged.
     pub fn series(&self, reference: u32, series: &mut Series) -> Result<usize> {
         let at = self.series_offset(reference);
-        let section = self.toc.series..self.series_end();
+        let section = self.toc.series..self.toc.series_end().min(self.size());
         if !section.contains(&at) {
             let what = format!(
                 "series {reference} would lie at {at}, the series are from {} to {}",
@@ -142,18 +142,6 @@ impl Reader {
         }
         let (from, to) = (at as usize, section.end as usize);
         series.read(&self.file, self.bytes.get(from..to).unwrap_or_default(), at)
-    }
-
-    /// Where the series end.
-    fn series_end(&self) -> u64 {
-        // What follows the series depends on the writer; the next section that begins behind them is their end.
-        let toc = &self.toc;
-        [toc.label_indices, toc.label_indices_table, toc.postings, toc.postings_table]
-            .into_iter()
-            .filter(|s| *s >= toc.series)
-            .min()
-            .unwrap_or(self.bytes.len() as u64)
-            .min(self.bytes.len() as u64)
     }
 }
 

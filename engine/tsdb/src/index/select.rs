@@ -14,6 +14,8 @@ use std::ops::Range;
 /// Lists of one label name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Group {
+    /// The label name; empty for the list of all series.
+    pub name: String,
     /// Where the lists lie; see [`super::ValueEntry::list`].
     pub lists: Vec<Range<u64>>,
     /// True: only series in one of the lists are kept. False: series in any of the lists are dropped.
@@ -26,6 +28,9 @@ impl Group {
         self.lists.iter().map(|l| l.end.saturating_sub(l.start)).fold(0, u64::saturating_add)
     }
 }
+
+/// After how many label values [`Plan::until`] asks.
+pub const ASK_EVERY: usize = 1024;
 
 /// What to read and how to combine it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -40,6 +45,19 @@ impl Plan {
     /// # Errors
     /// When a label value in the table is not UTF-8.
     pub fn new(table: &PostingsTable, matchers: &[Matcher]) -> Result<Self> {
+        Self::until(table, matchers, &mut || Ok(()))
+    }
+
+    /// As [`Plan::new`]; `go_on` is asked every [`ASK_EVERY`] values whether to go on: expressions may have to look at
+    /// millions.
+    ///
+    /// # Errors
+    /// As [`Plan::new`], and those of `go_on`.
+    pub fn until(
+        table: &PostingsTable,
+        matchers: &[Matcher],
+        go_on: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<Self> {
         let mut names: BTreeMap<&str, Vec<&Matcher>> = BTreeMap::new();
         for m in matchers {
             names.entry(&m.name).or_default().push(m);
@@ -54,17 +72,18 @@ impl Plan {
                 return Ok(Self::default());
             }
             let keep = !matchers.iter().all(|m| m.matches_empty());
-            let lists = lists(table, name, &matchers, keep)?;
+            let lists = lists(table, name, &matchers, keep, go_on)?;
+            let name = name.to_owned();
             match (keep, lists.is_empty()) {
                 (true, true) => return Ok(Self::default()),
-                (true, false) => keeps.push(Group { lists, keep }),
+                (true, false) => keeps.push(Group { name, lists, keep }),
                 (false, true) => {}
-                (false, false) => drops.push(Group { lists, keep }),
+                (false, false) => drops.push(Group { name, lists, keep }),
             }
         }
         if keeps.is_empty() {
             let Some(all) = table.all() else { return Ok(Self::default()) };
-            keeps.push(Group { lists: vec![all], keep: true });
+            keeps.push(Group { name: String::new(), lists: vec![all], keep: true });
         }
         keeps.sort_by_key(Group::bytes);
         drops.sort_by_key(Group::bytes);
@@ -98,7 +117,14 @@ impl Plan {
 }
 
 /// Lists of the values of `name` that pass all matchers (`keep`), or that fail one.
-fn lists(table: &PostingsTable, name: &str, matchers: &[&Matcher], keep: bool) -> Result<Vec<Range<u64>>> {
+fn lists(
+    table: &PostingsTable,
+    name: &str,
+    matchers: &[&Matcher],
+    keep: bool,
+    go_on: &mut dyn FnMut() -> Result<()>,
+) -> Result<Vec<Range<u64>>> {
+    go_on()?;
     let passes = |value: &str| matchers.iter().all(|m| m.matches(value));
     if keep {
         // A matcher that names its values: only these are looked at.
@@ -123,8 +149,11 @@ fn lists(table: &PostingsTable, name: &str, matchers: &[&Matcher], keep: bool) -
         None
     };
     let mut found = Vec::new();
-    for entry in table.values_from(name, prefix.unwrap_or("")) {
+    for (n, entry) in table.values_from(name, prefix.unwrap_or("")).enumerate() {
         let entry = entry?;
+        if n % ASK_EVERY == ASK_EVERY - 1 {
+            go_on()?;
+        }
         if prefix.is_some_and(|p| !entry.value.starts_with(p)) {
             break;
         }

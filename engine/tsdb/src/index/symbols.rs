@@ -146,6 +146,36 @@ impl Symbols {
     }
 }
 
+/// Places of symbols that were asked last, without a tie to the file: for whoever reads the series of many blocks in turn.
+/// Costs 12 KiB once it is used.
+#[derive(Clone, Debug, Default)]
+pub struct SymbolMemory(Vec<(u32, u32, u32)>);
+
+impl Symbols {
+    /// As [`Symbols::lookup`], with a memory that is used for these symbols only.
+    ///
+    /// # Errors
+    /// As [`Symbols::lookup`].
+    pub fn remembered(&self, reference: u32, memory: &mut SymbolMemory) -> Result<&str> {
+        if memory.0.is_empty() {
+            memory.0 = vec![(u32::MAX, 0, 0); CACHE];
+        }
+        let Some(place) = memory.0.get_mut(reference as usize % CACHE) else { return self.lookup(reference) };
+        if place.0 == reference && reference != u32::MAX {
+            let from = self.start + place.1 as usize;
+            let known = self.bytes.get(from..from + place.2 as usize).and_then(|b| std::str::from_utf8(b).ok());
+            if let Some(known) = known {
+                return Ok(known);
+            }
+        }
+        let symbol = self.lookup(reference)?;
+        // The section's length is a u32, so places within it are, too.
+        let from = (symbol.as_ptr() as usize).wrapping_sub(self.bytes.as_ptr() as usize).wrapping_sub(self.start);
+        *place = (reference, from as u32, symbol.len() as u32);
+        Ok(symbol)
+    }
+}
+
 const CACHE: usize = 1024;
 
 /// Symbols with a small direct-mapped memory of what was asked last.

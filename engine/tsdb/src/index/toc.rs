@@ -128,6 +128,12 @@ impl Toc {
         })
     }
 
+    /// Where the series end: what follows them depends on the writer, so it is the next section that begins behind them.
+    pub fn series_end(&self) -> u64 {
+        let behind = [self.label_indices, self.label_indices_table, self.postings, self.postings_table];
+        behind.into_iter().filter(|s| *s >= self.series).min().unwrap_or(self.series)
+    }
+
     /// The bytes of the table.
     pub fn write(&self) -> [u8; TOC_LEN] {
         let mut out = [0; TOC_LEN];

@@ -108,9 +108,13 @@ proptest! {
             read_list("index", &bytes[place.start as usize..place.end as usize], place.start)
         }).unwrap();
         prop_assert_eq!(from_header, references);
+        prop_assert_eq!(header.series(), index.toc().series..index.toc().series_end());
+        let mut memory = tsdb::index::SymbolMemory::default();
         for (n, symbol) in index.symbols().iter() {
             let symbol = std::str::from_utf8(symbol).unwrap();
             prop_assert_eq!(header.symbols().lookup(n).unwrap(), symbol);
+            prop_assert_eq!(header.symbols().remembered(n, &mut memory).unwrap(), symbol);
+            prop_assert_eq!(header.symbols().remembered(n, &mut memory).unwrap(), symbol);
             prop_assert_eq!(index.symbols().find(symbol), Some(n));
         }
         prop_assert_eq!(index.symbols().find("\u{1}nowhere"), None);

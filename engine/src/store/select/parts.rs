@@ -1,0 +1,181 @@
+//! Which bytes of an index hold the entries of the series that were found, part by part.
+
+use super::join;
+use bytes::Bytes;
+use std::ops::Range;
+use tsdb::index::{Version, series_offset};
+
+/// Bytes of an entry's own length and checksum, at most.
+const FRAME: u64 = 10 + 4;
+
+/// The entries of a block's series, read in parts of bounded size.
+#[derive(Debug)]
+pub struct Parts {
+    refs: Vec<u32>,
+    version: Version,
+    section: Range<u64>,
+    /// Bytes that an entry is expected to have at most.
+    estimate: u64,
+    /// Bytes of a part, about.
+    most: u64,
+    /// The first series that is not in a part that was asked for.
+    asked: usize,
+}
+
+/// A part: what to read, and for which series.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// Places in the list of references.
+    pub series: Range<usize>,
+    /// What to read of the index: sorted, not overlapping.
+    pub ranges: Vec<Range<u64>>,
+}
+
+impl Parts {
+    /// Of these series, in an index of this version whose series lie in `section`.
+    pub fn new(refs: Vec<u32>, version: Version, section: Range<u64>, estimate: u64, most: u64) -> Self {
+        Self { refs, version, section, estimate: estimate.max(64), most, asked: 0 }
+    }
+
+    /// How many series.
+    pub fn len(&self) -> usize {
+        self.refs.len()
+    }
+
+    /// Bytes that the references take.
+    pub fn memory(&self) -> usize {
+        self.refs.capacity() * 4
+    }
+
+    /// Where the entry of the series at this place begins.
+    pub fn offset(&self, place: usize) -> Option<u64> {
+        self.refs.get(place).map(|r| series_offset(self.version, *r))
+    }
+
+    /// The next part; `None` at the end. A reference that points out of the section ends up with no bytes.
+    pub fn next(&mut self) -> Option<Part> {
+        let first = self.asked;
+        let mut ranges: Vec<Range<u64>> = Vec::new();
+        let mut bytes = 0;
+        while let Some(at) = self.offset(self.asked) {
+            let end = at.saturating_add(self.estimate).min(self.section.end);
+            let range = at.max(self.section.start)..end;
+            let last = ranges.last().map_or(0, |l| l.end);
+            // What a read in between costs counts, too.
+            let more = if ranges.is_empty() || range.start.saturating_sub(last) > super::GAP {
+                range.end.saturating_sub(range.start)
+            } else {
+                range.end.saturating_sub(last)
+            };
+            if self.asked > first && bytes + more > self.most {
+                break;
+            }
+            bytes += more;
+            self.asked += 1;
+            if !range.is_empty() {
+                ranges.push(range);
+                // Joined as they come: a million neighbours are one range.
+                if ranges.len() > 1024 {
+                    ranges = join(ranges, u64::MAX);
+                }
+            }
+        }
+        if self.asked == first {
+            return None;
+        }
+        Some(Part { series: first..self.asked, ranges: join(ranges, self.most.max(self.estimate)) })
+    }
+
+    /// Where an entry ends that is longer than what was read of it: its first bytes tell. `None` if they tell nothing.
+    pub fn whole(&self, at: u64, head: &[u8]) -> Option<Range<u64>> {
+        let mut length = 0u64;
+        for (i, byte) in head.iter().take(5).enumerate() {
+            length |= u64::from(byte & 0x7f) << (7 * i);
+            if *byte < 0x80 {
+                let end = at.saturating_add(length).saturating_add(FRAME).min(self.section.end);
+                return (end > at).then_some(at..end);
+            }
+        }
+        None
+    }
+}
+
+/// Bytes that were read of an object, by place.
+#[derive(Clone, Debug, Default)]
+pub struct Loaded(Vec<(u64, Bytes)>);
+
+impl Loaded {
+    /// What was read for these ranges, which are sorted and don't overlap.
+    pub fn new(ranges: &[Range<u64>], parts: Vec<Bytes>) -> Self {
+        Self(ranges.iter().map(|r| r.start).zip(parts).collect())
+    }
+
+    /// All that was read from `at` on without a gap; empty if nothing was.
+    pub fn from(&self, at: u64) -> Option<Bytes> {
+        let (start, bytes) = self.0.get(self.0.partition_point(|(start, _)| *start <= at).checked_sub(1)?)?;
+        let skip = usize::try_from(at - start).ok().filter(|s| *s < bytes.len())?;
+        Some(bytes.slice(skip..))
+    }
+
+    /// As [`Loaded::from`], borrowed.
+    pub fn view(&self, at: u64) -> &[u8] {
+        let found = self.0.partition_point(|(start, _)| *start <= at).checked_sub(1).and_then(|i| self.0.get(i));
+        found.and_then(|(start, bytes)| bytes.get(usize::try_from(at - start).ok()?..)).unwrap_or_default()
+    }
+
+    /// Bytes held.
+    pub fn memory(&self) -> usize {
+        self.0.iter().map(|(_, b)| b.len()).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn one_series_costs_its_estimate() {
+        let mut parts = Parts::new(vec![100], Version::V2, 16..10_000_000, 4096, 1 << 20);
+        assert_eq!(parts.next(), Some(Part { series: 0..1, ranges: vec![1600..5696] }));
+        assert_eq!(parts.next(), None);
+        let mut parts = Parts::new(vec![100], Version::V2, 16..2000, 4096, 1 << 20);
+        assert_eq!(parts.next().unwrap().ranges, [1600..2000]);
+        assert_eq!(parts.whole(1600, &[0x80, 0x01]), Some(1600..1742));
+        assert_eq!(parts.whole(1600, &[0xff; 20]), None);
+    }
+
+    #[test]
+    fn neighbours_are_one_range_and_outsiders_none() {
+        let mut parts = Parts::new((1..100_000).collect(), Version::V2, 16..1_600_000, 256, 1 << 20);
+        let first = parts.next().unwrap();
+        assert_eq!(first.ranges.len(), 1);
+        assert!((60_000..70_000).contains(&first.series.end), "{first:?}");
+        let mut parts = Parts::new(vec![0, 5, 4_000_000_000], Version::V2, 16..1600, 256, 1 << 20);
+        assert_eq!(parts.next().unwrap(), Part { series: 0..3, ranges: vec![16..336] });
+    }
+
+    proptest! {
+        #[test]
+        fn every_entry_is_in_a_part(refs in prop::collection::btree_set(1u32..500_000, 1..300), estimate in 64u64..70_000, most in 100u64..3_000_000) {
+            let refs: Vec<u32> = refs.into_iter().collect();
+            let section = 16..8_000_000;
+            let mut parts = Parts::new(refs.clone(), Version::V2, section.clone(), estimate, most);
+            let mut next = 0;
+            while let Some(part) = parts.next() {
+                prop_assert_eq!(part.series.start, next);
+                next = part.series.end;
+                prop_assert!(part.ranges.windows(2).all(|w| w[0].end <= w[1].start));
+                let bytes: Vec<Bytes> = part.ranges.iter().map(|r| vec![0u8; (r.end - r.start) as usize].into()).collect();
+                let loaded = Loaded::new(&part.ranges, bytes);
+                for place in part.series {
+                    let at = parts.offset(place).unwrap();
+                    let want = at.saturating_add(estimate).min(section.end) - at;
+                    prop_assert!(loaded.from(at).unwrap().len() as u64 >= want);
+                    prop_assert!(loaded.view(at).len() as u64 >= want);
+                }
+            }
+            prop_assert_eq!(next, refs.len());
+        }
+    }
+}
