@@ -221,7 +221,7 @@ impl Bucket {
     /// As [`get_range`](Self::get_range).
     pub async fn get_ranges(&self, path: &str, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
         let merged = merge(ranges);
-        let reads = merged.iter().map(|m| self.get_range(path, m.clone()));
+        let reads: Vec<_> = merged.iter().map(|m| self.get_range(path, m.clone())).collect();
         let parts: Vec<Bytes> = stream::iter(reads).buffered(RANGES).try_collect().await?;
         ranges
             .iter()

@@ -11,11 +11,17 @@
 pub mod blocks;
 pub mod cache;
 mod config;
+pub mod cpu;
+pub mod grpc;
 pub mod headers;
 mod info;
+pub mod labels;
+pub mod limits;
 mod metrics;
 pub mod ranges;
 mod run;
+pub mod select;
+pub mod series;
 mod trouble;
 
 pub use run::run;

@@ -5,7 +5,7 @@ use prost::Message;
 use proto::thanos::{AggrChunk, Series, SeriesBatch, SeriesResponse, series_response};
 
 /// What a chunk counts as, in samples, where its true number is not known.
-pub(super) const SAMPLES_PER_CHUNK: u64 = 120;
+pub const SAMPLES_PER_CHUNK: u64 = 120;
 
 /// Collects series and gives messages.
 #[derive(Debug)]

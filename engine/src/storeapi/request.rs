@@ -3,6 +3,7 @@
 use super::wire::Shard;
 use model::Matcher;
 use proto::thanos::{PartialResponseStrategy, SeriesRequest};
+use std::time::Duration;
 use tonic::Status;
 
 /// Largest batch that is honoured, in series: a message stays below a megabyte anyway.
@@ -73,10 +74,39 @@ pub fn abort(disabled: bool, strategy: i32) -> bool {
     disabled || strategy == i32::from(PartialResponseStrategy::Abort)
 }
 
+/// The caller's deadline, which gRPC sends as up to eight digits and a unit.
+pub fn deadline(metadata: &tonic::metadata::MetadataMap) -> Option<Duration> {
+    let text = metadata.get("grpc-timeout")?.to_str().ok()?;
+    let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let n: u64 = number.parse().ok()?;
+    match unit {
+        "H" => n.checked_mul(3600).map(Duration::from_secs),
+        "M" => n.checked_mul(60).map(Duration::from_secs),
+        "S" => Some(Duration::from_secs(n)),
+        "m" => Some(Duration::from_millis(n)),
+        "u" => Some(Duration::from_micros(n)),
+        "n" => Some(Duration::from_nanos(n)),
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use proto::thanos::{LabelMatcher, ShardInfo};
+
+    #[test]
+    fn deadlines_have_units() {
+        let of = |text: &str| {
+            let mut map = tonic::metadata::MetadataMap::new();
+            map.insert("grpc-timeout", text.parse().unwrap());
+            deadline(&map)
+        };
+        assert_eq!(of("3S"), Some(Duration::from_secs(3)));
+        assert_eq!(of("250m"), Some(Duration::from_millis(250)));
+        assert_eq!(of("1H"), Some(Duration::from_secs(3600)));
+        assert!(of("x").is_none() && of("3").is_none() && of("3y").is_none());
+    }
 
     #[test]
     fn reads_defaults_and_refuses_nonsense() {

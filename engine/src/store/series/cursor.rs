@@ -130,7 +130,7 @@ impl Cursor {
             if self.loaded.is_empty() || self.longer.is_some() {
                 return Ok(Step::Need);
             }
-            if !self.read() {
+            if !self.read()? {
                 return Ok(Step::Need);
             }
         }
@@ -149,11 +149,12 @@ impl Cursor {
         }
     }
 
-    /// True if it will need more soon, so that it is read together with what others need.
+    /// True if it needs more, or will soon, so that it is read together with what others need.
     pub fn is_low(&self) -> bool {
-        let left: usize = self.loaded.iter().map(|(s, _)| s.end.saturating_sub(self.next.max(s.start))).sum();
+        let asked = self.loaded.back().map_or(self.next, |(s, _)| s.end);
         let last = self.loaded.back().map_or(0, |(s, _)| s.len());
-        self.longer.is_some() || (left <= last / 4 && self.loaded.back().is_none_or(|(s, _)| s.end < self.parts.len()))
+        let is_last = asked >= self.parts.len() || self.ended;
+        self.longer.is_some() || (!is_last && asked.saturating_sub(self.next) <= last / 4)
     }
 
     /// Takes what was read.
@@ -183,8 +184,10 @@ impl Cursor {
     }
 
     /// Reads the next entry; false if more of it is needed.
-    fn read(&mut self) -> bool {
-        let (Some(at), Some((_, loaded))) = (self.parts.offset(self.next), self.loaded.front()) else { return false };
+    fn read(&mut self) -> Result<bool, Refused> {
+        let (Some(at), Some((_, loaded))) = (self.parts.offset(self.next), self.loaded.front()) else {
+            return Ok(false);
+        };
         let extra = self.extra.take_if(|(start, _)| *start == at);
         let bytes = extra.as_ref().map_or_else(|| loaded.view(at), |(_, b)| b.as_ref());
         match self.entry.read(INDEX_FILE, bytes, at) {
@@ -193,11 +196,11 @@ impl Cursor {
                 let longer = self.parts.whole(at, bytes).filter(|w| w.end - at > bytes.len() as u64);
                 if let Some(range) = longer.filter(|_| extra.is_none()) {
                     self.longer = Some(range);
-                    return false;
+                    return Ok(false);
                 }
                 self.damaged(&error);
                 self.next += 1;
-                return true;
+                return Ok(true);
             }
         }
         add(&self.spec.stats.entries.touched, 1u64);
@@ -209,7 +212,7 @@ impl Cursor {
         };
         places(&self.entry.chunks, self.spec.min_t, self.spec.max_t, estimate, &mut self.places);
         if self.places.is_empty() {
-            return true;
+            return Ok(true);
         }
         if self.spec.skip_chunks {
             self.places.clear();
@@ -219,18 +222,16 @@ impl Cursor {
                 let places: Box<[Place]> = self.places.as_slice().into();
                 if let Some(collected) = &mut self.collected {
                     *collected += labels.packed_len() + 64 + size_of_val(&*places);
-                    if self.next % 1024 == 0 && self.hold().is_err() {
-                        // Told by the next call that can.
-                        self.order.push(labels, places, &mut self.ready);
-                        return true;
-                    }
                 }
                 self.order.push(labels, places, &mut self.ready);
+                if self.collected.is_some() && self.next % 1024 == 0 {
+                    self.hold()?;
+                }
             }
             Ok(None) => {}
             Err(error) => self.damaged(&error),
         }
-        true
+        Ok(true)
     }
 
     /// The final labels of the entry that was read; `None` if the request does not want it.

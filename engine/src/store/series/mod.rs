@@ -1,0 +1,488 @@
+//! Series: the answer to one request, streamed.
+//!
+//! ```text
+//!  open blocks ▶ cursors ─┐
+//!                         ├─▶ merge ▶ window ▶ read chunks ▶ frames ▶ caller
+//!  feed (index ranges) ───┘      (next window is read while this one is sent)
+//! ```
+//!
+//! Series are merged by their labels before a single chunk is read; chunks are read for one window of series after the other.
+//! So memory depends on the window and the number of blocks, not on the answer, and every moment has a label set up to which
+//! the answer is complete: when a block turns out to be gone or damaged, the rest is planned anew from there.
+
+pub mod build;
+pub mod cursor;
+pub mod encode;
+pub mod fault;
+pub mod merge;
+pub mod metrics;
+pub mod missing;
+pub mod open;
+pub mod request;
+pub mod spec;
+
+use super::blocks::{Block, Served, Set};
+use super::cpu::Cpu;
+use super::limits::{Memory, Used};
+use super::ranges::Budget;
+use super::select::blocks::{Facts, choose, hinted};
+use super::select::parts::Loaded;
+use crate::storeapi::wire::Shard;
+use crate::storeapi::{external, frames};
+use build::{Built, Reading};
+use cursor::Cursor;
+use encode::Frame;
+use fault::Fault;
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+use merge::{Merge, Planned, Window};
+use missing::Lacks;
+use model::{BlockId, Labels, Matcher};
+use open::Opener;
+use spec::{Aggregates, Spec, Stats, Stop};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc::error::SendTimeoutError;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tonic::Status;
+
+/// Blocks that one request opens, and files that it reads, at the same time.
+const CONCURRENT: usize = 32;
+/// Bytes of chunks that are read together.
+const WINDOW: u64 = 8 << 20;
+/// Windows that are read at the same time.
+const AHEAD: usize = 2;
+/// Bytes of index entries that a request holds in all its blocks, about, and what it reads of one block at least and at most.
+const ENTRIES: u64 = 32 << 20;
+const PART: std::ops::RangeInclusive<u64> = 16 << 10..=4 << 20;
+/// How often a request is planned anew before it fails.
+const ATTEMPTS: usize = 32;
+/// How long a caller may not read at all.
+const STALL: Duration = Duration::from_secs(60);
+
+/// What a request asks for.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    /// Oldest and newest sample in ms, both inclusive.
+    pub range: (i64, i64),
+    /// The matchers.
+    pub matchers: Vec<Matcher>,
+    /// Matchers on blocks, from the hints.
+    pub block_matchers: Vec<Matcher>,
+    /// Coarsest resolution in ms.
+    pub max_resolution: i64,
+    /// Which aggregates of downsampled chunks.
+    pub aggregates: Aggregates,
+    /// Labels only.
+    pub skip_chunks: bool,
+    /// Names to leave out.
+    pub without: Vec<String>,
+    /// The caller's share.
+    pub shard: Option<Shard>,
+    /// Most series.
+    pub limit: Option<usize>,
+    /// Most series in a message.
+    pub batch: usize,
+    /// The caller wants an error rather than an answer that lacks something.
+    pub abort: bool,
+}
+
+/// What all requests share.
+#[derive(Clone)]
+pub struct Shared {
+    /// The blocks.
+    pub set: Set,
+    /// Where the CPU's work goes.
+    pub cpu: Cpu,
+    /// What the process may hold.
+    pub memory: Memory,
+    /// Bytes that are read for an entry at most, where a block does not tell.
+    pub series_estimate: u64,
+    /// Bytes that are read for a chunk, where a block does not tell.
+    pub chunk_estimate: u32,
+}
+
+/// One request under way.
+pub struct Answer<'a> {
+    shared: &'a Shared,
+    asked: Asked,
+    used: Arc<Used>,
+    budget: Arc<Budget>,
+    stop: Stop,
+    /// What was done.
+    pub stats: Arc<Stats>,
+    /// Blocks that were read.
+    pub queried: BTreeSet<BlockId>,
+    lacks: Lacks,
+    excluded: BTreeSet<BlockId>,
+    /// The answer is complete up to here.
+    last: Option<Labels>,
+    given: usize,
+    out: &'a mpsc::Sender<Result<Frame, Status>>,
+}
+
+/// Which of the blocks that are served a request wants.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted<'a> {
+    /// Oldest and newest sample in ms, both inclusive.
+    pub range: (i64, i64),
+    /// Coarsest resolution in ms; none: the finest that there is.
+    pub max_resolution: Option<i64>,
+    /// The matchers.
+    pub matchers: &'a [Matcher],
+    /// Matchers on blocks.
+    pub block_matchers: &'a [Matcher],
+    /// Blocks to leave out.
+    pub excluded: &'a BTreeSet<BlockId>,
+}
+
+/// A block, and the matchers that its series have to pass.
+pub type Chosen = (Arc<Block>, Arc<[Matcher]>);
+
+/// Which blocks answer a request.
+pub fn choose_blocks(served: &Served, wanted: Wanted<'_>) -> Vec<Chosen> {
+    let Wanted { range, max_resolution, matchers, block_matchers, excluded } = wanted;
+    let mut blocks = Vec::new();
+    for group in &served.groups {
+        let Some(rest) = external::narrow(&group.external, matchers.to_vec()) else { continue };
+        let rest: Arc<[Matcher]> = rest.into();
+        let there: Vec<&Arc<Block>> = group.blocks.iter().filter(|b| !excluded.contains(&b.id)).collect();
+        // The other way round, the finest come first and the coarser fill the holes.
+        let rank = |b: &Block| if max_resolution.is_some() { b.resolution } else { i64::MAX - b.resolution };
+        let facts = there.iter().map(|b| Facts { min_t: b.min_t, max_t: b.max_t, resolution: rank(b) });
+        for place in choose(facts, range, max_resolution.unwrap_or(i64::MAX)) {
+            let Some(block) = there.get(place) else { continue };
+            if block_matchers.is_empty() || hinted(&block.id.to_string(), &group.external, block_matchers) {
+                blocks.push((Arc::clone(block), Arc::clone(&rest)));
+            }
+        }
+    }
+    blocks
+}
+
+impl<'a> Answer<'a> {
+    /// An answer that goes to `out`.
+    pub fn new(
+        shared: &'a Shared,
+        asked: Asked,
+        used: Used,
+        budget: Budget,
+        stop: Stop,
+        out: &'a mpsc::Sender<Result<Frame, Status>>,
+    ) -> Self {
+        Self {
+            shared,
+            asked,
+            used: Arc::new(used),
+            budget: Arc::new(budget),
+            stop,
+            stats: Arc::default(),
+            queried: BTreeSet::new(),
+            lacks: Lacks::default(),
+            excluded: BTreeSet::new(),
+            last: None,
+            given: 0,
+            out,
+        }
+    }
+
+    /// What was read.
+    pub fn budget(&self) -> &Budget {
+        &self.budget
+    }
+
+    /// Answers.
+    ///
+    /// # Errors
+    /// When a limit is reached, the caller is gone, or something is missing and the caller wants an error then.
+    pub async fn run(&mut self) -> Result<(), Fault> {
+        if self.asked.range.0 > self.asked.range.1 {
+            return Ok(());
+        }
+        let mut served = self.shared.set.snapshot();
+        for _ in 0..ATTEMPTS {
+            self.lacks.served(&served, self.asked.range, &self.asked.matchers);
+            self.tell(None).await?;
+            let troubles = match self.attempt(&served).await {
+                Ok(()) => return self.end().await,
+                Err(Fault::Blocks(troubles)) => troubles,
+                Err(other) => return Err(other),
+            };
+            let set = &self.shared.set;
+            served = self.lacks.around(set, served, troubles, &mut self.excluded).await?;
+            self.tell(None).await?;
+        }
+        Err(Status::aborted(format!("blocks changed under the request more than {ATTEMPTS} times: ask again")).into())
+    }
+
+    /// Says what is missing; an error if the caller wants one.
+    async fn tell(&mut self, last: Option<String>) -> Result<(), Fault> {
+        for text in self.lacks.take().into_iter().chain(last) {
+            if self.asked.abort {
+                return Err(Status::aborted(text).into());
+            }
+            self.send(Frame::of(&frames::warning(text))).await?;
+        }
+        Ok(())
+    }
+
+    async fn end(&mut self) -> Result<(), Fault> {
+        let rest = self.lacks.rest();
+        self.tell(rest).await
+    }
+
+    /// Sends a message.
+    pub(super) async fn send(&self, frame: Frame) -> Result<(), Fault> {
+        match self.out.send_timeout(Ok(frame), STALL).await {
+            Ok(()) => Ok(()),
+            Err(SendTimeoutError::Closed(_)) => Err(Status::cancelled("the caller is gone").into()),
+            Err(SendTimeoutError::Timeout(_)) => {
+                Err(Status::deadline_exceeded(format!("the caller has read nothing for {STALL:?}")).into())
+            }
+        }
+    }
+
+    /// Answers from what is served now, from where the answer stands.
+    async fn attempt(&mut self, served: &Served) -> Result<(), Fault> {
+        let Asked { range, matchers, block_matchers, max_resolution, .. } = &self.asked;
+        let wanted = Wanted {
+            range: *range,
+            max_resolution: Some(*max_resolution),
+            matchers,
+            block_matchers,
+            excluded: &self.excluded,
+        };
+        let blocks = choose_blocks(served, wanted);
+        let spec = Arc::new(Spec {
+            min_t: self.asked.range.0,
+            max_t: self.asked.range.1,
+            without: self.asked.without.clone(),
+            shard: self.asked.shard.clone(),
+            skip_chunks: self.asked.skip_chunks,
+            aggregates: self.asked.aggregates,
+            chunk_estimate: self.shared.chunk_estimate,
+            after: self.last.clone(),
+            stop: self.stop.clone(),
+            stats: Arc::clone(&self.stats),
+        });
+        let cursors = self.open(blocks, &spec).await?;
+        let blocks: Vec<Arc<Block>> = cursors.iter().map(|c| Arc::clone(&c.block)).collect();
+        let merge = Merge::new(cursors, Arc::clone(&self.used), self.asked.limit, self.given, WINDOW);
+        let line = Line {
+            cpu: self.shared.cpu.clone(),
+            memory: self.shared.memory.clone(),
+            budget: Arc::clone(&self.budget),
+            blocks,
+            spec,
+            batch: self.asked.batch,
+        };
+        // What is read waits here until what is before it was sent; both go on at the same time.
+        let (to, mut from) = mpsc::channel::<Result<(Built, Option<OwnedSemaphorePermit>), Fault>>(1);
+        let reading = async {
+            let windows = stream::try_unfold(merge, |merge| line.window(merge));
+            let mut built = windows.map_ok(|job| line.build(job)).try_buffered(AHEAD).boxed();
+            while let Some(next) = built.next().await {
+                let is_last = next.is_err();
+                if to.send(next).await.is_err() || is_last {
+                    return;
+                }
+            }
+        };
+        let sending = async {
+            while let Some(next) = from.recv().await {
+                let (built, permit) = next?;
+                self.pass_on(built, &line).await?;
+                drop(permit);
+            }
+            Ok(())
+        };
+        tokio::pin!(reading, sending);
+        tokio::select! {
+            outcome = &mut sending => outcome,
+            () = &mut reading => sending.await,
+        }
+    }
+
+    async fn pass_on(&mut self, built: Built, line: &Line) -> Result<(), Fault> {
+        for (number, text, count) in built.damage {
+            if let Some(block) = line.blocks.get(number as usize) {
+                let more = if count > 1 { format!(" (and {} more like it)", count - 1) } else { String::new() };
+                self.lacks.block(block, &format!("a part of it can't be read: {text}{more}"));
+            }
+        }
+        self.tell(None).await?;
+        for frame in built.frames {
+            self.send(frame).await?;
+        }
+        self.given += built.series;
+        if built.last.is_some() {
+            self.last = built.last;
+        }
+        Ok(())
+    }
+
+    /// Opens blocks, several at a time. What can't be read is told all at once.
+    async fn open(
+        &mut self,
+        blocks: Vec<Chosen>,
+        spec: &Arc<Spec>,
+    ) -> Result<Vec<Cursor>, Fault> {
+        let opener = Opener {
+            cpu: self.shared.cpu.clone(),
+            memory: self.shared.memory.clone(),
+            budget: Arc::clone(&self.budget),
+            used: Arc::clone(&self.used),
+            series_estimate: self.shared.series_estimate,
+        };
+        // Few series are asked for: not more of the entries is read.
+        let part = ENTRIES / blocks.len().max(1) as u64;
+        let part = self.asked.limit.map_or(part, |l| part.min((l as u64).saturating_mul(opener.series_estimate)));
+        let part = part.clamp(*PART.start(), *PART.end());
+        self.queried.extend(blocks.iter().map(|(b, _)| b.id));
+        let mut opened = stream::iter(blocks.into_iter().map(|(block, matchers)| {
+            let (opener, spec) = (opener.clone(), Arc::clone(spec));
+            async move { opener.open(block, matchers, spec, part).await }
+        }))
+        .buffered(CONCURRENT);
+        let (mut cursors, mut troubles) = (Vec::new(), Vec::new());
+        while let Some(one) = opened.next().await {
+            match one {
+                Ok(cursor) => cursors.extend(cursor),
+                Err(Fault::Blocks(t)) => troubles.extend(t),
+                Err(other) => return Err(other),
+            }
+        }
+        if troubles.is_empty() { Ok(cursors) } else { Err(Fault::Blocks(troubles)) }
+    }
+}
+
+/// The way of windows from the merge to frames.
+struct Line {
+    cpu: Cpu,
+    memory: Memory,
+    budget: Arc<Budget>,
+    /// The blocks by the number of their cursor.
+    blocks: Vec<Arc<Block>>,
+    spec: Arc<Spec>,
+    batch: usize,
+}
+
+/// A window that is to be read, the memory for it, and what was found damaged on the way to it.
+struct Job {
+    window: Window,
+    permit: Option<OwnedSemaphorePermit>,
+    damage: Vec<(u32, String, u64)>,
+}
+
+impl Line {
+    /// Merges until there is a window; feeds the cursors on the way.
+    async fn window(&self, mut merge: Merge) -> Result<Option<(Job, Merge)>, Fault> {
+        self.feed(&mut merge).await?;
+        loop {
+            let stop = self.spec.stop.clone();
+            let (planned, back) = self.cpu.run(move || (merge.plan(&stop), merge)).await?;
+            merge = back;
+            let window = match planned? {
+                Planned::Need => {
+                    self.feed(&mut merge).await?;
+                    continue;
+                }
+                Planned::Window(window) => window,
+                Planned::Done => Window::default(),
+            };
+            let damage = merge.take_damage();
+            if window.series.is_empty() && damage.is_empty() {
+                return Ok(None);
+            }
+            let permit = self.memory.chunks(window.bytes).await;
+            return Ok(Some((Job { window, permit, damage }, merge)));
+        }
+    }
+
+    /// Reads what cursors need, and what others will need soon, at the same time.
+    async fn feed(&self, merge: &mut Merge) -> Result<(), Fault> {
+        let mut wants = Vec::new();
+        for number in merge.hungry() {
+            let cursor = merge.cursors.get_mut(number as usize).and_then(Option::as_mut);
+            if let Some((want, block)) = cursor.and_then(|c| Some((c.want()?, Arc::clone(&c.block)))) {
+                wants.push((number, want, block));
+            }
+        }
+        let mut reads = stream::iter(wants.into_iter().map(|(number, want, block)| async move {
+            let read = block.index(want.ranges(), &self.budget).await;
+            (number, want, read.map_err(Fault::from_block(&block)))
+        }))
+        .buffer_unordered(CONCURRENT);
+        let mut troubles = Vec::new();
+        while let Some((number, want, read)) = reads.next().await {
+            match read {
+                Ok(bytes) => {
+                    if let Some(cursor) = merge.cursors.get_mut(number as usize).and_then(Option::as_mut) {
+                        cursor.feed(want, bytes)?;
+                    }
+                }
+                Err(Fault::Blocks(t)) => troubles.extend(t),
+                Err(other) => return Err(other),
+            }
+        }
+        if troubles.is_empty() { Ok(()) } else { Err(Fault::Blocks(troubles)) }
+    }
+
+    /// Reads the chunks of a window and makes its frames.
+    async fn build(&self, job: Job) -> Result<(Built, Option<OwnedSemaphorePermit>), Fault> {
+        let Job { window, permit, mut damage } = job;
+        let mut reading = Reading::new(window);
+        let reads: Vec<_> = reading.reads.clone();
+        let reads = stream::iter(reads.into_iter().map(|read| async move {
+            let block = self.block(read.block)?;
+            let bytes = block.segment(read.segment.saturating_add(1), &read.ranges, &self.budget).await;
+            let bytes = bytes.map_err(Fault::from_block(&block))?;
+            let size: u64 = bytes.iter().map(|b| b.len() as u64).sum();
+            self.spec.stats.data.fetched(read.ranges.len(), size, read.ranges.len());
+            Ok::<_, Fault>(Loaded::new(&read.ranges, bytes))
+        }));
+        let loaded: Vec<Loaded> = reads.buffered(CONCURRENT).try_collect().await?;
+        reading.feed(loaded);
+        let (spec, batch) = (Arc::clone(&self.spec), self.batch);
+        let taken = self.cpu.run(move || {
+            let longer = reading.take(&spec);
+            if longer.is_empty() { Ok(reading.build(&spec, batch)) } else { Err((longer, reading)) }
+        });
+        let mut built = match taken.await? {
+            Ok(built) => built,
+            Err((longer, reading)) => self.again(longer, reading).await?,
+        };
+        built.damage.append(&mut damage);
+        Ok((built, permit))
+    }
+
+    /// Reads the chunks that are longer than what was read of them.
+    async fn again(
+        &self,
+        longer: Vec<(usize, std::ops::Range<u64>)>,
+        mut reading: Reading,
+    ) -> Result<Built, Fault> {
+        let reads = longer.into_iter().filter_map(|(chunk, range)| Some((chunk, range, reading.place(chunk)?)));
+        let mut reads = stream::iter(reads.collect::<Vec<_>>().into_iter().map(|(chunk, range, (number, place))| async move {
+            let block = self.block(number)?;
+            let segment = place.segment.saturating_add(1);
+            let bytes = block.segment(segment, std::slice::from_ref(&range), &self.budget).await;
+            let bytes = bytes.map_err(Fault::from_block(&block))?.into_iter().next().unwrap_or_default();
+            self.spec.stats.data.fetched(1, bytes.len() as u64, 1);
+            spec::add(&self.spec.stats.chunk_refetches, 1u64);
+            Ok::<_, Fault>((chunk, range, bytes))
+        }))
+        .buffer_unordered(CONCURRENT);
+        while let Some((chunk, range, bytes)) = reads.try_next().await? {
+            reading.take_one(chunk, range, bytes);
+        }
+        drop(reads);
+        let (spec, batch) = (Arc::clone(&self.spec), self.batch);
+        Ok(self.cpu.run(move || reading.build(&spec, batch)).await?)
+    }
+
+    fn block(&self, number: u32) -> Result<Arc<Block>, Fault> {
+        let block = self.blocks.get(number as usize).map(Arc::clone);
+        block.ok_or_else(|| Status::internal(format!("there is no cursor {number}")).into())
+    }
+}

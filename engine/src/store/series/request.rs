@@ -1,0 +1,50 @@
+//! What a Series request asks for, read and checked.
+
+use super::Asked;
+use super::spec::Aggregates;
+use crate::storeapi::{Select, request};
+use proto::hints::SeriesRequestHints;
+use proto::thanos::SeriesRequest;
+use prost::Message as _;
+use tonic::Status;
+
+/// The hints of a Series request.
+const SERIES_HINTS: &str = "type.googleapis.com/hintspb.SeriesRequestHints";
+
+/// What the hints of a request ask for.
+#[derive(Debug, Default)]
+pub struct Hints {
+    /// There were hints: the answer tells which blocks were read.
+    pub asked: bool,
+    /// The answer tells what was done, too.
+    pub stats: bool,
+}
+
+/// Reads a request, its time clamped to what this store serves (ms, both inclusive).
+///
+/// # Errors
+/// `InvalidArgument`: what is wrong with it is the caller's fault.
+pub fn read(r: &SeriesRequest, (min_t, max_t): (i64, i64)) -> Result<(Asked, Hints), Status> {
+    let select = Select::read(r)?;
+    let (mut hints, mut block_matchers) = (Hints::default(), Vec::new());
+    if let Some(any) = r.hints.as_ref().filter(|any| any.type_url == SERIES_HINTS) {
+        let asked = SeriesRequestHints::decode(&*any.value)
+            .map_err(|e| Status::invalid_argument(format!("the hints of the request can't be read: {e}")))?;
+        block_matchers = request::matchers(&asked.block_matchers)?;
+        hints = Hints { asked: true, stats: asked.enable_query_stats };
+    }
+    let asked = Asked {
+        range: (select.min_time.max(min_t), select.max_time.min(max_t)),
+        matchers: select.matchers,
+        block_matchers,
+        max_resolution: r.max_resolution_window,
+        aggregates: Aggregates::read(&r.aggregates),
+        skip_chunks: select.skip_chunks,
+        without: select.without,
+        shard: select.shard,
+        limit: select.limit,
+        batch: select.batch,
+        abort: select.abort,
+    };
+    Ok((asked, hints))
+}
