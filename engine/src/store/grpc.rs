@@ -14,7 +14,7 @@ use super::series::{Answer, Asked, Shared};
 use crate::server::{Context, RECEIVE_MAX};
 use crate::storeapi::request;
 use args::StoreArgs;
-use bytes::{BufMut as _, Buf as _, BytesMut};
+use bytes::{Buf as _, BufMut as _, BytesMut};
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use model::BlockId;

@@ -98,7 +98,12 @@ impl Limits {
 
     /// Starts counting a request.
     pub fn start(&self) -> Used {
-        Used { series: self.series, samples: self.samples, used_series: AtomicU64::new(0), used_chunks: AtomicU64::new(0) }
+        Used {
+            series: self.series,
+            samples: self.samples,
+            used_series: AtomicU64::new(0),
+            used_chunks: AtomicU64::new(0),
+        }
     }
 }
 
@@ -154,7 +159,8 @@ impl Memory {
 
     /// At most `most` bytes, and at most a quarter of what the container may use.
     pub fn of_container(most: u64) -> Self {
-        let limit = std::fs::read_to_string("/sys/fs/cgroup/memory.max").ok().and_then(|s| s.trim().parse::<u64>().ok());
+        let limit =
+            std::fs::read_to_string("/sys/fs/cgroup/memory.max").ok().and_then(|s| s.trim().parse::<u64>().ok());
         Self::new(limit.map_or(most, |n| most.min(n / 4)))
     }
 
@@ -224,7 +230,10 @@ mod tests {
         assert!(used.series(2).is_ok() && used.series(1).is_ok() && used.chunks(8).is_ok());
         let status = limits.refuse(&used.series(1).unwrap_err());
         assert_eq!(status.code(), tonic::Code::ResourceExhausted);
-        assert!(status.message().contains("more than 3 series") && status.message().contains("--store.limits.request-series"));
+        assert!(
+            status.message().contains("more than 3 series")
+                && status.message().contains("--store.limits.request-series")
+        );
         assert!(used.chunks(1).unwrap_err().to_string().contains("1000 samples"));
         let text = metrics.render().unwrap();
         assert!(text.contains("thanos_bucket_store_queries_dropped_total{reason=\"series\"} 1"), "{text}");

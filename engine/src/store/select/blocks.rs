@@ -18,11 +18,7 @@ pub struct Facts {
 
 /// Which of the blocks of one stream to read for `min_t..=max_t` (ms) in a resolution of at most `max_resolution` ms: their
 /// places, ascending, each once.
-pub fn choose(
-    stream: impl IntoIterator<Item = Facts>,
-    (min_t, max_t): (i64, i64),
-    max_resolution: i64,
-) -> Vec<usize> {
+pub fn choose(stream: impl IntoIterator<Item = Facts>, (min_t, max_t): (i64, i64), max_resolution: i64) -> Vec<usize> {
     // One that is finer may be needed for what a coarse one leaves open; one that is too coarse never is.
     let touches = |f: &Facts| f.max_t > min_t && f.min_t <= max_t && f.resolution <= max_resolution.max(0);
     let mut stream: Vec<(usize, Facts)> = stream.into_iter().enumerate().filter(|(_, f)| touches(f)).collect();
@@ -40,7 +36,8 @@ fn fill(stream: &[(usize, Facts)], level: usize, (from, to): (i64, i64), taken: 
     if from > to {
         return;
     }
-    let end = level + stream.get(level..).unwrap_or_default().partition_point(|(_, f)| f.resolution == first.resolution);
+    let end =
+        level + stream.get(level..).unwrap_or_default().partition_point(|(_, f)| f.resolution == first.resolution);
     let mut open = from;
     for (place, (_, facts)) in stream.iter().enumerate().take(end).skip(level) {
         if facts.max_t <= from || facts.min_t > to {

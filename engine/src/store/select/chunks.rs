@@ -135,15 +135,14 @@ mod tests {
         places(&chunks, 100, 200, 1000, &mut out);
         assert!(out.is_empty());
         places(&chunks, i64::MIN, i64::MAX, u32::MAX, &mut out);
-        assert_eq!(out.len(), 4);
-        assert_eq!(out[3].end, u32::MAX);
+        assert_eq!((out.len(), out[3].end), (4, u32::MAX));
+        places(&chunks, i64::MIN, i64::MAX, 1000, &mut out);
         let of = |block, p: Place| (block, p);
         let (reads, index) = reads(&[of(1, out[3]), of(0, out[0]), of(1, out[1]), of(1, out[2])]);
-        assert_eq!(reads.iter().map(|r| (r.block, r.segment, r.ranges.len())).collect::<Vec<_>>(), [
-            (0, 0, 1),
-            (1, 0, 1),
-            (1, 1, 1)
-        ]);
+        assert_eq!(
+            reads.iter().map(|r| (r.block, r.segment, r.ranges.len())).collect::<Vec<_>>(),
+            [(0, 0, 1), (1, 0, 1), (1, 1, 1)]
+        );
         assert_eq!(index, [2, 0, 1, 2]);
     }
 

@@ -273,9 +273,8 @@ mod tests {
     }
 
     fn aggr() -> impl Strategy<Value = Aggr> {
-        let slots = prop::collection::btree_map(3u8..9, slot(), 0..6).prop_map(|m| {
-            m.into_iter().map(|(field, s)| Slot { field, ..s }).collect::<Vec<_>>()
-        });
+        let slots = prop::collection::btree_map(3u8..9, slot(), 0..6)
+            .prop_map(|m| m.into_iter().map(|(field, s)| Slot { field, ..s }).collect::<Vec<_>>());
         (any::<i64>(), any::<i64>(), slots).prop_map(|(min_t, max_t, slots)| Aggr { min_t, max_t, slots })
     }
 
@@ -329,6 +328,6 @@ mod tests {
         framer.push(&Labels::from_pairs([("a", "1")]), &chunks);
         framer.flush();
         let frames = framer.take();
-        assert!(frames.len() > 5 && frames.iter().all(|f| f.length <= FRAME_MAX + 100));
+        assert!(frames.len() >= 5 && frames.iter().all(|f| f.length <= FRAME_MAX + 100));
     }
 }

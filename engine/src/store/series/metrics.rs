@@ -63,7 +63,10 @@ impl Metrics {
                 "thanos_bucket_store_series_data_size_touched_bytes",
                 "Bytes of what Series requests looked at",
             ),
-            fetched_bytes: family("thanos_bucket_store_series_data_size_fetched_bytes", "Bytes that Series requests read"),
+            fetched_bytes: family(
+                "thanos_bucket_store_series_data_size_fetched_bytes",
+                "Bytes that Series requests read",
+            ),
             blocks: registry.register(
                 "thanos_bucket_store_series_blocks_queried",
                 "Blocks that a Series request read",
@@ -123,7 +126,8 @@ impl Metrics {
     /// A request has ended.
     pub fn ended(&self, stats: &Stats, took: Duration) {
         let n = |c: &AtomicU64| c.load(Relaxed);
-        for (data_type, counts) in [("postings", &stats.postings), ("series", &stats.entries), ("chunks", &stats.data)] {
+        for (data_type, counts) in [("postings", &stats.postings), ("series", &stats.entries), ("chunks", &stats.data)]
+        {
             let Counts { touched, touched_bytes, fetched, fetched_bytes, .. } = counts;
             let label = DataType { data_type };
             self.touched.get_or_create(&label).inc_by(n(touched));

@@ -85,7 +85,8 @@ impl Lacks {
         if let Some(external) = external {
             let _infallible = write!(text, " of {external}");
         }
-        if let (Ok(from), Ok(to)) = (jiff::Timestamp::from_millisecond(min_t), jiff::Timestamp::from_millisecond(max_t)) {
+        if let (Ok(from), Ok(to)) = (jiff::Timestamp::from_millisecond(min_t), jiff::Timestamp::from_millisecond(max_t))
+        {
             let _infallible = write!(text, " from {from} to {to}");
         }
         let _infallible = write!(text, " is missing: {reason}");

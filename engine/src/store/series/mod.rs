@@ -322,11 +322,7 @@ impl<'a> Answer<'a> {
     }
 
     /// Opens blocks, several at a time. What can't be read is told all at once.
-    async fn open(
-        &mut self,
-        blocks: Vec<Chosen>,
-        spec: &Arc<Spec>,
-    ) -> Result<Vec<Cursor>, Fault> {
+    async fn open(&mut self, blocks: Vec<Chosen>, spec: &Arc<Spec>) -> Result<Vec<Cursor>, Fault> {
         let opener = Opener {
             cpu: self.shared.cpu.clone(),
             memory: self.shared.memory.clone(),
@@ -457,22 +453,19 @@ impl Line {
     }
 
     /// Reads the chunks that are longer than what was read of them.
-    async fn again(
-        &self,
-        longer: Vec<(usize, std::ops::Range<u64>)>,
-        mut reading: Reading,
-    ) -> Result<Built, Fault> {
+    async fn again(&self, longer: Vec<(usize, std::ops::Range<u64>)>, mut reading: Reading) -> Result<Built, Fault> {
         let reads = longer.into_iter().filter_map(|(chunk, range)| Some((chunk, range, reading.place(chunk)?)));
-        let mut reads = stream::iter(reads.collect::<Vec<_>>().into_iter().map(|(chunk, range, (number, place))| async move {
-            let block = self.block(number)?;
-            let segment = place.segment.saturating_add(1);
-            let bytes = block.segment(segment, std::slice::from_ref(&range), &self.budget).await;
-            let bytes = bytes.map_err(Fault::from_block(&block))?.into_iter().next().unwrap_or_default();
-            self.spec.stats.data.fetched(1, bytes.len() as u64, 1);
-            spec::add(&self.spec.stats.chunk_refetches, 1u64);
-            Ok::<_, Fault>((chunk, range, bytes))
-        }))
-        .buffer_unordered(CONCURRENT);
+        let mut reads =
+            stream::iter(reads.collect::<Vec<_>>().into_iter().map(|(chunk, range, (number, place))| async move {
+                let block = self.block(number)?;
+                let segment = place.segment.saturating_add(1);
+                let bytes = block.segment(segment, std::slice::from_ref(&range), &self.budget).await;
+                let bytes = bytes.map_err(Fault::from_block(&block))?.into_iter().next().unwrap_or_default();
+                self.spec.stats.data.fetched(1, bytes.len() as u64, 1);
+                spec::add(&self.spec.stats.chunk_refetches, 1u64);
+                Ok::<_, Fault>((chunk, range, bytes))
+            }))
+            .buffer_unordered(CONCURRENT);
         while let Some((chunk, range, bytes)) = reads.try_next().await? {
             reading.take_one(chunk, range, bytes);
         }

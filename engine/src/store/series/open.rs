@@ -193,7 +193,6 @@ fn unpack(kept: &[u8], matchers: &[Matcher]) -> Option<(Vec<u32>, Vec<Matcher>)>
     Some((rest.as_chunks::<4>().0.iter().map(|r| u32::from_be_bytes(*r)).collect(), lazy))
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;

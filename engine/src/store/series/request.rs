@@ -3,9 +3,9 @@
 use super::Asked;
 use super::spec::Aggregates;
 use crate::storeapi::{Select, request};
+use prost::Message as _;
 use proto::hints::SeriesRequestHints;
 use proto::thanos::SeriesRequest;
-use prost::Message as _;
 use tonic::Status;
 
 /// The hints of a Series request.

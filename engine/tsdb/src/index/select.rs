@@ -53,11 +53,7 @@ impl Plan {
     ///
     /// # Errors
     /// As [`Plan::new`], and those of `go_on`.
-    pub fn until(
-        table: &PostingsTable,
-        matchers: &[Matcher],
-        go_on: &mut dyn FnMut() -> Result<()>,
-    ) -> Result<Self> {
+    pub fn until(table: &PostingsTable, matchers: &[Matcher], go_on: &mut dyn FnMut() -> Result<()>) -> Result<Self> {
         let mut names: BTreeMap<&str, Vec<&Matcher>> = BTreeMap::new();
         for m in matchers {
             names.entry(&m.name).or_default().push(m);
