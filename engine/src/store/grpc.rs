@@ -11,6 +11,7 @@ use super::series::metrics::Metrics;
 use super::series::request::{self as series_request, Hints};
 use super::series::spec::{Stats, Stop};
 use super::series::{Answer, Asked, Shared};
+use crate::server::ready::Readiness;
 use crate::server::{Context, RECEIVE_MAX};
 use crate::storeapi::request;
 use args::StoreArgs;
@@ -62,6 +63,7 @@ struct Inner {
     /// Oldest and newest time that is served, in ms, both inclusive.
     window: Box<dyn Fn() -> (i64, i64) + Send + Sync>,
     world: World,
+    ready: Readiness,
 }
 
 impl StoreGateway {
@@ -87,6 +89,7 @@ impl StoreGateway {
             gate: Semaphore::new(turns),
             window: Box::new(window),
             world: context.world.clone(),
+            ready: context.ready.clone(),
         }))
     }
 
@@ -313,7 +316,7 @@ impl Info for StoreGateway {
     async fn info(&self, _: Request<InfoRequest>) -> Result<Response<InfoResponse>, Status> {
         let served = self.0.shared.set.snapshot();
         let component_type = "store".to_owned();
-        if served.generation == 0 {
+        if !self.0.ready.is_ready() {
             // Not ready: what is served is not known yet.
             return Ok(Response::new(InfoResponse { component_type, ..Default::default() }));
         }

@@ -14,7 +14,6 @@ mod config;
 pub mod cpu;
 pub mod grpc;
 pub mod headers;
-mod info;
 pub mod labels;
 pub mod limits;
 mod metrics;

@@ -5,22 +5,25 @@ use super::blocks::relabel::Selector;
 use super::blocks::sync::{Options, Status, Syncer};
 use super::blocks::{Home, Set};
 use super::cache::IndexCache;
+use super::config;
+use super::grpc::StoreGateway;
 use super::headers::{Headers, Limits};
 use super::metrics::{Metrics, Seen};
 use super::ranges::Ranges;
-use super::{config, info};
 use crate::server::point::Point;
-use crate::server::{self, Context, Service};
+use crate::server::{self, Context, RECEIVE_MAX, Service};
 use crate::storage::{Storage, part_name};
 use anyhow::{Context as _, bail};
 use args::StoreArgs;
 use args::state::State;
 use bucket::verify::Right;
 use model::world::World;
+use proto::thanos::info::info_server::InfoServer;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
+use tonic::codec::CompressionEncoding::Gzip;
 use tsdb::disk::{Disk, RealDisk};
 
 /// How often index-headers that nobody uses are looked for.
@@ -92,7 +95,9 @@ pub async fn run(args: StoreArgs, world: World, shutdown: CancellationToken) -> 
     };
     let clock = Arc::clone(&world.clock);
     let clamp = move || (window.0.at(clock.now_ms()), window.1.at(clock.now_ms()));
-    let grpc = info::services(set.clone(), clamp, &context);
+    let gateway = StoreGateway::new(set.clone(), &args, clamp, &context);
+    let info = InfoServer::new(gateway.clone()).max_decoding_message_size(RECEIVE_MAX).accept_compressed(Gzip);
+    let grpc = tonic::service::Routes::new(gateway.server()).add_service(info);
     let bound = server::bind(&args.server).await?;
 
     let stop = shutdown.child_token();

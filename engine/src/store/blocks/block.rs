@@ -131,12 +131,20 @@ impl Block {
         self.home.ranges.read(self.id, File::Index, ranges, budget).await
     }
 
-    /// Ranges of its segment file with this number, from 1, in the order given.
+    /// Ranges of its segment file with this number, from 1, in the order given. A range that goes on behind the end of the
+    /// file gives what there is: where the last chunk of a file ends is not known before it is read.
     ///
     /// # Errors
     /// [`Trouble`].
     pub async fn segment(&self, number: u32, ranges: &[Range<u64>], budget: &Budget) -> Result<Vec<Bytes>, Trouble> {
-        self.home.ranges.read(self.id, File::Segment(number), ranges, budget).await
+        let (file, told) = (File::Segment(number), self.segments.get((number as usize).saturating_sub(1)));
+        let size = match told.filter(|n| **n > 0) {
+            Some(size) => *size,
+            None => self.home.ranges.bucket()?.head(&file.object(self.id)).await?.size,
+        };
+        let clip = |r: &Range<u64>| r.start.min(size)..r.end.min(size);
+        let clipped: Vec<Range<u64>> = ranges.iter().map(clip).collect();
+        self.home.ranges.read(self.id, file, &clipped, budget).await
     }
 
     /// The cache of postings and series that all blocks share.
