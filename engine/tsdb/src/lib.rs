@@ -5,6 +5,7 @@
 
 pub mod block;
 pub mod chunk;
+pub mod compact;
 pub mod disk;
 pub mod downsample;
 mod error;

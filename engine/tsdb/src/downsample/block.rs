@@ -1,8 +1,8 @@
 //! Downsampling a block.
 
 use super::{Error, series};
-use crate::block::{Block, Writer, Written, write_meta};
-use crate::chunk::Chunk;
+use crate::block::{Block, Writer, Written};
+use crate::compact::{complete, new_chunk};
 use crate::disk::Disk;
 use crate::error::Error as FileError;
 use crate::meta::BlockMeta;
@@ -62,21 +62,6 @@ pub fn block(disk: &dyn Disk, block: &Block, parent: &Path, metas: Vec<BlockMeta
             writer.add_series(&one.labels, &new)?;
         }
     }
-    writers.into_iter().map(|w| finish(disk, w)).collect()
-}
-
-fn new_chunk(chunk: &Chunk) -> NewChunk<'_> {
-    NewChunk { encoding: chunk.encoding, data: &chunk.data, min_time: chunk.min_t, max_time: chunk.max_t }
-}
-
-fn finish(disk: &dyn Disk, writer: Writer<'_>) -> Result<Written, Failure> {
-    let mut written = writer.finish()?;
-    let segments = disk.list(&written.dir.join(crate::segment::CHUNKS_DIR))?;
-    let thanos = written.meta.thanos.get_or_insert_default();
-    thanos.segment_files = segments.into_iter().map(|e| e.name).collect();
-    thanos.segment_files.sort();
-    thanos.index_stats.series_max_size = written.index.series_max_size;
-    thanos.index_stats.chunk_max_size = written.chunk_max_size;
-    write_meta(disk, &written.dir, &written.meta)?;
-    Ok(written)
+    let finish = |w: Writer<'_>| Ok(complete(disk, w.finish()?)?);
+    writers.into_iter().map(finish).collect()
 }

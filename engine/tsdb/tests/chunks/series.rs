@@ -2,13 +2,17 @@
 
 use crate::prometheus::{Step, floats, histograms, run};
 use crate::wire;
+use model::{BlockId, Labels};
 use proptest::prelude::*;
 use serde_json::{Value as Json, json};
 use std::path::{Path, PathBuf};
 use testkit::oracle::Oracle;
+use tsdb::BlockMeta;
 use tsdb::block::Block;
 use tsdb::chunk::{Chunk, Exact, Recoder, Value};
+use tsdb::compact::{self, Counts};
 use tsdb::disk::RealDisk;
+use tsdb::plan::compacted as compacted_meta;
 use tsdb::series::{Blocks, Merged, OutOfOrder, Series, join};
 
 const BLOCKS: u8 = 4;
@@ -89,7 +93,65 @@ fn compare(oracle: &mut Oracle, steps: &[Step]) -> Result<(), TestCaseError> {
         Series { labels: group.labels, chunks }
     });
     prop_assert_eq!(ours.collect::<Vec<_>>(), theirs);
+
+    let metas: Vec<&BlockMeta> = blocks.iter().map(Block::meta).collect();
+    let id: BlockId = "01J00000000000000000000009".parse().unwrap();
+    let meta = compacted_meta(id, &Labels::empty(), &metas).unwrap();
+    let ours = compact::blocks(&RealDisk, &blocks, dir.path(), meta).unwrap();
+    let written = ours.written.unwrap();
+    for file in ["index", "chunks/000001"] {
+        let read = |dir: &Path| std::fs::read(dir.join(file)).unwrap();
+        prop_assert!(read(&written.dir) == read(&dir.path().join(answer["ulids"][0].as_str().unwrap())), "{}", file);
+    }
+    let (mut ours, theirs) = (written.meta, compacted.meta());
+    (ours.id, ours.thanos) = (theirs.id, None);
+    prop_assert_eq!(&ours, theirs);
     Ok(())
+}
+
+/// Blocks behind one another: no chunk is opened, and an empty result is none.
+#[test]
+fn chunks_that_do_not_overlap_are_passed_on() {
+    run(1, |oracle, _| {
+        let dir = tempfile::tempdir().unwrap();
+        let chunk = |from: i64| {
+            let mut recoder = Recoder::default();
+            (0..100).for_each(|i| recoder.push_float(from + i * 1000, i as f64).unwrap());
+            recoder.finish()
+        };
+        let dirs: Vec<PathBuf> = (0..4u8)
+            .filter_map(|b| {
+                let from = i64::from(b) * 100_000;
+                let only = format!("only_{b}");
+                write(oracle, dir.path(), b, &[("all".to_owned(), chunk(from)), (only, chunk(from))])
+            })
+            .collect();
+        let open = || -> Vec<Block> { dirs.iter().map(|d| Block::open(&RealDisk, d).unwrap()).collect() };
+        let blocks = open();
+        let metas: Vec<&BlockMeta> = blocks.iter().map(Block::meta).collect();
+        let id: BlockId = "01J00000000000000000000009".parse().unwrap();
+        let meta = compacted_meta(id, &Labels::empty(), &metas).unwrap();
+        let made = compact::blocks(&RealDisk, &blocks, dir.path(), meta.clone()).unwrap();
+        let counts = Counts { series: 5, samples_in: 800, samples_out: 800, passed: 8, opened: 0 };
+        prop_assert_eq!(made.counts, counts);
+        let made = made.written.unwrap();
+        prop_assert_eq!((made.meta.compaction.level, made.meta.stats.num_samples), (2, 800));
+        prop_assert_eq!(made.meta.thanos.unwrap().segment_files, ["000001"]);
+        std::fs::remove_dir_all(&made.dir).unwrap();
+
+        let none = compact::blocks(&RealDisk, &[], dir.path(), meta.clone()).unwrap();
+        prop_assert!(none.written.is_none() && !made.dir.exists());
+        prop_assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 4);
+
+        // A block that says that it ends earlier than its chunks do is the one to blame.
+        let mut wrong = blocks[2].meta().clone();
+        wrong.max_time -= 10;
+        tsdb::block::write_meta(&RealDisk, &dirs[2], &wrong).unwrap();
+        let error = compact::blocks(&RealDisk, &open(), dir.path(), meta).unwrap_err();
+        prop_assert_eq!(error.block(), Some(wrong.id));
+        prop_assert!(error.to_string().contains("lies outside of the block's time"), "{}", error);
+        Ok(())
+    });
 }
 
 #[test]
