@@ -5,6 +5,7 @@ mod common;
 mod monitoring_cluster;
 #[allow(unreachable_pub, reason = "KubeSchema repeats the struct inside a function")]
 mod object_storage;
+#[allow(unreachable_pub, reason = "KubeSchema repeats the struct inside a function")]
 mod parts;
 #[allow(unreachable_pub, reason = "KubeSchema repeats the struct inside a function")]
 mod remote_store;
@@ -20,13 +21,15 @@ pub use monitoring_cluster::{
     ScrapeJob, Storage, StoreApi,
 };
 pub use object_storage::{Azure, Filesystem, Gcs, ObjectStorage, S3};
-pub use parts::{KubeStateMetricsSpec, NodeExporterSpec, PrometheusSpec, QuerierSpec, SidecarSpec};
+pub use parts::{
+    CacheVolume, KubeStateMetricsSpec, NodeExporterSpec, PrometheusSpec, QuerierSpec, SidecarSpec, StoreGatewaySpec,
+};
 pub use remote_store::{
     Criticality, OnConflict, Probe, RemoteMode, RemoteStore, RemoteStoreSpec, RemoteTls, ServicePort, ServiceRef,
     TlsMode,
 };
 pub use status::{
-    Addresses, ComponentStatus, ConfigurationStatus, Conflict, LastError, LastRestart, Latency,
+    Addresses, ComponentStatus, ConfigurationStatus, Conflict, HistoryStatus, LastError, LastRestart, Latency,
     MonitoringClusterStatus, ObjectStorageStatus, Rejected, RejectedObject, RemoteEndpoint, RemoteStoreStatus,
     RemoteStoresStatus, Summary, TimeRange, TlsStatus, Versions,
 };

@@ -8,7 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use super::common::{KeyRef, LabelSelector, LocalRef, Quantity, duration_schema};
 use super::object_storage::ObjectStorage;
-use super::parts::{KubeStateMetricsSpec, NodeExporterSpec, PrometheusSpec, QuerierSpec, SidecarSpec, yes};
+use super::parts::{
+    KubeStateMetricsSpec, NodeExporterSpec, PrometheusSpec, QuerierSpec, SidecarSpec, StoreGatewaySpec, yes,
+};
 use super::status::MonitoringClusterStatus;
 
 /// What a person wants monitored in this cluster, and how.
@@ -35,6 +37,7 @@ use super::status::MonitoringClusterStatus;
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     printcolumn(name = "Message", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].message", priority = 1),
     printcolumn(name = "Storage", type_ = "string", json_path = ".status.conditions[?(@.type==\"ObjectStorageReady\")].reason", priority = 1),
+    printcolumn(name = "Blocks", type_ = "integer", json_path = ".status.history.blocks", priority = 1),
     printcolumn(name = "Query", type_ = "string", json_path = ".status.addresses.query", priority = 1)
 )]
 #[serde(rename_all = "camelCase")]
@@ -100,6 +103,9 @@ pub struct MonitoringClusterSpec {
     /// The sidecar beside each of them.
     #[serde(default)]
     pub sidecar: SidecarSpec,
+    /// The store gateway: history from the bucket. It runs where `objectStorage` is set.
+    #[serde(default)]
+    pub store_gateway: StoreGatewaySpec,
     /// The queriers.
     #[serde(default)]
     pub querier: QuerierSpec,
@@ -238,7 +244,7 @@ pub enum ScrapeJob {
     KubeStateMetrics,
     /// The cluster's DNS.
     Coredns,
-    /// The parts that the operator made: Prometheus, sidecar, querier.
+    /// The parts that the operator made: Prometheus, sidecar, store gateway, querier.
     #[serde(rename = "self")]
     Own,
     /// Annotated pods and Services.

@@ -1,9 +1,10 @@
 //! The blocks of a MonitoringCluster that shape one part each.
 
+use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::common::{LogLevel, PodTemplatePatch, Resources, optional_duration_schema};
+use super::common::{LogLevel, PodTemplatePatch, Quantity, Resources, optional_duration_schema};
 
 /// The Prometheus servers and what belongs to their pods.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -54,6 +55,86 @@ pub struct SidecarSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), inner(length(min = 3, max = 1024)))]
     pub extra_args: Vec<String>,
+}
+
+/// The store gateway: serves what is in the bucket to the querier. It runs where `objectStorage` is set.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct StoreGatewaySpec {
+    /// Whether it runs. Without it only what Prometheus holds locally can be asked for.
+    #[serde(default = "yes")]
+    pub enabled: bool,
+    /// How many serve the same blocks. Default by profile: 1 for Minimal, else 2.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 50))]
+    pub replicas: Option<i32>,
+    /// Among how many groups of replicas the blocks are divided, by their ids, so that each holds a part of the index.
+    #[serde(default = "one")]
+    #[schemars(range(min = 1, max = 64))]
+    pub shards: i32,
+    /// Volume of each pod for what it has read from the bucket. It may be lost at any time: all of it is read again.
+    #[serde(default)]
+    pub cache: CacheVolume,
+    /// Oldest data to serve: RFC 3339, or a duration before now, such as `-8w`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 40))]
+    pub min_time: Option<String>,
+    /// Newest data to serve: RFC 3339, or a duration before now, such as `-2h`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 40))]
+    pub max_time: Option<String>,
+    /// Image instead of the default one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 512))]
+    pub image: Option<String>,
+    /// Requests and limits instead of the profile's. Caches in memory take a part of the memory limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<Resources>,
+    /// How much it logs.
+    #[serde(default)]
+    pub log_level: LogLevel,
+    /// More flags, such as `--sync-block-duration=1m`. One that the operator sets itself is refused.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), inner(length(min = 3, max = 1024)))]
+    pub extra_args: Vec<String>,
+    /// Partial pod template merged onto the finished one (containers by name).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod_template: Option<PodTemplatePatch>,
+}
+
+impl Default for StoreGatewaySpec {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            replicas: None,
+            shards: one(),
+            cache: CacheVolume::default(),
+            min_time: None,
+            max_time: None,
+            image: None,
+            resources: None,
+            log_level: LogLevel::default(),
+            extra_args: Vec::new(),
+            pod_template: None,
+        }
+    }
+}
+
+/// A volume whose content may be lost at any time.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!has(self.storageClassName) || self.persistent").message("storageClassName needs persistent: true: without it the cache is an emptyDir"))]
+pub struct CacheVolume {
+    /// Size. Default by profile.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<Quantity>,
+    /// Whether it outlives its pod, as a PersistentVolumeClaim; else it is an emptyDir, and each new pod starts with nothing.
+    #[serde(default)]
+    pub persistent: bool,
+    /// Storage class of a persistent one; the cluster's default one when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub storage_class_name: Option<String>,
 }
 
 /// The queriers that answer for this cluster and its links.
@@ -154,6 +235,10 @@ impl Default for NodeExporterSpec {
 
 pub(super) fn yes() -> bool {
     true
+}
+
+fn one() -> i32 {
+    1
 }
 
 fn node_exporter_port() -> i32 {

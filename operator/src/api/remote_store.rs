@@ -5,6 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::common::{LocalRef, duration_schema};
+use super::object_storage::ObjectStorage;
 use super::status::RemoteStoreStatus;
 
 /// Another cluster whose series the querier here should answer for too.
@@ -36,7 +37,10 @@ use super::status::RemoteStoreStatus;
     printcolumn(name = "Message", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].message", priority = 1)
 )]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("has(self.address) != has(self.serviceRef)").message("a RemoteStore needs exactly one of address and serviceRef"))]
+#[x_kube(
+    validation = Rule::new("[has(self.address), has(self.serviceRef), has(self.bucketRef)].exists_one(form, form)").message("a RemoteStore needs exactly one of address, serviceRef and bucketRef"),
+    validation = Rule::new("!(has(self.bucketRef) && has(self.tls))").message("bucketRef takes no tls: the store gateway for the bucket runs in this namespace")
+)]
 pub struct RemoteStoreSpec {
     /// What the far side must advertise as its cluster label; data of other clusters is left out.
     #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-zA-Z0-9]([-._a-zA-Z0-9]*[a-zA-Z0-9])?$"))]
@@ -54,6 +58,10 @@ pub struct RemoteStoreSpec {
     /// A Service of this Kubernetes cluster instead of an address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service_ref: Option<ServiceRef>,
+    /// The far side's bucket instead of an address, where no network leads there: a store gateway for it runs here, as the
+    /// MonitoringCluster's `storeGateway` says. It needs the rights to list and to read, no more. Its newest data is hours old.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bucket_ref: Option<ObjectStorage>,
     /// Certificates. Without it: TLS where the address says `https://` or ends in `:443`, else plaintext, with a Warning.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<RemoteTls>,
@@ -195,7 +203,7 @@ pub struct Probe {
     #[serde(default = "probe_timeout")]
     #[schemars(schema_with = "duration_schema")]
     pub timeout: String,
-    /// From how old newest data on the link is called lagging.
+    /// From how old newest data on the link is called lagging. Data of a bucketRef is given at least 4h.
     #[serde(default = "warn_lag")]
     #[schemars(schema_with = "duration_schema")]
     pub warn_lag: String,

@@ -35,6 +35,9 @@ pub struct MonitoringClusterStatus {
     /// The bucket, as the parts that use it see it; absent without one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub object_storage: Option<ObjectStorageStatus>,
+    /// What the store gateways serve of the bucket; absent where none runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub history: Option<HistoryStatus>,
     /// The links.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub remote_stores: Option<RemoteStoresStatus>,
@@ -50,7 +53,7 @@ pub struct MonitoringClusterStatus {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ComponentStatus {
-    /// Name of its workload's part: prometheus, query, kube-state-metrics, node-exporter.
+    /// Name of its workload's part: prometheus, query, store, kube-state-metrics, node-exporter.
     #[schemars(length(max = 63))]
     pub name: String,
     /// Ready, Progressing, Degraded or Down.
@@ -175,6 +178,32 @@ pub struct ObjectStorageStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("format" = "date-time"))]
     pub failing_since: Option<String>,
+}
+
+/// What the store gateways serve of the bucket, all shards together, each as its worst replica has it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct HistoryStatus {
+    /// Store gateways that have looked through the bucket, as `2/2`.
+    #[schemars(length(max = 16))]
+    pub synced: String,
+    /// Blocks that are served.
+    pub blocks: i64,
+    /// Blocks that should be and can't; the condition `HistoryReady` names the first.
+    pub missing: i64,
+    /// Oldest sample, RFC 3339, to the hour; absent without blocks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub min_time: Option<String>,
+    /// Newest sample, to two hours, the span of a block; absent without blocks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub max_time: Option<String>,
+    /// When all of them had looked through the bucket last, RFC 3339; rewritten together with another change, or once an
+    /// hour.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "date-time"))]
+    pub last_sync: Option<String>,
 }
 
 /// The links, counted.
