@@ -21,7 +21,7 @@ fn run(_: &World) -> anyhow::Result<()> {
         (cluster(json!({"clusterName": "a", "objectStorage": {}})), "objectStorage"),
         (
             link(json!({"clusterName": "a", "address": "b:1", "serviceRef": {"name": "c"}})),
-            "exactly one of address and serviceRef",
+            "exactly one of address, serviceRef and bucketRef",
         ),
         (link(json!({"clusterName": "a", "address": "b:1", "mode": "Sometimes"})), "spec.mode"),
         (link(json!({"clusterName": "a", "address": "b:1", "tls": {"mode": "Mutual"}})), "clientSecretRef"),

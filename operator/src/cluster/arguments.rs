@@ -60,6 +60,21 @@ const QUERIER: &[&str] = &[
     "log.level",
 ];
 
+/// Flags of our store gateway that the operator sets, or that would take its ports away.
+const STORE: &[&str] = &[
+    "http-address",
+    "grpc-address",
+    "data-dir",
+    "objstore.config",
+    "objstore.config-file",
+    "min-time",
+    "max-time",
+    "cache.disk-size",
+    "log.level",
+];
+/// More of them, where the blocks are divided among shards.
+const SELECTOR: &[&str] = &["selector.relabel-config", "selector.relabel-config-file"];
+
 pub(super) fn check(spec: &MonitoringClusterSpec, compaction: Compaction, problems: &mut Vec<Problem>) {
     let prometheus = ("spec.prometheus.extraArgs", spec.prometheus.extra_args.as_slice());
     managed(prometheus, PROMETHEUS, problems);
@@ -75,6 +90,13 @@ pub(super) fn check(spec: &MonitoringClusterSpec, compaction: Compaction, proble
     let querier = ("spec.querier.extraArgs", spec.querier.extra_args.as_slice());
     if managed(querier, QUERIER, problems) && spec.querier.image.is_none() && spec.version.is_none() {
         parses(querier, args::QueryArgs::augment_args(clap::Command::new("query")), problems);
+    }
+    let gateway = &spec.store_gateway;
+    let store = ("spec.storeGateway.extraArgs", gateway.extra_args.as_slice());
+    let selector = if gateway.shards > 1 { SELECTOR } else { &[] };
+    let ours = managed(store, STORE, problems) & managed(store, selector, problems);
+    if ours && gateway.image.is_none() && spec.version.is_none() {
+        parses(store, args::StoreArgs::augment_args(clap::Command::new("store")), problems);
     }
 }
 

@@ -14,6 +14,7 @@ use crate::observe::{Found, Observed};
 
 use super::certificates::ServerCertificates;
 use super::link::ValidLinkTls;
+use super::object_storage::ValidObjectStorage;
 
 /// The rule files as Prometheus has them, by name.
 pub(super) fn rule_files(observed: &Observed) -> BTreeMap<&str, &str> {
@@ -22,11 +23,11 @@ pub(super) fn rule_files(observed: &Observed) -> BTreeMap<&str, &str> {
     maps.flat_map(|map| map.data.iter().flatten()).map(|(name, text)| (name.as_str(), text.as_str())).collect()
 }
 
-/// The rendered files of the bucket.
-pub(super) fn bucket_files(observed: &Observed) -> Option<BTreeMap<String, Vec<u8>>> {
-    let secret = observed.secrets.get(&names::objstore(&observed.cluster.name_any()))?.present()?;
+/// A bucket as it was rendered into the Secret of this name.
+pub(super) fn bucket(observed: &Observed, secret: &str) -> Option<ValidObjectStorage> {
+    let secret = observed.secrets.get(secret)?.present()?;
     let files: BTreeMap<_, _> = files(secret).map(|(name, bytes)| (name.to_owned(), bytes.to_vec())).collect();
-    (!files.is_empty()).then_some(files)
+    (!files.is_empty()).then_some(ValidObjectStorage { files })
 }
 
 /// The Secrets that the queriers' pods mount. Never less than what is wished for: where client certificates are wanted and

@@ -4,13 +4,18 @@ use std::collections::BTreeMap;
 
 use kube::ResourceExt as _;
 
-use crate::api::{MonitoringCluster, OnConflict, RemoteMode, RemoteStore, ServicePort, TlsMode, duration_millis};
+use crate::api::{
+    MonitoringCluster, OnConflict, RemoteMode, RemoteStore, RemoteStoreSpec, ServicePort, TlsMode, duration_millis,
+};
+use crate::desired::names;
 use crate::observe::{Observed, Winner};
 
 use super::certificates::pem;
-use super::kept;
+use super::object_storage::{self, ValidObjectStorage};
 use super::problem::{ConditionType, Problem, Reason};
 use super::secrets::Absent;
+use super::volume::Volume;
+use super::{kept, store};
 
 /// A RemoteStore that can be dialled.
 #[derive(Clone, Debug, PartialEq)]
@@ -21,12 +26,23 @@ pub struct ValidLink {
     pub address: String,
     /// TLS; absent: plaintext.
     pub tls: Option<ValidLinkTls>,
+    /// The bucket that a store gateway here serves, where it is one that is linked.
+    pub bucket: Option<ValidBucket>,
     /// Why it must not be used, where another one has the same cluster.
     pub rejected: Option<String>,
     /// Milliseconds between two probes.
     pub probe_interval_ms: i64,
     /// Milliseconds that a probe may take.
     pub probe_timeout_ms: i64,
+}
+
+/// The bucket of a link and the cache of its store gateway.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ValidBucket {
+    /// The bucket.
+    pub storage: ValidObjectStorage,
+    /// The cache.
+    pub cache: Volume,
 }
 
 /// TLS of a link, with the bytes of its files.
@@ -69,8 +85,10 @@ fn one(
 ) -> Option<ValidLink> {
     let before = problems.len();
     let spec = &remote.spec;
-    let (address, wants_tls) = address(remote, problems)?;
+    let name = cluster.name_any();
+    let (address, wants_tls) = address(&name, remote, problems)?;
     let mut held = Vec::new();
+    let bucket = bucket(cluster, remote, observed, problems, &mut held);
     let tls = tls(remote, wants_tls, &address, observed, problems, &mut held);
     let (interval, timeout) = probe(remote, problems);
     let unusable =
@@ -80,7 +98,7 @@ fn one(
         return None;
     }
     let rejected = conflict(cluster, remote, observed, problems);
-    if tls.is_none() {
+    if tls.is_none() && bucket.is_none() {
         problems.push(Problem::warning(
             "spec.tls",
             "The link is plaintext: everybody on the way can read and change its data. Set tls.",
@@ -104,6 +122,7 @@ fn one(
         remote: remote.clone(),
         address,
         tls,
+        bucket,
         rejected,
         probe_interval_ms: interval,
         probe_timeout_ms: timeout,
@@ -111,17 +130,18 @@ fn one(
 }
 
 /// What is dialled, and whether the address itself asks for TLS.
-fn address(remote: &RemoteStore, problems: &mut Vec<Problem>) -> Option<(String, bool)> {
+fn address(cluster: &str, remote: &RemoteStore, problems: &mut Vec<Problem>) -> Option<(String, bool)> {
     let mut invalid = |field: &str, message: String| {
         problems.push(Problem::new(ConditionType::Accepted, Reason::InvalidSpec, field, message));
         None
     };
-    match (&remote.spec.address, &remote.spec.service_ref) {
-        (Some(text), None) => match parse_address(text) {
+    let RemoteStoreSpec { address, service_ref, bucket_ref, tls, .. } = &remote.spec;
+    match (address, service_ref, bucket_ref) {
+        (Some(text), None, None) => match parse_address(text) {
             Ok(found) => Some(found),
             Err(wrong) => invalid("spec.address", format!("Address {text:?} {wrong}.")),
         },
-        (None, Some(service)) => {
+        (None, Some(service), None) => {
             let own = remote.namespace().unwrap_or_default();
             let namespace = service.namespace.as_deref().unwrap_or(&own);
             Some(match &service.port {
@@ -129,8 +149,45 @@ fn address(remote: &RemoteStore, problems: &mut Vec<Problem>) -> Option<(String,
                 ServicePort::Name(port) => (format!("dnssrv+_{port}._tcp.{}.{namespace}.svc", service.name), false),
             })
         }
-        _ => invalid("spec", "Exactly one of address and serviceRef is needed.".to_owned()),
+        (None, None, Some(_)) if tls.is_some() => {
+            let message = "bucketRef takes no tls: its store gateway runs in this namespace. Remove it.";
+            invalid("spec.tls", message.to_owned())
+        }
+        (None, None, Some(_)) => {
+            let set = names::remote(cluster, &remote.name_any());
+            // Pods of a StatefulSet carry its name and a hash in a label of 63 characters; a Service's name is one label.
+            if set.len() > names::LONGEST_SET || set.contains('.') {
+                let most = names::LONGEST_SET.saturating_sub(names::remote(cluster, "").len());
+                let message = format!(
+                    "With bucketRef the name of a RemoteStore must be at most {most} characters of a-z, 0-9 and '-', because \
+                     its store gateway is named {set}. Choose another name."
+                );
+                return invalid("metadata.name", message);
+            }
+            let service = names::headless(&set);
+            let namespace = remote.namespace().unwrap_or_default();
+            Some((format!("dnssrv+_grpc._tcp.{service}.{namespace}.svc"), false))
+        }
+        _ => invalid("spec", "Exactly one of address, serviceRef and bucketRef is needed.".to_owned()),
     }
+}
+
+/// The bucket of a link to one, with what its store gateway needs.
+fn bucket(
+    cluster: &MonitoringCluster,
+    remote: &RemoteStore,
+    observed: &Observed,
+    problems: &mut Vec<Problem>,
+    held: &mut Vec<Problem>,
+) -> Option<ValidBucket> {
+    let wanted = remote.spec.bucket_ref.as_ref()?;
+    let set = names::remote(&cluster.name_any(), &remote.name_any());
+    let before = kept::bucket(observed, &names::remote_objstore(&set));
+    let storage = object_storage::of_link(wanted, observed, before, problems, held)?;
+    let (cache, problem) = store::of_link(&set, &cluster.spec, observed);
+    // The volume stays, and so the link goes on.
+    held.extend(problem.map(|problem| Problem { condition: ConditionType::Accepted, ..problem }));
+    Some(ValidBucket { storage, cache })
 }
 
 /// The dialled form of an address, and whether it asks for TLS.

@@ -13,14 +13,16 @@ mod problem;
 mod rule_file;
 mod scrape;
 mod secrets;
+mod store;
 mod template;
+mod volume;
 
 use std::collections::BTreeMap;
 
 use kube::ResourceExt as _;
 
 use crate::api::{
-    ExposeStoreApi, ExposeType, MonitoringCluster, MonitoringClusterSpec, Profile, Quantity, RejectedObject,
+    ExposeStoreApi, ExposeType, MonitoringCluster, MonitoringClusterSpec, Quantity, RejectedObject,
     duration_millis,
 };
 use crate::desired::configuration::Configuration;
@@ -29,10 +31,11 @@ use crate::observe::Observed;
 
 pub use certificates::ServerCertificates;
 pub use compaction::Compaction;
-pub use link::{ValidLink, ValidLinkTls};
+pub use link::{ValidBucket, ValidLink, ValidLinkTls};
 pub use object_storage::ValidObjectStorage;
 pub use problem::{ConditionType, Problem, Reason};
 pub use scrape::AdditionalJob;
+pub use volume::Volume;
 
 /// A wish that can be carried out. Building objects from it can't fail.
 #[derive(Clone, Debug, PartialEq)]
@@ -59,6 +62,8 @@ pub struct ValidCluster {
     pub object_storage: Option<ValidObjectStorage>,
     /// The bucket's files as they were rendered before, while the Secret of a bucket is not good.
     pub object_storage_before: Option<ValidObjectStorage>,
+    /// The cache of each store gateway; absent where none runs.
+    pub store: Option<Volume>,
     /// What keeps Prometheus from compacting a block before it is uploaded.
     pub compaction: Compaction,
     /// Raw scrape configurations that parsed, or that ran before.
@@ -79,32 +84,6 @@ pub struct ValidCluster {
     pub problems: Vec<Problem>,
     /// Objects whose newest content is not in the configuration.
     pub rejected: Vec<RejectedObject>,
-}
-
-/// Where Prometheus keeps its data.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Volume {
-    /// In an emptyDir of at most this size.
-    Ephemeral {
-        /// `sizeLimit`.
-        limit: String,
-    },
-    /// In a volume per replica.
-    Claim {
-        /// `resources.requests.storage`.
-        size: String,
-        /// `storageClassName`; the default one when absent.
-        class: Option<String>,
-    },
-}
-
-impl Volume {
-    fn size(&self) -> &str {
-        match self {
-            Self::Ephemeral { limit } => limit,
-            Self::Claim { size, .. } => size,
-        }
-    }
 }
 
 /// A port that leads out of the cluster.
@@ -138,11 +117,11 @@ pub fn validate(cluster: &MonitoringCluster, observed: &Observed) -> Result<Vali
         .clone()
         .or_else(|| Some(cluster.status.as_ref()?.versions.as_ref()?.current.clone()).filter(|v| !v.is_empty()))
         .unwrap_or_else(|| observed.defaults.operator_version.clone());
-    let volume = volume(&name, spec, observed, &mut problems);
+    let volume = volume::of_prometheus(&name, spec, observed, &mut problems);
+    let store = store::check(&name, spec, observed, &mut problems);
     let retention_bytes = retention_bytes(spec, &volume, &mut problems);
 
-    let before = spec.object_storage.as_ref().and_then(|_| kept::bucket_files(observed));
-    let before = before.map(|files| ValidObjectStorage { files });
+    let before = spec.object_storage.as_ref().and_then(|_| kept::bucket(observed, &names::objstore(&name)));
     let object_storage = object_storage::check(spec.object_storage.as_ref(), observed, before.is_some(), &mut problems);
     let object_storage_before = before.filter(|_| object_storage.is_none());
     let stored = configuration::decode(&name, &observed.secrets);
@@ -166,6 +145,7 @@ pub fn validate(cluster: &MonitoringCluster, observed: &Observed) -> Result<Vali
         retention_bytes,
         object_storage,
         object_storage_before,
+        store,
         compaction,
         additional_jobs,
         rule_files,
@@ -283,6 +263,7 @@ fn check_names(name: &str, spec: &MonitoringClusterSpec, problems: &mut Vec<Prob
             names::headless(&names::prometheus(name)),
             names::query(name),
             names::query_exposed(name),
+            names::headless(&names::store(name)),
             names::kube_state_metrics(name),
         ];
         if taken.contains(service) {
@@ -306,79 +287,6 @@ fn prometheus_version(spec: &MonitoringClusterSpec, problems: &mut Vec<Problem>)
         ));
     }
     wanted.clone()
-}
-
-/// What the spec asks for, unless a StatefulSet exists: its claim template can't be changed.
-fn volume(name: &str, spec: &MonitoringClusterSpec, observed: &Observed, problems: &mut Vec<Problem>) -> Volume {
-    let wanted = match (&spec.storage.size, spec.profile) {
-        (None, Profile::Minimal) => Volume::Ephemeral { limit: "5Gi".to_owned() },
-        (size, profile) => {
-            let size = size.as_ref().map_or_else(
-                || {
-                    match profile {
-                        Profile::Minimal | Profile::Small => "50Gi",
-                        Profile::Medium => "200Gi",
-                        Profile::Large => "1Ti",
-                    }
-                    .to_owned()
-                },
-                Quantity::to_string,
-            );
-            if Quantity::Text(size.clone()).value().is_none_or(|bytes| bytes < 1.0) {
-                problems.push(Problem::invalid("spec.storage.size", format!("{size:?} is no size: write it as 50Gi")));
-            }
-            Volume::Claim { size, class: spec.storage.storage_class_name.clone() }
-        }
-    };
-    let Some(exists) = observed.live.stateful_sets.get(&names::prometheus(name)) else { return wanted };
-    let existing = existing_volume(exists).unwrap_or_else(|| wanted.clone());
-    if same_volume(&existing, &wanted) {
-        return wanted;
-    }
-    problems.push(Problem::new(
-        ConditionType::Stalled,
-        Reason::ImmutableChangeRefused,
-        "spec.storage",
-        format!(
-            "The volumes of {} can't be changed from {} to {}. Set spec.storage back, or delete the StatefulSet with \
-             --cascade=orphan and its claims one at a time.",
-            names::prometheus(name),
-            describe(&existing),
-            describe(&wanted),
-        ),
-    ));
-    existing
-}
-
-fn existing_volume(set: &k8s_openapi::api::apps::v1::StatefulSet) -> Option<Volume> {
-    let spec = set.spec.as_ref()?;
-    let Some(claim) = spec.volume_claim_templates.as_ref().and_then(|claims| claims.first()) else {
-        let volumes = spec.template.spec.as_ref()?.volumes.as_ref()?;
-        let data = volumes.iter().find(|volume| volume.name == crate::desired::prometheus::DATA_VOLUME)?;
-        let limit = data.empty_dir.as_ref()?.size_limit.as_ref()?.0.clone();
-        return Some(Volume::Ephemeral { limit });
-    };
-    let claim = claim.spec.as_ref()?;
-    let size = claim.resources.as_ref()?.requests.as_ref()?.get("storage")?.0.clone();
-    Some(Volume::Claim { size, class: claim.storage_class_name.clone() })
-}
-
-/// The API server writes quantities in its own way, and fills in nothing else.
-fn same_volume(a: &Volume, b: &Volume) -> bool {
-    let size = |volume: &Volume| Quantity::Text(volume.size().to_owned()).value();
-    match (a, b) {
-        (Volume::Ephemeral { .. }, Volume::Ephemeral { .. }) => true,
-        (Volume::Claim { class: x, .. }, Volume::Claim { class: y, .. }) => x == y && size(a) == size(b),
-        _ => false,
-    }
-}
-
-fn describe(volume: &Volume) -> String {
-    match volume {
-        Volume::Ephemeral { .. } => "an emptyDir".to_owned(),
-        Volume::Claim { size, class: Some(class) } => format!("{size} of class {class}"),
-        Volume::Claim { size, class: None } => format!("{size} of the default class"),
-    }
 }
 
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a size, checked to be positive")]

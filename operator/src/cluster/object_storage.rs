@@ -52,6 +52,47 @@ pub(super) fn check(
         ));
         return None;
     };
+    match render_form(storage, observed) {
+        Ok(files) => Some(ValidObjectStorage { files }),
+        Err(mut problem) => {
+            if before && problem.condition == ConditionType::ObjectStorageReady {
+                problem.message.push_str(" Until then the parts keep the previous content.");
+            }
+            problems.push(problem);
+            None
+        }
+    }
+}
+
+/// The bucket of a link, in the same forms. What is wrong with it concerns the link alone; `before` is what was rendered
+/// before, which stays in use while a Secret is not good, and is then told in `held`.
+pub(super) fn of_link(
+    storage: &ObjectStorage,
+    observed: &Observed,
+    before: Option<ValidObjectStorage>,
+    problems: &mut Vec<Problem>,
+    held: &mut Vec<Problem>,
+) -> Option<ValidObjectStorage> {
+    match render_form(storage, observed) {
+        Ok(files) => Some(ValidObjectStorage { files }),
+        Err(Problem { reason, message, field, .. }) => {
+            let field = field.replacen("spec.objectStorage", "spec.bucketRef", 1);
+            let message = message.replace("spec.objectStorage", "spec.bucketRef");
+            let kept = before.filter(|_| reason != Reason::InvalidSpec);
+            match &kept {
+                Some(_) => {
+                    let message = format!("{message} Until then its store gateway keeps the previous content.");
+                    held.push(Problem::new(ConditionType::Accepted, reason, field, message));
+                }
+                None => problems.push(Problem::new(ConditionType::Accepted, reason, field, message)),
+            }
+            kept
+        }
+    }
+}
+
+/// The files of the one form that is given.
+fn render_form(storage: &ObjectStorage, observed: &Observed) -> Result<Files, Problem> {
     let ObjectStorage { gcs, s3, azure, filesystem, secret_ref, prefix } = storage;
     let prefix = prefix.as_deref();
     let forms = [
@@ -62,21 +103,11 @@ pub(super) fn check(
         secret_ref.as_ref().map(|key| thanos_file(key, prefix, observed)),
     ];
     let mut forms = forms.into_iter().flatten();
-    let found = match (forms.next(), forms.next()) {
+    match (forms.next(), forms.next()) {
         (Some(form), None) => form,
         _ => {
             let message = "exactly one of gcs, s3, azure, filesystem and secretRef is needed";
             Err(Problem::invalid("spec.objectStorage", message))
-        }
-    };
-    match found {
-        Ok(files) => Some(ValidObjectStorage { files }),
-        Err(mut problem) => {
-            if before && problem.condition == ConditionType::ObjectStorageReady {
-                problem.message.push_str(" Until then the parts keep the previous content.");
-            }
-            problems.push(problem);
-            None
         }
     }
 }
@@ -184,7 +215,7 @@ fn filesystem_file(volume: &Filesystem, prefix: Option<&str>, observed: &Observe
     if observed.live.claims.contains_key(&volume.volume_claim_name) {
         return Err(Problem::invalid(
             "spec.objectStorage.filesystem.volumeClaimName",
-            format!("{:?} holds the data of a Prometheus server: take another claim", volume.volume_claim_name),
+            format!("{:?} is the volume of a pod of ours: take another claim", volume.volume_claim_name),
         ));
     }
     render("FILESYSTEM", json!({"directory": BUCKET_DIR}), prefix, Files::new())

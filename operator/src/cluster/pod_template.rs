@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use crate::api::{MonitoringClusterSpec, PodTemplatePatch};
 
-use crate::desired::{configuration, meta, objstore, prometheus, query};
+use crate::desired::{configuration, meta, objstore, pod, prometheus, query, store};
 
 use super::problem::{ConditionType, Problem, Reason};
 
@@ -31,7 +31,7 @@ const PROMETHEUS: Own = Own {
         "config",
         "config-shared",
         "rules",
-        prometheus::DATA_VOLUME,
+        pod::DATA_VOLUME,
         objstore::CONFIG_VOLUME,
         objstore::BUCKET_VOLUME,
     ],
@@ -43,6 +43,11 @@ const PROMETHEUS: Own = Own {
         objstore::CONFIG_DIR,
         objstore::BUCKET_DIR,
     ],
+};
+const STORE: Own = Own {
+    containers: &["store"],
+    volumes: &[pod::DATA_VOLUME, objstore::CONFIG_VOLUME, objstore::BUCKET_VOLUME],
+    mounts: &[store::DATA_DIR, objstore::CONFIG_DIR, objstore::BUCKET_DIR],
 };
 const QUERIER: Own = Own {
     containers: &["query"],
@@ -57,6 +62,7 @@ const POD_NAME: &str = "POD_NAME";
 pub(super) fn check(spec: &MonitoringClusterSpec, problems: &mut Vec<Problem>) {
     let parts = [
         ("spec.prometheus.podTemplate", spec.prometheus.pod_template.as_ref(), PROMETHEUS),
+        ("spec.storeGateway.podTemplate", spec.store_gateway.pod_template.as_ref(), STORE),
         ("spec.querier.podTemplate", spec.querier.pod_template.as_ref(), QUERIER),
         ("spec.kubeStateMetrics.podTemplate", spec.kube_state_metrics.pod_template.as_ref(), KUBE_STATE_METRICS),
         ("spec.nodeExporter.podTemplate", spec.node_exporter.pod_template.as_ref(), NODE_EXPORTER),

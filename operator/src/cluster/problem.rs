@@ -35,7 +35,7 @@ words! {
         // both
         Ready, Reconciling, Stalled, Warning,
         // MonitoringCluster
-        Available, ConfigurationApplied, ObjectStorageReady, StorageReady, RemoteStoresReady, CertificatesValid, Paused,
+        Available, ConfigurationApplied, ObjectStorageReady, HistoryReady, StorageReady, RemoteStoresReady, CertificatesValid, Paused,
         // RemoteStore
         Accepted, Resolved, Reachable, TLSValid, ClusterMatches, LabelsUnique, Fresh, Synced, Drained,
     }
@@ -46,18 +46,20 @@ words! {
     Reason {
         // good news
         Ready, AllAvailable, Loaded, Bound, AllReady, Valid, UpToDate, Unique, Matches, Reachable, Resolved,
-        Accepted, NotUsed, Verified,
+        Accepted, NotUsed, Verified, AllBlocksServed,
         // Reconciling
         Creating, RollingOut,
         // Stalled
         InvalidSpec, PodTemplateRejected, ForbiddenByRBAC, ImageUnavailable, Unschedulable, QuotaExceeded,
         ImmutableChangeRefused, FieldConflict, CrashLooping, AdmissionRefused,
         // Available
-        PrometheusDown, QuerierDown, KubeStateMetricsDown, NodeExporterDown,
+        PrometheusDown, QuerierDown, StoreDown, KubeStateMetricsDown, NodeExporterDown,
         // ConfigurationApplied
         WaitingForReload, ReloadFailed, ConfigTooLarge, RejectedObjects,
         // ObjectStorageReady
         NotConfigured, SecretMissing, SecretInvalid, NotVerified, AccessDenied, BucketMissing, UploadFailing,
+        // HistoryReady
+        BlocksMissing, SyncFailing,
         // StorageReady
         PVCPending,
         // RemoteStoresReady

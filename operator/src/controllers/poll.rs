@@ -78,6 +78,9 @@ fn mark(answer: &PartState) -> String {
         upload.lag_ms = upload.lag_ms.map(|_| i64::from(at_risk));
         upload.uploaded = 0;
     }
+    if let Some(blocks) = &mut calm.blocks {
+        blocks.last_sync_ms = blocks.last_sync_ms.map(|ms| ms.div_euclid(HOUR));
+    }
     if let Some(endpoints) = &mut calm.endpoints {
         endpoints.stores.clear();
         for link in &mut endpoints.links {

@@ -22,10 +22,10 @@ use super::poll::Poll;
 use super::watch::Interest;
 use crate::api::{MonitoringCluster, MonitoringClusterStatus, RemoteStore, RemoteStoreStatus};
 use crate::apply::{self, Applier, Owner, Report};
-use crate::cluster::{self, Problem, ValidCluster};
+use crate::cluster::{self, Problem, ValidCluster, ValidLink};
 use crate::desired;
 use crate::observe::{Assignment, Fault, FaultKind, Gathered, Observed, assign, call, gather, references};
-use crate::status::{self, Facts, Happening, Link, Restless};
+use crate::status::{self, Facts, Gateway, Happening, Link, Restless};
 
 /// Our field manager for statuses.
 const STATUS_MANAGER: &str = "panoptes-operator-status";
@@ -239,11 +239,14 @@ fn remote_status(
     let queriers = deployment.and_then(|deployment| deployment.spec.as_ref()?.replicas).unwrap_or(0);
     let none = Vec::new();
     let valid = valid.ok();
+    let dialled = valid.and_then(|valid| valid.links.iter().find(|link| link.remote.name_any() == name));
+    let gateway = remote.spec.bucket_ref.as_ref().map(|_| gateway(observed, remote, dialled));
     let link = Link {
         remote,
         cluster: &cluster,
         cluster_label: &observed.cluster.spec.cluster_label,
-        valid: valid.and_then(|valid| valid.links.iter().find(|link| link.remote.name_any() == name)),
+        valid: dialled,
+        gateway: gateway.as_ref(),
         problems: valid.and_then(|valid| valid.link_problems.get(&name)).unwrap_or(&none),
         winner: observed.conflicts.get(&name),
         told: told.and_then(|told| told.links.iter().find(|link| link.name == name)),
@@ -256,6 +259,20 @@ fn remote_status(
         now,
     };
     status::remote_store(&link)
+}
+
+/// The store gateway of a link to a bucket.
+fn gateway<'a>(observed: &'a Observed, remote: &RemoteStore, valid: Option<&ValidLink>) -> Gateway<'a> {
+    let set = desired::names::remote(&observed.cluster.name_any(), &remote.name_any());
+    let component = desired::names::remote_component(&remote.name_any());
+    let of = |labels: &BTreeMap<String, String>| labels.get("app.kubernetes.io/component") == Some(&component);
+    let pods = observed.live.pods.iter().filter(|(_, pod)| of(pod.labels()));
+    let replicas = observed.live.stateful_sets.get(&set).and_then(|set| set.spec.as_ref()?.replicas);
+    Gateway {
+        wanted: valid.and_then(|link| link.bucket.as_ref()).map(|bucket| bucket.storage.hash()).unwrap_or_default(),
+        pods: pods.map(|(name, pod)| (pod, observed.states.get(name).and_then(|state| state.as_ref().ok()))).collect(),
+        total: usize::try_from(replicas.unwrap_or(0)).unwrap_or(0),
+    }
 }
 
 /// The links as they are in use: while a wish can't be carried out, nothing is taken from the queriers.

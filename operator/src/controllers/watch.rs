@@ -124,7 +124,7 @@ pub(super) async fn children(
         })
         .collect();
     kinds.push((ApiResource::erase::<k8s_openapi::api::core::v1::Pod>(&()), Some(MANAGED_BY.to_owned())));
-    let claims = "app.kubernetes.io/component=prometheus".to_owned();
+    let claims = "app.kubernetes.io/instance,app.kubernetes.io/component".to_owned();
     kinds.push((ApiResource::erase::<k8s_openapi::api::core::v1::PersistentVolumeClaim>(&()), Some(claims)));
     let watches =
         kinds.into_iter().map(|(resource, labels)| child(&context, &namespace, &trigger, &interest, resource, labels));

@@ -19,6 +19,7 @@ const NODE_EXPORTER: &str = "quay.io/prometheus/node-exporter";
 pub struct Images {
     pub prometheus: String,
     pub sidecar: String,
+    pub store: String,
     pub querier: String,
     pub kube_state_metrics: String,
     pub node_exporter: String,
@@ -46,6 +47,7 @@ impl Images {
         Self {
             prometheus: choose(&spec.prometheus.image, &format!("{PROMETHEUS}:v{prometheus_version}")),
             sidecar: choose(&spec.sidecar.image, &engine),
+            store: choose(&spec.store_gateway.image, &engine),
             querier: choose(&spec.querier.image, &engine),
             kube_state_metrics: choose(
                 &spec.kube_state_metrics.image,

@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 use crate::api::GROUP;
 use crate::cluster::ValidCluster;
 
+use super::names;
 use super::images::{KUBE_STATE_METRICS_VERSION, NODE_EXPORTER_VERSION};
 
 /// The label that says who made an object.
@@ -14,29 +15,34 @@ pub(super) const STORE_API: (&str, &str) = ("thanos-store-api", "true");
 
 /// A part: which software, in which role.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Part {
+pub(super) struct Part<'a> {
     /// The software: `prometheus`, `panoptes`, …
     pub(super) name: &'static str,
     /// The role: `prometheus`, `query`, …
-    pub(super) component: &'static str,
+    pub(super) component: &'a str,
+    /// Which of several StatefulSets that share the role, of a part that can be divided.
+    pub(super) shard: Option<i32>,
 }
 
-pub(super) const PROMETHEUS: Part = Part { name: "prometheus", component: "prometheus" };
-pub(super) const QUERY: Part = Part { name: "panoptes", component: "query" };
-pub(super) const KUBE_STATE_METRICS: Part = Part { name: "kube-state-metrics", component: "kube-state-metrics" };
-pub(super) const NODE_EXPORTER: Part = Part { name: "node-exporter", component: "node-exporter" };
+pub(super) const PROMETHEUS: Part<'_> = Part { name: "prometheus", component: "prometheus", shard: Some(0) };
+pub(super) const QUERY: Part<'_> = Part { name: "panoptes", component: "query", shard: None };
+/// The store gateway as a whole; a StatefulSet of it has a shard.
+pub(super) const STORE: Part<'_> = Part { name: "panoptes", component: names::STORE, shard: None };
+pub(super) const KUBE_STATE_METRICS: Part<'_> =
+    Part { name: "kube-state-metrics", component: "kube-state-metrics", shard: None };
+pub(super) const NODE_EXPORTER: Part<'_> = Part { name: "node-exporter", component: "node-exporter", shard: None };
 /// What belongs to the whole object.
-pub(super) const WHOLE: Part = Part { name: "panoptes", component: "cluster" };
+pub(super) const WHOLE: Part<'_> = Part { name: "panoptes", component: "cluster", shard: None };
 
 /// Labels of a selector. They never change: selectors are immutable.
-pub(super) fn selector(cluster: &ValidCluster, part: Part) -> Value {
+pub(super) fn selector(cluster: &ValidCluster, part: Part<'_>) -> Value {
     let mut labels = json!({
         "app.kubernetes.io/name": part.name,
         "app.kubernetes.io/instance": cluster.name,
         "app.kubernetes.io/component": part.component,
     });
-    if part.component == PROMETHEUS.component {
-        labels["panoptes.dev/shard"] = json!("0");
+    if let Some(shard) = part.shard {
+        labels["panoptes.dev/shard"] = json!(shard.to_string());
     }
     labels
 }
@@ -51,7 +57,7 @@ pub(crate) fn is_protected(label: &str) -> bool {
 }
 
 /// Labels of a child: those of the selector, who made it, and the user's.
-pub(super) fn labels(cluster: &ValidCluster, part: Part) -> Map<String, Value> {
+pub(super) fn labels(cluster: &ValidCluster, part: Part<'_>) -> Map<String, Value> {
     let users = cluster.spec.common_metadata.labels.iter().filter(|(label, _)| !is_protected(label));
     let mut all: Map<String, Value> = users.map(|(k, v)| (k.clone(), Value::from(v.as_str()))).collect();
     if let Value::Object(own) = selector(cluster, part) {
@@ -62,7 +68,7 @@ pub(super) fn labels(cluster: &ValidCluster, part: Part) -> Map<String, Value> {
     all
 }
 
-fn version(cluster: &ValidCluster, part: Part) -> &str {
+fn version<'a>(cluster: &'a ValidCluster, part: Part<'_>) -> &'a str {
     match part.component {
         "prometheus" => &cluster.prometheus_version,
         "kube-state-metrics" => KUBE_STATE_METRICS_VERSION,
@@ -72,7 +78,7 @@ fn version(cluster: &ValidCluster, part: Part) -> &str {
 }
 
 /// Metadata of a child in the object's namespace; it goes when the object goes.
-pub(super) fn metadata(cluster: &ValidCluster, part: Part, name: &str) -> Value {
+pub(super) fn metadata(cluster: &ValidCluster, part: Part<'_>, name: &str) -> Value {
     let mut labels = labels(cluster, part);
     // Never in a template or a selector: a new version of one part must not touch the others' pods.
     labels.insert("app.kubernetes.io/version".to_owned(), json!(version(cluster, part)));
@@ -98,7 +104,7 @@ pub(super) fn metadata(cluster: &ValidCluster, part: Part, name: &str) -> Value 
 
 /// Metadata of a child of the whole cluster. It can't be owned by an object in a namespace, so it says whose it is and
 /// is swept when that one is gone.
-pub(super) fn cluster_metadata(cluster: &ValidCluster, part: Part, name: &str) -> Value {
+pub(super) fn cluster_metadata(cluster: &ValidCluster, part: Part<'_>, name: &str) -> Value {
     let mut labels = labels(cluster, part);
     labels.insert("panoptes.dev/namespace".to_owned(), json!(cluster.namespace));
     labels.insert("panoptes.dev/name".to_owned(), json!(cluster.name));

@@ -10,13 +10,14 @@ mod node_exporter;
 mod object;
 pub(crate) mod objstore;
 mod patch;
-mod pod;
+pub(crate) mod pod;
 mod profile;
 pub(crate) mod prometheus;
 pub(crate) mod query;
 mod rules;
 pub(crate) mod scrape_jobs;
 mod slots;
+pub(crate) mod store;
 mod store_api;
 
 use sha2::{Digest as _, Sha256};
@@ -37,6 +38,7 @@ pub fn objects(cluster: &ValidCluster) -> Vec<Object> {
     objects.extend(endpoints::objects(cluster));
     objects.push(store_api::service(cluster));
     objects.extend(prometheus::objects(cluster));
+    objects.extend(store::objects(cluster));
     objects.extend(query::objects(cluster));
     objects.extend(kube_state_metrics::objects(cluster));
     objects.extend(node_exporter::objects(cluster));

@@ -26,6 +26,49 @@ pub fn query_exposed(cr: &str) -> String {
     format!("{cr}-query-grpc")
 }
 
+/// The component of store gateways of the cluster's own bucket.
+pub(crate) const STORE: &str = "store";
+
+/// `<cr>-store`: StatefulSet, ServiceAccount.
+#[must_use]
+pub fn store(cr: &str) -> String {
+    format!("{cr}-{STORE}")
+}
+
+/// The StatefulSet of one shard of the store gateway.
+#[must_use]
+pub fn store_shard(cr: &str, shard: i32) -> String {
+    match shard {
+        0 => store(cr),
+        shard => format!("{}-shard-{shard}", store(cr)),
+    }
+}
+
+/// `<cr>-remote-<rstore>`: the store gateway of a RemoteStore that leads to a bucket.
+#[must_use]
+pub fn remote(cr: &str, remote: &str) -> String {
+    format!("{cr}-{}", remote_component(remote))
+}
+
+/// Its component.
+pub(crate) fn remote_component(remote: &str) -> String {
+    format!("remote-{remote}")
+}
+
+/// Whether a component is the store gateway of a RemoteStore.
+pub(crate) fn is_remote(component: &str) -> bool {
+    component.starts_with("remote-")
+}
+
+/// The Secret that the store gateway of a RemoteStore mounts for its bucket.
+#[must_use]
+pub fn remote_objstore(set: &str) -> String {
+    format!("{set}-objstore")
+}
+
+/// Longest name of a StatefulSet: the revision's hash is appended to it in a label of 63 characters.
+pub(crate) const LONGEST_SET: usize = 52;
+
 /// The headless Service over all that serves the StoreAPI, when not named by the spec.
 #[must_use]
 pub fn store_api(cr: &str) -> String {
@@ -82,6 +125,8 @@ mod tests {
         // StatefulSet names: the revision hash is appended in a label of 63 characters
         assert!(super::prometheus(&cr).len() <= 52);
         assert!(format!("{}-shard-63", super::prometheus(&cr)).len() <= 52);
+        assert!(super::store_shard(&cr, 63).len() <= super::LONGEST_SET);
+        assert!(super::headless(&"a".repeat(super::LONGEST_SET)).len() <= 63);
         let all = [
             super::headless(&super::prometheus(&cr)),
             super::query_exposed(&cr),

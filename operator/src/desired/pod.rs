@@ -3,11 +3,13 @@
 use serde_json::{Map, Value, json};
 
 use crate::api::{AntiAffinity, PodTemplatePatch};
-use crate::cluster::ValidCluster;
+use crate::cluster::{ValidCluster, Volume};
 
 use super::meta::{self, Part};
 use super::{Object, patch};
 
+/// The volume with a StatefulSet's own data.
+pub(crate) const DATA_VOLUME: &str = "data";
 /// The user and group of every pod of ours: nobody.
 pub(super) const USER: i64 = 65534;
 
@@ -46,7 +48,7 @@ pub(super) fn probe(path: &str, port: &str, period: u32, failures: u32) -> Value
 /// A finished pod template: `spec` holds what differs between parts (containers, volumes, account).
 pub(super) fn template(
     cluster: &ValidCluster,
-    part: Part,
+    part: Part<'_>,
     extra_labels: &[(&str, &str)],
     default_container: &str,
     spec: Value,
@@ -90,7 +92,7 @@ pub(super) fn template(
 }
 
 /// `affinity` and `topologySpreadConstraints` of a part with several replicas.
-pub(super) fn placement(cluster: &ValidCluster, part: Part) -> Map<String, Value> {
+pub(super) fn placement(cluster: &ValidCluster, part: Part<'_>) -> Map<String, Value> {
     let term = json!({
         "topologyKey": "kubernetes.io/hostname",
         "labelSelector": {"matchLabels": meta::selector(cluster, part)},
@@ -121,8 +123,29 @@ pub(super) fn placement(cluster: &ValidCluster, part: Part) -> Map<String, Value
     fields
 }
 
+/// The volume of a StatefulSet's own data: adds an emptyDir to `volumes`, or gives the template of a claim.
+pub(super) fn data(cluster: &ValidCluster, part: Part<'_>, volume: &Volume, volumes: &mut Vec<Value>) -> Vec<Value> {
+    let (size, class) = match volume {
+        Volume::Ephemeral { limit } => {
+            volumes.push(json!({"name": DATA_VOLUME, "emptyDir": {"sizeLimit": limit}}));
+            return Vec::new();
+        }
+        Volume::Claim { size, class } => (size, class),
+    };
+    let mut spec = json!({"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": size}}});
+    if let Some(class) = class {
+        spec["storageClassName"] = json!(class);
+    }
+    vec![json!({
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": DATA_VOLUME, "labels": meta::selector(cluster, part)},
+        "spec": spec,
+    })]
+}
+
 /// One replica at a time in a node drain. A single replica gets none: it would block drains for ever.
-pub(super) fn disruption_budget(cluster: &ValidCluster, part: Part, name: &str, replicas: i32) -> Option<Object> {
+pub(super) fn disruption_budget(cluster: &ValidCluster, part: Part<'_>, name: &str, replicas: i32) -> Option<Object> {
     (cluster.spec.availability.pdb && replicas > 1).then(|| {
         Object(json!({
             "apiVersion": "policy/v1",
@@ -134,7 +157,7 @@ pub(super) fn disruption_budget(cluster: &ValidCluster, part: Part, name: &str, 
 }
 
 /// The account of a part.
-pub(super) fn service_account(cluster: &ValidCluster, part: Part, name: &str) -> Object {
+pub(super) fn service_account(cluster: &ValidCluster, part: Part<'_>, name: &str) -> Object {
     Object(json!({
         "apiVersion": "v1",
         "kind": "ServiceAccount",
@@ -144,7 +167,7 @@ pub(super) fn service_account(cluster: &ValidCluster, part: Part, name: &str) ->
 }
 
 /// Binds a ClusterRole of the installation to a part's account.
-pub(super) fn cluster_role_binding(cluster: &ValidCluster, part: Part, account: &str, role: &str) -> Object {
+pub(super) fn cluster_role_binding(cluster: &ValidCluster, part: Part<'_>, account: &str, role: &str) -> Object {
     let name = super::names::cluster_scoped(&cluster.namespace, &cluster.name, part.component);
     Object(json!({
         "apiVersion": "rbac.authorization.k8s.io/v1",
@@ -156,7 +179,7 @@ pub(super) fn cluster_role_binding(cluster: &ValidCluster, part: Part, account: 
 }
 
 /// A Service; `spec` holds type and ports.
-pub(super) fn service(cluster: &ValidCluster, part: Part, name: &str, mut spec: Value) -> Object {
+pub(super) fn service(cluster: &ValidCluster, part: Part<'_>, name: &str, mut spec: Value) -> Object {
     if spec.get("selector").is_none() {
         spec["selector"] = meta::selector(cluster, part);
     }

@@ -12,11 +12,12 @@ pub(super) enum Sized {
     Prometheus,
     Sidecar,
     Querier,
+    Store,
     KubeStateMetrics,
     NodeExporter,
 }
 
-/// Replicas of Prometheus and of the querier.
+/// Replicas of Prometheus, the store gateway and the querier.
 pub(super) fn replicas(profile: Profile, wanted: Option<i32>) -> i32 {
     wanted.unwrap_or(if profile == Profile::Minimal { 1 } else { 2 })
 }
@@ -31,10 +32,10 @@ fn requests(profile: Profile, what: Sized) -> (&'static str, &'static str) {
         (Sized::Sidecar, Profile::Small) => ("50m", "128Mi"),
         (Sized::Sidecar, Profile::Medium) => ("200m", "512Mi"),
         (Sized::Sidecar, Profile::Large) => ("1", "2Gi"),
-        (Sized::Querier, Profile::Minimal) => ("50m", "128Mi"),
-        (Sized::Querier, Profile::Small) => ("100m", "512Mi"),
-        (Sized::Querier, Profile::Medium) => ("1", "2Gi"),
-        (Sized::Querier, Profile::Large) => ("4", "8Gi"),
+        (Sized::Querier | Sized::Store, Profile::Minimal) => ("50m", "128Mi"),
+        (Sized::Querier | Sized::Store, Profile::Small) => ("100m", "512Mi"),
+        (Sized::Querier | Sized::Store, Profile::Medium) => ("1", "2Gi"),
+        (Sized::Querier | Sized::Store, Profile::Large) => ("4", "8Gi"),
         (Sized::KubeStateMetrics, Profile::Minimal) => ("10m", "64Mi"),
         (Sized::KubeStateMetrics, Profile::Small) => ("50m", "128Mi"),
         (Sized::KubeStateMetrics, Profile::Medium) => ("100m", "512Mi"),
@@ -69,6 +70,14 @@ pub(super) fn resources(profile: Profile, what: Sized, own: Option<&Resources>) 
         }
     }
     json!({"requests": wanted, "limits": limits})
+}
+
+/// Bytes that a container with these resources may use.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a size")]
+pub(super) fn memory_limit(resources: &Value) -> u64 {
+    let limit = resources["limits"]["memory"].as_str().map(|text| Quantity::Text(text.to_owned()));
+    let limit = limit.or_else(|| resources["limits"]["memory"].as_i64().map(Quantity::Int));
+    limit.and_then(|limit| limit.value()).unwrap_or(0.0).max(0.0) as u64
 }
 
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a size")]

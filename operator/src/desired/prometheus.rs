@@ -4,14 +4,12 @@ use args::{SidecarArgs, Switch};
 use serde_json::{Value, json};
 
 use crate::api::{DeletionPolicy, LogLevel, duration_millis};
-use crate::cluster::{Compaction, ValidCluster, Volume};
+use crate::cluster::{Compaction, ValidCluster};
 
 use super::configuration::{RULES_DIR, SHARED_DIR, SHARED_RULES_DIR, retention_in_file};
 use super::profile::{self, Sized};
 use super::{Object, meta, names, objstore, pod};
 
-/// The volume with the data.
-pub(crate) const DATA_VOLUME: &str = "data";
 /// ClusterRole of the installation: find targets, and ask kubelets for metrics.
 const ROLE: &str = "panoptes-prometheus";
 pub(crate) const CONFIG_DIR: &str = "/etc/prometheus/config";
@@ -60,24 +58,7 @@ fn stateful_set(cluster: &ValidCluster, name: &str) -> Object {
         json!({"name": "rules", "projected": {"defaultMode": 0o440, "sources": rule_sources(cluster)}}),
     ];
     volumes.extend(objstore::volumes(cluster));
-    let mut claims = Vec::new();
-    match &cluster.volume {
-        Volume::Ephemeral { limit } => {
-            volumes.push(json!({"name": DATA_VOLUME, "emptyDir": {"sizeLimit": limit}}));
-        }
-        Volume::Claim { size, class } => {
-            let mut spec = json!({"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": size}}});
-            if let Some(class) = class {
-                spec["storageClassName"] = json!(class);
-            }
-            claims.push(json!({
-                "apiVersion": "v1",
-                "kind": "PersistentVolumeClaim",
-                "metadata": {"name": DATA_VOLUME, "labels": meta::selector(cluster, part)},
-                "spec": spec,
-            }));
-        }
-    }
+    let claims = pod::data(cluster, part, &cluster.volume, &mut volumes);
     let mut spec = json!({
         "serviceAccountName": name,
         // service discovery asks the API server
@@ -147,7 +128,7 @@ fn pod_name() -> Value {
     json!([{"name": "POD_NAME", "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.name"}}}])
 }
 
-fn mount(name: &str, path: &str, read_only: bool) -> Value {
+pub(super) fn mount(name: &str, path: &str, read_only: bool) -> Value {
     if read_only {
         json!({"name": name, "mountPath": path, "readOnly": true})
     } else {
@@ -156,7 +137,7 @@ fn mount(name: &str, path: &str, read_only: bool) -> Value {
 }
 
 fn data_mount(read_only: bool) -> Value {
-    let mut mount = mount(DATA_VOLUME, DATA_DIR, read_only);
+    let mut mount = mount(pod::DATA_VOLUME, DATA_DIR, read_only);
     mount["subPath"] = json!("prometheus-db");
     mount
 }

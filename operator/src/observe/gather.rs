@@ -37,7 +37,8 @@ pub async fn gather(
     let namespace = cluster.namespace().unwrap_or_default();
     let name = cluster.name_any();
     let ours = format!("app.kubernetes.io/managed-by=panoptes-operator,app.kubernetes.io/instance={name}");
-    let claims = format!("app.kubernetes.io/instance={name},app.kubernetes.io/component=prometheus");
+    // Claims are made from templates, which carry no more than selector labels.
+    let claims = format!("app.kubernetes.io/instance={name},app.kubernetes.io/component");
     let named = references(&cluster, &remotes);
     let rules = cluster.spec.rules.config_map_selector.to_query();
 

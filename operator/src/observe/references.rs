@@ -38,6 +38,12 @@ pub fn references(cluster: &MonitoringCluster, remotes: &[RemoteStore]) -> Refer
     }
     // Our own, for what ran before.
     let name = cluster.name_any();
+    for remote in remotes {
+        if let Some(bucket) = &remote.spec.bucket_ref {
+            found.secrets.extend(bucket.secrets());
+            found.secrets.insert(names::remote_objstore(&names::remote(&name, &remote.name_any())));
+        }
+    }
     found.secrets.extend(names::configuration_slots(&name));
     found.config_maps.extend(names::rule_slots(&name));
     if spec.object_storage.is_some() {

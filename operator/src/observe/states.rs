@@ -16,6 +16,8 @@ use kube::ResourceExt as _;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use crate::desired::names;
+
 /// How long a part may take to answer.
 const LIMIT: Duration = Duration::from_secs(2);
 /// How many are asked at once.
@@ -32,7 +34,8 @@ pub type Locate = Arc<dyn Fn(&Pod) -> Option<SocketAddr> + Send + Sync>;
 #[must_use]
 pub fn pod_address(pod: &Pod) -> Option<SocketAddr> {
     let component = pod.labels().get("app.kubernetes.io/component")?;
-    if !matches!(component.as_str(), "prometheus" | "query") {
+    let speaks = matches!(component.as_str(), "prometheus" | "query" | names::STORE) || names::is_remote(component);
+    if !speaks {
         return None;
     }
     let status = pod.status.as_ref().filter(|status| status.phase.as_deref() == Some("Running"))?;

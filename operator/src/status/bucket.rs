@@ -38,7 +38,7 @@ pub(super) fn judge(seen: &Seen<'_>, conditions: &mut Conditions) {
         );
         return conditions.unknown(C::ObjectStorageReady, Reason::NotVerified, message);
     }
-    let message = format!("{verified} of {} parts list, read and create objects in it.{uploads}", seen.total);
+    let message = format!("{verified} of {} parts have the rights in it that they need.{uploads}", seen.total);
     conditions.yes(C::ObjectStorageReady, Reason::Verified, message);
 }
 
@@ -88,7 +88,7 @@ fn verified<'a>(seen: &'a Seen<'_>) -> impl Iterator<Item = &'a Bucket> {
 }
 
 /// The worst of what parts say is wrong.
-fn wrong(seen: &Seen<'_>) -> Option<(Reason, String)> {
+pub(super) fn wrong(seen: &Seen<'_>) -> Option<(Reason, String)> {
     let bucket_of = |(pod, state): &Part<'_>| Some((pod.to_string(), state.bucket.clone()?));
     let buckets: Vec<(String, Bucket)> = seen.parts.iter().filter_map(bucket_of).collect();
     let is_current = |bucket: &Bucket| bucket.configuration.as_deref() == Some(seen.wanted);

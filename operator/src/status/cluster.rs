@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::conditions::{Conditions, find, shorten};
 use super::pods::{self, Trouble};
-use super::{bucket, configuration};
+use super::{bucket, configuration, history};
 use crate::api::{
     Addresses, ComponentStatus, ConditionStatus, Criticality, MonitoringClusterStatus, ObjectStorageStatus, RemoteMode,
     RemoteStoreStatus, RemoteStoresStatus, Summary, Versions,
@@ -20,6 +20,7 @@ use crate::observe::{Fault, FaultKind, Observed};
 
 pub(super) const PROMETHEUS: &str = "prometheus";
 const QUERY: &str = "query";
+const STORE: &str = names::STORE;
 
 /// What is known at the end of a reconciliation.
 #[derive(Clone, Copy, Debug)]
@@ -64,26 +65,31 @@ pub fn monitoring_cluster(facts: &Facts<'_>) -> MonitoringClusterStatus {
     let links = count_links(facts);
 
     let mut conditions = Conditions::default();
-    available(&workloads, &mut conditions);
     storage(facts, &mut conditions);
-    let parts: Vec<bucket::Part<'_>> = states(facts, PROMETHEUS).collect();
+    let parts: Vec<bucket::Part<'_>> = states(facts, PROMETHEUS).chain(states(facts, STORE)).collect();
+    let desired = |components: &[&str]| {
+        let of = workloads.iter().filter(|w| components.contains(&w.component.as_str()));
+        of.filter_map(|w| usize::try_from(w.desired).ok()).sum()
+    };
     let files = facts.valid.ok().and_then(|valid| valid.object_storage.as_ref()).map(ValidObjectStorage::hash);
     let seen = bucket::Seen {
         wanted: files.as_deref().unwrap_or_default(),
         parts: &parts,
-        total: workloads
-            .iter()
-            .filter(|w| w.component == PROMETHEUS)
-            .filter_map(|w| usize::try_from(w.desired).ok())
-            .sum(),
+        total: desired(&[PROMETHEUS, STORE]),
         now: facts.now,
     };
     if files.is_some() {
         bucket::judge(&seen, &mut conditions);
     }
+    let gateways: Vec<history::Part<'_>> = gateways(facts).collect();
+    let gateways = history::Seen { parts: &gateways, total: desired(&[STORE]), now: facts.now };
+    if gateways.total > 0 {
+        history::judge(&gateways, &mut conditions);
+    }
     configuration::judge(facts, configuration.as_ref(), &mut conditions);
     remote_stores(facts, &links, &mut conditions);
     from_problems(facts, &mut conditions);
+    available(&workloads, &mut conditions);
     stalled(facts, &workloads, &mut conditions);
     reconciling(facts, &workloads, &previous, &mut conditions);
     if cluster.spec.paused {
@@ -101,7 +107,9 @@ pub fn monitoring_cluster(facts: &Facts<'_>) -> MonitoringClusterStatus {
     ready(&workloads, object_storage.as_ref(), &mut conditions);
     let phase = phase(&workloads, &conditions);
 
-    let components = workloads.iter().map(|workload| component(facts, workload)).collect();
+    let components = together(&workloads).iter().map(|workload| component(facts, workload)).collect();
+    let history = (gateways.total > 0)
+        .then(|| history::status(&gateways, &conditions, previous.history.as_ref()));
     let valid = facts.valid.ok();
     MonitoringClusterStatus {
         observed_generation: cluster.metadata.generation,
@@ -114,6 +122,7 @@ pub fn monitoring_cluster(facts: &Facts<'_>) -> MonitoringClusterStatus {
         }),
         configuration: configuration.or(previous.configuration),
         object_storage,
+        history,
         remote_stores: (links.total > 0).then_some(links),
         addresses: Some(addresses(facts)),
         versions: Some(Versions {
@@ -193,7 +202,8 @@ fn workloads(facts: &Facts<'_>) -> Vec<Workload> {
         let current = status.observed_generation.is_some() && status.observed_generation >= set.metadata.generation;
         each("DaemonSet", name, set.labels(), counts, current);
     }
-    let mut all: Vec<Workload> = found.into_values().collect();
+    // The store gateway of a link is told with the link.
+    let mut all: Vec<Workload> = found.into_values().filter(|w| !names::is_remote(&w.component)).collect();
     all.sort_by(|a, b| rank(&a.component).cmp(&rank(&b.component)).then_with(|| a.component.cmp(&b.component)));
     for workload in &mut all {
         let troubles: Vec<Trouble> =
@@ -209,7 +219,7 @@ fn workloads(facts: &Facts<'_>) -> Vec<Workload> {
 
 /// In the order of importance.
 fn rank(component: &str) -> usize {
-    [PROMETHEUS, QUERY].iter().position(|known| *known == component).unwrap_or(9)
+    [PROMETHEUS, QUERY, STORE].iter().position(|known| *known == component).unwrap_or(9)
 }
 
 fn tag(image: &str) -> Option<String> {
@@ -238,6 +248,24 @@ fn refused_pods(facts: &Facts<'_>, component: &str) -> Option<Trouble> {
     let reason = if why.contains("exceeded quota") { Reason::QuotaExceeded } else { Reason::AdmissionRefused };
     let message = shorten(format!("Pods of {} can't be made: {why}", deployment.name_any()), 900);
     Some(Trouble { stalled: true, reason, message })
+}
+
+/// Shards of one part as one.
+fn together(workloads: &[Workload]) -> Vec<Workload> {
+    let mut parts: Vec<Workload> = Vec::new();
+    for workload in workloads {
+        match parts.iter_mut().find(|part| part.component == workload.component) {
+            None => parts.push(workload.clone()),
+            Some(part) => {
+                part.desired += workload.desired;
+                part.ready += workload.ready;
+                part.updated += workload.updated;
+                part.settled &= workload.settled;
+                part.exists &= workload.exists;
+            }
+        }
+    }
+    parts
 }
 
 fn component(facts: &Facts<'_>, workload: &Workload) -> ComponentStatus {
@@ -272,14 +300,34 @@ pub(super) fn states<'a>(
     })
 }
 
+/// The store gateways, with what they say.
+fn gateways<'a>(facts: &Facts<'a>) -> impl Iterator<Item = history::Part<'a>> {
+    let pods = &facts.observed.live.pods;
+    states(facts, STORE).map(|(pod, state)| {
+        let shard = pods.get(pod).and_then(|pod| pod.labels().get("panoptes.dev/shard"));
+        history::Part { pod, shard: shard.map(String::as_str).unwrap_or_default(), state }
+    })
+}
+
+/// Whether a part that is not ready only waits for the bucket, which another condition tells about.
+fn waits_for_bucket(workload: &Workload, conditions: &Conditions) -> bool {
+    let well = |status| status == ConditionStatus::True;
+    let bucket = conditions.get(C::ObjectStorageReady).is_some_and(|(status, ..)| well(status));
+    workload.component == STORE && workload.exists && !bucket
+}
+
 fn available(workloads: &[Workload], conditions: &mut Conditions) {
-    let down = |workload: &&Workload| workload.desired > 0 && workload.ready == 0 || !workload.exists;
+    let down = |workload: &&Workload| {
+        let serves = workload.exists && (workload.desired == 0 || workload.ready > 0);
+        !serves && !waits_for_bucket(workload, conditions)
+    };
     let Some(first) = workloads.iter().find(down) else {
         return conditions.yes(C::Available, Reason::AllAvailable, "Every part has a replica that serves.");
     };
     let reason = match first.component.as_str() {
         PROMETHEUS => Reason::PrometheusDown,
         QUERY => Reason::QuerierDown,
+        STORE => Reason::StoreDown,
         "kube-state-metrics" => Reason::KubeStateMetricsDown,
         _ => Reason::NodeExporterDown,
     };
@@ -464,7 +512,8 @@ fn reconciling(
     if conditions.get(C::Stalled).is_some() || facts.observed.cluster.spec.paused {
         return;
     }
-    let moving = workloads.iter().find(|w| !w.exists || !w.settled || w.ready < w.desired);
+    let moves = |w: &&Workload| !w.exists || (!w.settled || w.ready < w.desired) && !waits_for_bucket(w, conditions);
+    let moving = workloads.iter().find(moves);
     // Until a first configuration is known to be loaded, nothing has ever worked.
     let creating = previous.configuration.as_ref().is_none_or(|configuration| configuration.last_good_hash.is_none());
     let reason = if creating { Reason::Creating } else { Reason::RollingOut };
@@ -497,6 +546,8 @@ fn ready(workloads: &[Workload], bucket: Option<&ObjectStorageStatus>, condition
                 .when(C::ObjectStorageReady, ConditionStatus::Unknown)
                 .filter(|_| bucket.is_some_and(|bucket| bucket.last_verified.is_none()))
         })
+        // A block that can't be served costs that block, and is no reason to call all of it not ready.
+        .or_else(|| no(C::HistoryReady).filter(|(reason, _)| *reason == Reason::SyncFailing))
         .or_else(|| no(C::CertificatesValid))
         .or_else(|| no(C::RemoteStoresReady).filter(|(reason, _)| *reason == Reason::RequiredDown));
     match worst {

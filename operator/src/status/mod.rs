@@ -5,12 +5,15 @@ mod cluster;
 mod conditions;
 mod configuration;
 mod events;
+mod gateway;
+mod history;
 mod pods;
 mod remote;
 mod settle;
 
 pub use cluster::{Facts, monitoring_cluster};
 pub use conditions::{Conditions, find};
+pub use gateway::Gateway;
 pub use events::{Happening, cluster_events, remote_events};
 pub use remote::{Link, remote_store, unassigned};
 pub use settle::{Restless, settle_cluster, settle_remote};

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use kube::ResourceExt as _;
 
 use super::conditions::{Conditions, millis, shorten};
+use super::gateway::{self, Gateway};
 use crate::api::{
     ConditionStatus, Conflict, LastError, Latency, OnConflict, RemoteEndpoint, RemoteMode, RemoteStore,
     RemoteStoreStatus, TimeRange, TlsStatus, duration_millis,
@@ -20,6 +21,8 @@ const SOON_MS: i64 = 14 * 86_400_000;
 const AHEAD_MS: i64 = -60_000;
 /// How long queriers may lag behind the newest links before a link that works is called not ready.
 const PATIENCE: jiff::SignedDuration = jiff::SignedDuration::from_secs(60);
+/// How old the newest data of a bucket may be: a block of two hours is cut one hour after its end, and then uploaded.
+const BUCKET_LAG_MS: i64 = 4 * 3_600_000;
 /// Limits of the lists in the status.
 const ENDPOINTS: usize = 32;
 const LABEL_SETS: usize = 32;
@@ -48,6 +51,8 @@ pub struct Link<'a> {
     pub queriers: usize,
     /// What the queriers say, by pod.
     pub states: &'a BTreeMap<String, PartState>,
+    /// The store gateway, of a link to a bucket.
+    pub gateway: Option<&'a Gateway<'a>>,
     /// Now.
     pub now: Timestamp,
 }
@@ -107,6 +112,9 @@ pub fn remote_store(link: &Link<'_>) -> RemoteStoreStatus {
     let accepted = accepted(link, &mut conditions);
     synced(link, &answered, &views, accepted, &mut conditions);
     reachable(&seen, &mut conditions);
+    if let Some(gateway) = link.gateway.filter(|_| accepted) {
+        gateway::judge(gateway, link.now, &mut conditions);
+    }
     tls(link, &seen, &mut conditions);
     identity(link, &seen, &mut conditions);
     unique(link, &seen, &mut conditions);
@@ -294,6 +302,9 @@ fn reachable(seen: &[&state::Link], conditions: &mut Conditions) {
 fn tls(link: &Link<'_>, seen: &[&state::Link], conditions: &mut Conditions) {
     let told = || link.told.map(|told| told.client.tls_config.is_some());
     let Some(encrypted) = link.valid.map(|valid| valid.tls.is_some()).or_else(told) else { return };
+    if link.remote.spec.bucket_ref.is_some() {
+        return; // as between the cluster's own parts
+    }
     if !encrypted {
         return conditions.unknown(C::TLSValid, Reason::Plaintext, "The link is plaintext. Set spec.tls.");
     }
@@ -395,7 +406,9 @@ fn unique(link: &Link<'_>, seen: &[&state::Link], conditions: &mut Conditions) {
 
 fn fresh(link: &Link<'_>, seen: &[&state::Link], conditions: &mut Conditions) {
     let lags: Vec<i64> = seen.iter().filter_map(|view| view.data_lag_ms).collect();
-    let warn = duration_millis(&link.remote.spec.probe.warn_lag).unwrap_or(180_000);
+    let bucket = link.remote.spec.bucket_ref.is_some();
+    let least = if bucket { BUCKET_LAG_MS } else { 0 };
+    let warn = duration_millis(&link.remote.spec.probe.warn_lag).unwrap_or(180_000).max(least);
     let healthy = seen.iter().any(|view| view.endpoints.iter().any(|endpoint| endpoint.healthy));
     match lags.iter().min().copied() {
         // Without the number, which always moves: status.dataLag has it.
@@ -403,7 +416,10 @@ fn fresh(link: &Link<'_>, seen: &[&state::Link], conditions: &mut Conditions) {
             conditions.no(C::Fresh, Reason::ClockSkew, "Its data is more than a minute ahead of our clock.");
         }
         Some(least) if least > warn => {
-            let limit = &link.remote.spec.probe.warn_lag;
+            let limit = match warn {
+                BUCKET_LAG_MS if bucket => "4h",
+                _ => &link.remote.spec.probe.warn_lag,
+            };
             conditions.no(
                 C::Fresh,
                 Reason::Lagging,

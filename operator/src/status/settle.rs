@@ -28,6 +28,11 @@ pub fn settle_cluster(
     {
         calm.last_verified.clone_from(&before.last_verified);
     }
+    if let (Some(calm), Some(before)) = (&mut calm.history, &previous.history)
+        && !long_after(before.last_sync.as_deref(), calm.last_sync.as_deref())
+    {
+        calm.last_sync.clone_from(&before.last_sync);
+    }
     (calm != *previous).then_some(next)
 }
 

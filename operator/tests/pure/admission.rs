@@ -72,7 +72,7 @@ fn the_examples_and_all_they_stand_for() -> anyhow::Result<()> {
         assert_eq!(serde_json::to_value(&stored.spec)?["clusterLabel"], "cluster", "defaults are written down");
         cluster.metadata = stored.metadata.clone();
         let mut observed = world(&cluster);
-        observed.remotes = vec![remote("remote-prod")?, remote("remote-staging")?];
+        observed.remotes = LINKS.iter().map(|link| remote(link)).collect::<anyhow::Result<_>>()?;
         let objects: Vec<Value> = objects(&valid_in(&observed)).into_iter().map(|object| object.0).collect();
         let roles = ["panoptes-prometheus", "panoptes-kube-state-metrics"].map(|name| {
             json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": name}, "rules": []})
@@ -165,8 +165,22 @@ fn bad_wishes_are_refused_naming_the_field() -> anyhow::Result<()> {
         ),
         (body("MonitoringCluster", &"a".repeat(33), &json!({"clusterName": "a"})), &["32 characters"]),
         (body("MonitoringCluster", "a.b", &json!({"clusterName": "a"})), &["metadata.name must start with a letter"]),
-        (remote(json!({})), &["exactly one of address and serviceRef"]),
-        (remote(json!({"address": "a:1", "serviceRef": {"name": "b"}})), &["exactly one of address and serviceRef"]),
+        (remote(json!({})), &["exactly one of address, serviceRef and bucketRef"]),
+        (remote(json!({"address": "a:1", "serviceRef": {"name": "b"}})), &["exactly one of address, serviceRef and bucketRef"]),
+        (
+            remote(json!({"address": "a:1", "bucketRef": {"gcs": {"bucket": "abc"}}})),
+            &["exactly one of address, serviceRef and bucketRef"],
+        ),
+        (remote(json!({"bucketRef": {}})), &["spec.bucketRef", "exactly one of gcs, s3"]),
+        (
+            remote(json!({"bucketRef": {"gcs": {"bucket": "abc"}}, "tls": {"caSecretRef": {"name": "a"}}})),
+            &["bucketRef takes no tls"],
+        ),
+        (cluster(json!({"storeGateway": {"shards": 0}})), &["spec.storeGateway.shards"]),
+        (
+            cluster(json!({"storeGateway": {"cache": {"storageClassName": "fast"}}})),
+            &["spec.storeGateway.cache", "needs persistent: true"],
+        ),
         (remote(json!({"address": "http://a:1"})), &["spec.address"]),
         (remote(json!({"address": "a:1", "tls": {"mode": "Mutual"}})), &["spec.tls", "needs clientSecretRef"]),
         (

@@ -7,7 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use operator::desired::{Object, objects};
 use serde_json::Value;
 
-use super::support::{EXAMPLES, cluster, remote, valid_in, world};
+use super::support::{EXAMPLES, LINKS, cluster, remote, valid_in, world};
 
 /// Secrets in clear: their contents are what is of interest.
 fn readable(object: &Object) -> Value {
@@ -49,7 +49,7 @@ fn every_example() -> anyhow::Result<()> {
     for example in EXAMPLES {
         let mut observed = world(&cluster(example)?);
         if example == "ops" {
-            observed.remotes = vec![remote("remote-prod")?, remote("remote-staging")?];
+            observed.remotes = LINKS.iter().map(|link| remote(link)).collect::<anyhow::Result<_>>()?;
         }
         compare(example, &objects(&valid_in(&observed)))?;
     }
@@ -75,6 +75,8 @@ fn everything_that_can_be_set() -> anyhow::Result<()> {
             "podTemplate": {"metadata": {"annotations": {"a": "b"}}, "spec": {"nodeSelector": {"disk": "ssd"},
                 "containers": [{"name": "prometheus", "env": [{"name": "GOGC", "value": "75"}]}]}}},
         "sidecar": {"logLevel": "warn", "extraArgs": ["--min-time=-2w"]},
+        "storeGateway": {"shards": 2, "replicas": 3, "minTime": "-52w", "maxTime": "-1h", "logLevel": "error",
+            "cache": {"size": "20Gi", "persistent": true}, "extraArgs": ["--sync-block-duration=5m"]},
         "querier": {"replicas": 4, "image": "example/query:1", "extraArgs": ["--query.timeout=1m"]},
         "kubeStateMetrics": {"extraArgs": ["--metric-labels-allowlist=pods=[app]"]},
         "nodeExporter": {"port": 9110},

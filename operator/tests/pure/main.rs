@@ -13,4 +13,5 @@ mod problems;
 mod promtool;
 mod security;
 mod stability;
+mod store;
 mod support;

@@ -318,6 +318,7 @@ fn two_links_to_one_cluster() {
             winner: Some(&winner),
             revision: "r",
             queriers: 2,
+            gateway: None,
             states: &BTreeMap::new(),
             told: None,
             now: jiff::Timestamp::UNIX_EPOCH,

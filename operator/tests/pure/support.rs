@@ -18,7 +18,7 @@ pub(crate) const EXAMPLES: [&str; 4] = ["ops", "prod", "staging", "tutorial"];
 pub(crate) const BUCKETS: [&str; 5] =
     ["bucket-azure", "bucket-filesystem", "bucket-gcs", "bucket-s3", "bucket-thanos-file"];
 /// Examples of links.
-pub(crate) const LINKS: [&str; 2] = ["remote-prod", "remote-staging"];
+pub(crate) const LINKS: [&str; 3] = ["remote-bucket", "remote-prod", "remote-staging"];
 
 pub(crate) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
@@ -111,6 +111,7 @@ pub(crate) fn world(cluster: &MonitoringCluster) -> Observed {
         secret("store-api-client-ca", &[("ca.crt", CERTIFICATE)]),
         secret("prod-store-api-ca", &[("ca.crt", CERTIFICATE)]),
         secret("staging-store-api-ca", &[("ca.crt", CERTIFICATE)]),
+        secret("dr-bucket-reader", &[("key.json", &key_file)]),
         secret("ops-store-api-client", &[("tls.crt", CERTIFICATE), ("tls.key", KEY)]),
     ]);
     Observed {
