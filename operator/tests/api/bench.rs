@@ -203,8 +203,8 @@ impl Bench {
     /// A pod of a part, ready, as its controller and a kubelet would have it.
     pub(crate) fn pod(&self, name: &str, component: &str) {
         let template = match component {
-            "prometheus" => self.get("statefulset", "ops-prometheus"),
-            _ => self.get("deployment", &format!("ops-{component}")),
+            "query" => self.get("deployment", "ops-query"),
+            _ => self.get("statefulset", &format!("ops-{component}")),
         };
         let template = template.unwrap()["spec"]["template"].clone();
         let mut spec = template["spec"].clone();
@@ -256,6 +256,10 @@ impl Bench {
             ("daemonset", "ops-node-exporter"),
         ] {
             self.settled(kind, name);
+        }
+        if self.get("statefulset", "ops-store").is_some() {
+            self.settled("statefulset", "ops-store");
+            self.pod("ops-store-0", "store");
         }
         self.pod("ops-prometheus-0", "prometheus");
         self.pod("ops-query-0", "query");
@@ -318,6 +322,19 @@ pub(crate) fn sidecar(hash: &str, error: Option<(&str, &str)>) -> State {
         version: "0.1.0".to_owned(),
         ready: true,
         configuration: Some(configuration),
+        ..State::default()
+    }
+}
+
+/// A store gateway's document.
+pub(crate) fn store(bucket: args::state::Bucket, blocks: args::state::Blocks) -> State {
+    State {
+        format: 1,
+        component: "store".to_owned(),
+        version: "0.1.0".to_owned(),
+        ready: true,
+        bucket: Some(bucket),
+        blocks: Some(blocks),
         ..State::default()
     }
 }

@@ -10,7 +10,7 @@ use crate::bench::{Bench, condition, querier};
 const PROD: (&str, &str) = ("rstore", "prod");
 
 impl Bench {
-    fn remote(&self, name: &str, spec: Value) {
+    pub(crate) fn remote(&self, name: &str, spec: Value) {
         let mut object = json!({
             "apiVersion": "panoptes.dev/v1alpha1", "kind": "RemoteStore",
             "metadata": {"name": name, "namespace": self.namespace},
@@ -22,7 +22,7 @@ impl Bench {
         self.apply(&object.to_string());
     }
 
-    fn good(&self, name: &str) -> Link {
+    pub(crate) fn good(&self, name: &str) -> Link {
         Link {
             namespace: self.namespace.clone(),
             name: name.to_owned(),

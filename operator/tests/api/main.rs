@@ -10,6 +10,7 @@
 
 mod bench;
 mod deletion;
+mod history;
 mod links;
 mod objects;
 mod rights;

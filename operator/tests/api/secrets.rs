@@ -33,7 +33,10 @@ impl Bench {
 async fn missing_broken_good_rotated() {
     let Some(bench) = Bench::start("secrets").await else { return };
     let credentials = json!({"name": "thanos-gcs-credentials", "key": "thanos-gcs-credentials.json"});
-    bench.cluster(json!({"objectStorage": {"gcs": {"bucket": "long-term", "credentialsSecretRef": credentials}}}));
+    bench.cluster(json!({
+        "objectStorage": {"gcs": {"bucket": "long-term", "credentialsSecretRef": credentials}},
+        "storeGateway": {"enabled": false},
+    }));
     let message = bench.condition(OPS, "ObjectStorageReady", "False", "SecretMissing").await;
     assert!(message.contains("thanos-gcs-credentials"), "{message}");
     bench.until("all that needs no bucket", || bench.get("statefulset", "ops-prometheus")).await;
