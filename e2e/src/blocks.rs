@@ -5,6 +5,7 @@ use std::path::Path;
 use anyhow::Context as _;
 use model::Labels;
 use model::sample::is_stale;
+use serde_json::Value;
 use testkit::gcs::Remote;
 use tsdb::block::{Block, health};
 use tsdb::chunk::{Columns, floats};
@@ -39,7 +40,11 @@ pub fn held(server: &Remote, bucket: &str, id: &str) -> anyhow::Result<Held> {
     count(&dir.path().join(id)).with_context(|| format!("block {id} in the bucket {bucket}"))
 }
 
-fn count(dir: &Path) -> anyhow::Result<Held> {
+/// Counts what a block's folder holds.
+///
+/// # Errors
+/// When the reader or the health check finds something wrong.
+pub fn count(dir: &Path) -> anyhow::Result<Held> {
     let report = health::check(&RealDisk, dir, &health::Options::default());
     anyhow::ensure!(report.is_healthy(), "it is damaged: {:?}", report.problems);
     let block = Block::open(&RealDisk, dir)?;
@@ -70,10 +75,25 @@ fn is_summed(labels: &Labels) -> bool {
 /// # Errors
 /// When it doesn't answer.
 pub fn local(stack: &Stack, replica: usize, min: i64, max: i64) -> anyhow::Result<Held> {
-    // A range selector is open at its left end.
+    counted(&stack.query_prometheus(replica, &all("__name__!=\"\"", min, max), "")?)
+}
+
+/// What the querier says that this replica had from `min` to before `max`, milliseconds since the epoch.
+///
+/// # Errors
+/// When it doesn't answer.
+pub fn asked(stack: &Stack, replica: &str, min: i64, max: i64) -> anyhow::Result<Held> {
+    let selector = format!("__name__!=\"\",prometheus_replica={replica:?}");
+    counted(&stack.query(&all(&selector, min, max), "&dedup=false")?)
+}
+
+/// Every sample from `min` to before `max`: a range selector is open at its left end.
+fn all(selector: &str, min: i64, max: i64) -> String {
     let at = max - 1;
-    let query = format!("{{__name__!=\"\"}}[{}ms] @ {}.{:03}", max - min, at.div_euclid(1000), at.rem_euclid(1000));
-    let rows = stack.query_prometheus(replica, &query, "")?;
+    format!("{{{selector}}}[{}ms] @ {}.{:03}", max - min, at.div_euclid(1000), at.rem_euclid(1000))
+}
+
+fn counted(rows: &Value) -> anyhow::Result<Held> {
     let mut held = Held::default();
     for row in rows.as_array().context("not a matrix")? {
         let summed = row["metric"]["__name__"].as_str().is_some_and(|name| SUMMED.contains(&name));

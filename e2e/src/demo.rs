@@ -11,6 +11,8 @@ use crate::fleet::{Certificates, NAMESPACE, Stack, apply_links, bucket, bucket_o
 use crate::install::Product;
 use crate::{memory, say};
 
+mod last_week;
+
 const READY: Duration = Duration::from_secs(180);
 
 /// Shows Panoptes on three clusters; running it again changes nothing.
@@ -29,6 +31,9 @@ pub fn demo(binary: &Path) -> anyhow::Result<()> {
     let ready = on_all(&FLEET, |c| {
         certificates.put(c)?;
         bucket(c, &bucket_of(c))?;
+        if *c == OPS {
+            last_week::archive()?;
+        }
         let (start, stack) = (Instant::now(), Stack::of(*c));
         let new = stack.json(&["get", &stack.object()]).is_err();
         c.apply(&example(&format!("{}.yaml", c.name))?)?;
@@ -85,6 +90,16 @@ pub fn demo(binary: &Path) -> anyhow::Result<()> {
     for (name, count, own) in counts(&ops)? {
         say::plain(&format!("  {name:<9} {count:>19} {own:>15}"));
     }
+    let told = last_week::ask(&ops)?;
+    say::plain(&format!(
+        "\ncount by (cluster) (up) of {}, a week before any of these Prometheus servers ran: only the bucket has it\n",
+        told.at
+    ));
+    say::plain(&format!(
+        "  asked of                    ops\n  the querier {:>19}   through the store gateway",
+        told.querier
+    ));
+    say::plain(&format!("  Prometheus  {:>19}   it was not there yet", told.prometheus));
     figures(&ready, &linked);
     hints();
     Ok(())
@@ -141,7 +156,7 @@ fn figures(ready: &[Option<f64>], linked: &[Option<f64>]) {
     say::plain("\nfigures                                          here      aim");
     say::plain(&format!("  MonitoringCluster applied → Ready (slowest) {:<9} ≤ 60 s", worst(ready)));
     say::plain(&format!("  RemoteStore applied → in the answer         {:<9} ≤ 10 s", worst(linked)));
-    for (role, aim) in [("operator", 64), ("sidecar", 32), ("query", 64)] {
+    for (role, aim) in [("operator", 64), ("sidecar", 32), ("store", 64), ("query", 64)] {
         let most = FLEET.iter().filter_map(|c| memory::largest(c, role)).max();
         let here =
             most.map_or_else(|| "     ?".to_owned(), |bytes| format!("{:>6.1}", bytes as f64 / f64::from(1 << 20)));
@@ -159,7 +174,7 @@ try next
   kubectl -n {NAMESPACE} describe rstore prod             # a link and its truth
   kubectl -n {NAMESPACE} delete pod ops-prometheus-0      # then look for a gap: there is none
   kubectl -n {NAMESPACE} delete rstore staging            # it leaves the answer; no pod restarts
-  kubectl -n {NAMESPACE} get moncl ops -o jsonpath='{{.status.objectStorage}}'   # the bucket, as the sidecars see it
+  kubectl -n {NAMESPACE} get moncl ops -o jsonpath='{{.status.objectStorage}}{{.status.history}}'   # the bucket, as the parts see it
   kubectl -n {NAMESPACE} port-forward svc/ops-query 10902:http &
   curl -s localhost:10902/api/v1/query --data-urlencode 'query=sum by (cluster) (rate(container_cpu_usage_seconds_total[1m]))'
 

@@ -67,7 +67,7 @@ fn ctr(cluster: &Cluster, args: &[&str]) -> anyhow::Result<String> {
 
 pub(super) fn kubelet(cluster: &Cluster) -> anyhow::Result<NodeProcess> {
     make_control_groups(&cluster.cgroup())?;
-    let root = cluster.data_dir().join("kubelet");
+    let root = kubelet_root(cluster);
     fs::create_dir_all(&root)?;
     let pki = |name: &str| cluster.pki_dir().join(name).display().to_string();
     let config = json!({
@@ -170,4 +170,15 @@ fn make_control_groups(name: &str) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+fn kubelet_root(cluster: &Cluster) -> std::path::PathBuf {
+    cluster.data_dir().join("kubelet")
+}
+
+impl Cluster {
+    /// Where an emptyDir of a pod lies on this machine.
+    pub fn empty_dir(&self, pod_uid: &str, volume: &str) -> std::path::PathBuf {
+        kubelet_root(self).join("pods").join(pod_uid).join("volumes/kubernetes.io~empty-dir").join(volume)
+    }
 }

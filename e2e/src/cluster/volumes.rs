@@ -1,7 +1,9 @@
 //! Storage: a default class, and a few volumes of type `local` per cluster (unlike `hostPath`, they take a pod's group).
 
 use std::fs;
+use std::path::PathBuf;
 
+use anyhow::Context as _;
 use serde_json::{Value, json};
 
 use super::Cluster;
@@ -34,6 +36,17 @@ pub(super) fn ensure(cluster: &Cluster) -> anyhow::Result<()> {
 }
 
 impl Cluster {
+    /// Where the volume of a claim lies on this machine, once it is bound.
+    ///
+    /// # Errors
+    /// While it is not bound.
+    pub fn volume_of(&self, namespace: &str, claim: &str) -> anyhow::Result<PathBuf> {
+        let claim = self.json(&["-n", namespace, "get", "pvc", claim])?;
+        let volume = claim["spec"]["volumeName"].as_str().context("the claim is not bound")?;
+        let volume = self.json(&["get", "persistentvolume", volume])?;
+        Ok(PathBuf::from(local_path(&volume).context("the volume is no local one")?))
+    }
+
     /// Empties the volumes whose claims are gone and offers them again.
     ///
     /// # Errors

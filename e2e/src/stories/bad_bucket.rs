@@ -18,6 +18,8 @@ fn run(world: &World) -> anyhow::Result<()> {
     bucket.put_key("one")?;
     sandbox.apply(json!({
         "objectStorage": bucket.spec(),
+        // so that it is always the sidecar who says what is wrong
+        "storeGateway": {"enabled": false},
         "sidecar": {"extraArgs": ["--objstore.check-interval=3s"]},
     }))?;
     let says = |reason: &str, parts: &[&str]| {

@@ -11,6 +11,9 @@ mod bad_two_remotes;
 mod rights_suffice;
 mod t01_fleet_from_one_cluster;
 mod t04_sidecar_archives;
+mod t07_store_serves_history;
+mod t08_cache_is_disposable;
+mod t09_store_follows_bucket;
 mod t10_part_live_range;
 mod t11_dedup_steady;
 mod t12_dedup_fills_gaps;
@@ -26,10 +29,13 @@ mod t32_name_and_intervals;
 mod t33_second_cluster;
 mod t34_own_name;
 mod t35_exposed_with_mtls;
+mod t36_part_remote_bucket;
 mod t36_remote_by_address;
 mod t37_remote_by_name;
 mod t38_part_stores_api;
 mod t41_hot_reload;
+mod t44_part_filesystem;
+mod t44_part_s3;
 mod t50_three_clusters;
 pub mod world;
 
@@ -86,9 +92,15 @@ pub struct Story {
 /// Long ones first; of those that change the same thing, in this order.
 const ALL: &[Story] = &[
     t21_secret::STORY,
+    t44_part_s3::STORY,
+    t07_store_serves_history::STORY,
     t04_sidecar_archives::STORY,
+    t44_part_filesystem::STORY,
     t12_dedup_fills_gaps::STORY,
     bad_bucket::STORY,
+    t36_part_remote_bucket::STORY,
+    t09_store_follows_bucket::STORY,
+    t08_cache_is_disposable::STORY,
     t18_one_file::STORY,
     t01_fleet_from_one_cluster::STORY,
     t10_part_live_range::STORY,

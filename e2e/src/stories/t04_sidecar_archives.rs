@@ -50,7 +50,7 @@ fn run(world: &World) -> anyhow::Result<()> {
     }
     eventually("the upload in the status", CHANGE, || {
         let status = stack.json(&["get", &object])?["status"]["objectStorage"].clone();
-        anyhow::ensure!(status["result"] == "Ok" && status["verified"] == "2/2", "it says {status}");
+        anyhow::ensure!(status["result"] == "Ok" && status["verified"] == "3/3", "it says {status}");
         anyhow::ensure!(status["lastUpload"].is_string() && status["skipped"] == 0, "it says {status}");
         Ok(())
     })?;

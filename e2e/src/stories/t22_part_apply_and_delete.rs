@@ -28,6 +28,7 @@ fn run(world: &World) -> anyhow::Result<()> {
     };
     for (kind, name) in [
         ("StatefulSet", "prometheus"),
+        ("StatefulSet", "store"),
         ("Deployment", "query"),
         ("Deployment", "kube-state-metrics"),
         ("DaemonSet", "node-exporter"),

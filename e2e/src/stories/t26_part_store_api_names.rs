@@ -1,5 +1,5 @@
-//! T26: from a pod of the namespace, the store-API Service's name has one address per Prometheus pod, and an SRV record per address with
-//! the gRPC port.
+//! T26: from a pod of the namespace, the store-API Service's name has one address per Prometheus and per store gateway, and an SRV
+//! record per address with the gRPC port.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -20,7 +20,8 @@ fn run(world: &World) -> anyhow::Result<()> {
     let stack = world.tutorial()?;
     let service = service(&stack)?;
     let name = format!("{service}.{}.svc.cluster.local", stack.namespace);
-    let mut wanted: Vec<String> = stack.pods("prometheus")?.into_iter().map(|p| p.ip).collect();
+    let pods = [stack.pods("prometheus")?, stack.pods("store")?].concat();
+    let mut wanted: Vec<String> = pods.into_iter().map(|p| p.ip).collect();
     wanted.sort();
     let found = ask(&stack, "a", &name)?;
     anyhow::ensure!(found == wanted, "{name} is {found:?}, the pods are {wanted:?}");

@@ -1,9 +1,11 @@
 //! S3 on loopback: versitygw over a directory.
 
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use crate::certs::Pair;
 use crate::process::Process;
 use crate::{http, peers, ports};
 
@@ -16,7 +18,7 @@ pub const SECRET_KEY: &str = "testkit-secret";
 #[derive(Debug)]
 pub struct S3 {
     process: Process,
-    port: u16,
+    address: SocketAddr,
     dir: tempfile::TempDir,
 }
 
@@ -26,24 +28,30 @@ impl S3 {
     /// # Errors
     /// When the peer is missing or does not come up; the error holds the end of its log.
     pub fn start() -> anyhow::Result<Self> {
-        let program = peers::path("versitygw")?;
+        Self::start_at(Ipv4Addr::LOCALHOST, None)
+    }
+
+    /// The same at another of this machine's addresses, with TLS where a certificate is given.
+    ///
+    /// # Errors
+    /// As [`S3::start`].
+    pub fn start_at(ip: Ipv4Addr, certificate: Option<&Pair>) -> anyhow::Result<Self> {
         let dir = tempfile::Builder::new().prefix("s3-").tempdir()?;
-        let port = ports::free()?;
-        let buckets = dir.path().join("buckets");
-        std::fs::create_dir(&buckets)?;
-        let mut command = Command::new(program);
-        command
-            .args(["--quiet", "--port", &format!("127.0.0.1:{port}"), "posix"])
-            .arg(&buckets)
-            .env("ROOT_ACCESS_KEY", ACCESS_KEY)
-            .env("ROOT_SECRET_KEY", SECRET_KEY)
-            .current_dir(dir.path());
-        let mut process = Process::spawn("versitygw", &mut command, &dir.path().join("log"))?;
-        process.wait_for("versitygw", Duration::from_secs(30), || {
-            // Any answer will do: without a signature it is a refusal.
-            http::get(&format!("http://127.0.0.1:{port}/")).map(|_| ())
-        })?;
-        Ok(Self { process, port, dir })
+        std::fs::create_dir(dir.path().join("buckets"))?;
+        let address = SocketAddr::from((ip, ports::free()?));
+        let process = serve(dir.path(), address, certificate)?;
+        Ok(Self { process, address, dir })
+    }
+
+    /// Ends the process and starts it anew at the same address with the same buckets, and this certificate.
+    ///
+    /// # Errors
+    /// As [`S3::start`].
+    pub fn restart(self, certificate: Option<&Pair>) -> anyhow::Result<Self> {
+        let Self { process, address, dir } = self;
+        process.stop()?;
+        let process = serve(dir.path(), address, certificate)?;
+        Ok(Self { process, address, dir })
     }
 
     /// Makes a bucket.
@@ -61,7 +69,7 @@ impl S3 {
 
     /// Where it answers, as in `127.0.0.1:20018`.
     pub fn address(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
+        self.address.to_string()
     }
 
     /// Thanos's objstore YAML for one of its buckets.
@@ -78,6 +86,32 @@ impl S3 {
     pub fn has(&self, bucket: &str, name: &str) -> bool {
         Path::new(&self.directory()).join(bucket).join(name).is_file()
     }
+}
+
+fn serve(dir: &Path, address: SocketAddr, certificate: Option<&Pair>) -> anyhow::Result<Process> {
+    let mut command = Command::new(peers::path("versitygw")?);
+    command.args(["--quiet", "--port", &address.to_string()]);
+    if let Some(Pair { cert, key }) = certificate {
+        for (flag, file, text) in [("--cert", "tls.crt", cert), ("--key", "tls.key", key)] {
+            std::fs::write(dir.join(file), text)?;
+            command.arg(flag).arg(dir.join(file));
+        }
+    }
+    command
+        .arg("posix")
+        .arg(dir.join("buckets"))
+        .env("ROOT_ACCESS_KEY", ACCESS_KEY)
+        .env("ROOT_SECRET_KEY", SECRET_KEY)
+        .current_dir(dir);
+    let mut process = Process::spawn("versitygw", &mut command, &dir.join("log"))?;
+    let encrypted = certificate.is_some();
+    process.wait_for("versitygw", Duration::from_secs(30), || match encrypted {
+        // That it listens has to do: whose certificate it shows is for the caller to know.
+        true => Ok(TcpStream::connect(address).map(|_| ())?),
+        // Any answer will do: without a signature it is a refusal.
+        false => http::get(&format!("http://{address}/")).map(|_| ()),
+    })?;
+    Ok(process)
 }
 
 /// Thanos's objstore YAML for a bucket behind any address that leads to such a server, a proxy for example.

@@ -22,8 +22,7 @@ use std::collections::BTreeMap;
 use kube::ResourceExt as _;
 
 use crate::api::{
-    ExposeStoreApi, ExposeType, MonitoringCluster, MonitoringClusterSpec, Quantity, RejectedObject,
-    duration_millis,
+    ExposeStoreApi, ExposeType, MonitoringCluster, MonitoringClusterSpec, Quantity, RejectedObject, duration_millis,
 };
 use crate::desired::configuration::Configuration;
 use crate::desired::{configuration, images::Images, meta, names};

@@ -27,14 +27,7 @@ struct Own {
 
 const PROMETHEUS: Own = Own {
     containers: &["prometheus", "sidecar", "init-config"],
-    volumes: &[
-        "config",
-        "config-shared",
-        "rules",
-        pod::DATA_VOLUME,
-        objstore::CONFIG_VOLUME,
-        objstore::BUCKET_VOLUME,
-    ],
+    volumes: &["config", "config-shared", "rules", pod::DATA_VOLUME, objstore::CONFIG_VOLUME, objstore::BUCKET_VOLUME],
     mounts: &[
         prometheus::CONFIG_DIR,
         configuration::SHARED_DIR,

@@ -72,7 +72,8 @@ fn times(min: Option<&str>, max: Option<&str>, problems: &mut Vec<Problem>) {
         let found = text.map(point);
         if found == Some(None) {
             let text = text.unwrap_or_default();
-            let message = format!("{text:?} is neither a time as 2026-01-02T15:04:05Z nor a duration before now as -2w");
+            let message =
+                format!("{text:?} is neither a time as 2026-01-02T15:04:05Z nor a duration before now as -2w");
             problems.push(Problem::invalid(format!("spec.storeGateway.{field}"), message));
         }
         found.flatten()

@@ -5,8 +5,8 @@ use serde_json::{Map, Value, json};
 use crate::api::GROUP;
 use crate::cluster::ValidCluster;
 
-use super::names;
 use super::images::{KUBE_STATE_METRICS_VERSION, NODE_EXPORTER_VERSION};
+use super::names;
 
 /// The label that says who made an object.
 pub(crate) const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "panoptes-operator");

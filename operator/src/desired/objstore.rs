@@ -70,7 +70,12 @@ pub(super) fn config_path() -> String {
 }
 
 /// A bucket's files as the Secret of this name.
-pub(super) fn rendered(cluster: &ValidCluster, part: meta::Part<'_>, name: &str, storage: &ValidObjectStorage) -> Object {
+pub(super) fn rendered(
+    cluster: &ValidCluster,
+    part: meta::Part<'_>,
+    name: &str,
+    storage: &ValidObjectStorage,
+) -> Object {
     let data: Map<String, Value> =
         storage.files.iter().map(|(key, bytes)| (key.clone(), Value::from(STANDARD.encode(bytes)))).collect();
     secret(cluster, part, name, data)

@@ -108,8 +108,7 @@ pub fn monitoring_cluster(facts: &Facts<'_>) -> MonitoringClusterStatus {
     let phase = phase(&workloads, &conditions);
 
     let components = together(&workloads).iter().map(|workload| component(facts, workload)).collect();
-    let history = (gateways.total > 0)
-        .then(|| history::status(&gateways, &conditions, previous.history.as_ref()));
+    let history = (gateways.total > 0).then(|| history::status(&gateways, &conditions, previous.history.as_ref()));
     let valid = facts.valid.ok();
     MonitoringClusterStatus {
         observed_generation: cluster.metadata.generation,

@@ -44,12 +44,10 @@ impl<'a> Seen<'a> {
 
 /// Says whether the history is there.
 pub(super) fn judge(seen: &Seen<'_>, conditions: &mut Conditions) {
-    let error = |blocks: &Blocks| {
-        blocks.error.as_deref().unwrap_or("no reason is given").trim_end_matches('.').to_owned()
-    };
-    let long = |blocks: &Blocks| {
-        blocks.failing_since_ms.filter(|since| seen.now.as_millisecond() - since > PATIENCE_MS)
-    };
+    let error =
+        |blocks: &Blocks| blocks.error.as_deref().unwrap_or("no reason is given").trim_end_matches('.').to_owned();
+    let long =
+        |blocks: &Blocks| blocks.failing_since_ms.filter(|since| seen.now.as_millisecond() - since > PATIENCE_MS);
     if let Some((pod, since, why)) = seen.blocks().find_map(|(pod, _, b)| Some((pod, long(b)?, error(b)))) {
         let message = format!(
             "{pod} has not been able to look through the bucket since {}: {why}. Blocks that came later can't be asked for.",
@@ -103,9 +101,7 @@ pub(super) fn status(seen: &Seen<'_>, conditions: &Conditions, previous: Option<
         missing: number(|(_, missing)| *missing),
         min_time: min.filter(|ms| known(*ms)).and_then(|ms| millis(ms - ms.rem_euclid(HOUR))),
         max_time: max.filter(|ms| known(*ms)).and_then(|ms| millis(ms - ms.rem_euclid(BLOCK))),
-        last_sync: last_sync
-            .and_then(millis)
-            .or_else(|| previous.and_then(|previous| previous.last_sync.clone())),
+        last_sync: last_sync.and_then(millis).or_else(|| previous.and_then(|previous| previous.last_sync.clone())),
     }
 }
 
@@ -128,7 +124,8 @@ mod tests {
     }
 
     fn told(states: &[(&str, State)], total: usize) -> (ConditionStatus, Reason, String, HistoryStatus) {
-        let parts: Vec<Part<'_>> = states.iter().map(|(shard, state)| Part { pod: "ops-store-0", shard, state }).collect();
+        let parts: Vec<Part<'_>> =
+            states.iter().map(|(shard, state)| Part { pod: "ops-store-0", shard, state }).collect();
         let now = Timestamp::from_millisecond(1_795_000_000_000).unwrap();
         let seen = Seen { parts: &parts, total, now };
         let mut conditions = Conditions::default();
@@ -140,9 +137,14 @@ mod tests {
 
     #[test]
     fn all_is_served() {
-        let (is, reason, _, status) = told(&[("0", state(|_| {})), ("0", state(|b| b.loaded = 9)), ("1", state(|_| {}))], 3);
+        let (is, reason, _, status) =
+            told(&[("0", state(|_| {})), ("0", state(|b| b.loaded = 9)), ("1", state(|_| {}))], 3);
         assert_eq!((is, reason), (ConditionStatus::True, Reason::AllBlocksServed));
-        assert_eq!((status.synced.as_str(), status.blocks, status.missing), ("3/3", 19, 0), "shards add up, replicas don't");
+        assert_eq!(
+            (status.synced.as_str(), status.blocks, status.missing),
+            ("3/3", 19, 0),
+            "shards add up, replicas don't"
+        );
         assert_eq!(status.min_time.as_deref(), Some("2023-11-14T22:00:00Z"));
         assert_eq!(status.max_time.as_deref(), Some("2023-11-15T00:00:00Z"));
         assert_eq!(status.last_sync.as_deref(), Some("2026-11-18T11:06:40Z"));
@@ -151,11 +153,17 @@ mod tests {
     #[test]
     fn what_is_missing_is_named_and_what_is_not_known_is_not_claimed() {
         let (is, reason, message, status) = told(
-            &[("0", state(|_| {})), ("0", state(|b| {
-                (b.loaded, b.missing) = (9, 1);
-                let (block, message) = ("01A".to_owned(), "its index is damaged.".to_owned());
-                b.missing_blocks.push(SkippedBlock { block, reason: SkipReason::Damaged, message });
-            }))],
+            &[
+                ("0", state(|_| {})),
+                (
+                    "0",
+                    state(|b| {
+                        (b.loaded, b.missing) = (9, 1);
+                        let (block, message) = ("01A".to_owned(), "its index is damaged.".to_owned());
+                        b.missing_blocks.push(SkippedBlock { block, reason: SkipReason::Damaged, message });
+                    }),
+                ),
+            ],
             2,
         );
         assert_eq!((is, reason), (ConditionStatus::False, Reason::BlocksMissing));

@@ -13,7 +13,7 @@ mod settle;
 
 pub use cluster::{Facts, monitoring_cluster};
 pub use conditions::{Conditions, find};
-pub use gateway::Gateway;
 pub use events::{Happening, cluster_events, remote_events};
+pub use gateway::Gateway;
 pub use remote::{Link, remote_store, unassigned};
 pub use settle::{Restless, settle_cluster, settle_remote};

@@ -77,11 +77,8 @@ async fn what_the_store_gateway_says_is_told() {
     assert!(message.contains("ops-store-0") && message.contains("01HXAMPLE: its index is cut off"), "{message}");
     bench.condition(OPS, "Ready", "True", "Ready").await;
 
-    let failing = Blocks {
-        failing_since_ms: Some(1_000),
-        error: Some("listing is answered with 503".to_owned()),
-        ..blocks(7)
-    };
+    let failing =
+        Blocks { failing_since_ms: Some(1_000), error: Some("listing is answered with 503".to_owned()), ..blocks(7) };
     bench.says("ops-store-0", store(bucket.clone(), failing)).await;
     bench.condition(OPS, "HistoryReady", "False", "SyncFailing").await;
     bench.condition(OPS, "Ready", "False", "SyncFailing").await;

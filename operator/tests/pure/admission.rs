@@ -166,7 +166,10 @@ fn bad_wishes_are_refused_naming_the_field() -> anyhow::Result<()> {
         (body("MonitoringCluster", &"a".repeat(33), &json!({"clusterName": "a"})), &["32 characters"]),
         (body("MonitoringCluster", "a.b", &json!({"clusterName": "a"})), &["metadata.name must start with a letter"]),
         (remote(json!({})), &["exactly one of address, serviceRef and bucketRef"]),
-        (remote(json!({"address": "a:1", "serviceRef": {"name": "b"}})), &["exactly one of address, serviceRef and bucketRef"]),
+        (
+            remote(json!({"address": "a:1", "serviceRef": {"name": "b"}})),
+            &["exactly one of address, serviceRef and bucketRef"],
+        ),
         (
             remote(json!({"address": "a:1", "bucketRef": {"gcs": {"bucket": "abc"}}})),
             &["exactly one of address, serviceRef and bucketRef"],

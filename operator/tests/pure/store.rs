@@ -92,7 +92,10 @@ fn what_can_be_set() {
     observed.cluster.spec.store_gateway.cache.storage_class_name = None;
     let (reason, message) = said_under(&observed, Stalled);
     assert_eq!(reason, Reason::ImmutableChangeRefused);
-    assert!(message.contains("kubectl delete statefulset ops-store") && message.contains("20Gi of class fast"), "{message}");
+    assert!(
+        message.contains("kubectl delete statefulset ops-store") && message.contains("20Gi of class fast"),
+        "{message}"
+    );
     assert_eq!(templates(&objects(&valid_in(&observed))), templates(&all), "nothing is rolled");
     // The limit of an emptyDir can.
     let mut observed = with(json!({}));
@@ -158,7 +161,10 @@ fn what_is_refused() {
     let mount = json!({"spec": {"containers": [{"name": "store", "volumeMounts": [
         {"name": "x", "mountPath": "/var/panoptes/store"}]}]}});
     let observed = with(json!({"podTemplate": mount}));
-    assert_eq!(validate(&observed.cluster, &observed).expect_err("a mount of ours")[0].reason, Reason::PodTemplateRejected);
+    assert_eq!(
+        validate(&observed.cluster, &observed).expect_err("a mount of ours")[0].reason,
+        Reason::PodTemplateRejected
+    );
 }
 
 /// A bucket that is a volume is never written to by who only reads.
@@ -216,10 +222,18 @@ fn the_bucket_of_another_cluster() {
 fn what_is_wrong_with_a_bucket_of_a_link_concerns_it_alone() {
     let long = "a".repeat(50);
     for (name, spec, reason, parts) in [
-        ("dr", json!({"gcs": {"bucket": "b-1", "credentialsSecretRef": {"name": "none", "key": "k"}}}),
-            Reason::SecretMissing, &["\"none\"", "does not exist"][..]),
-        ("dr", json!({"gcs": {"bucket": "b-1", "credentialsSecretRef": {"name": "bad", "key": "k"}}}),
-            Reason::SecretInvalid, &["\"bad\"", "is not JSON"]),
+        (
+            "dr",
+            json!({"gcs": {"bucket": "b-1", "credentialsSecretRef": {"name": "none", "key": "k"}}}),
+            Reason::SecretMissing,
+            &["\"none\"", "does not exist"][..],
+        ),
+        (
+            "dr",
+            json!({"gcs": {"bucket": "b-1", "credentialsSecretRef": {"name": "bad", "key": "k"}}}),
+            Reason::SecretInvalid,
+            &["\"bad\"", "is not JSON"],
+        ),
         ("dr", json!({}), Reason::InvalidSpec, &["exactly one of gcs"]),
         (long.as_str(), gcs(), Reason::InvalidSpec, &["at most 41 characters", "Choose another name"]),
         ("a.b", gcs(), Reason::InvalidSpec, &["Choose another name"]),

@@ -229,6 +229,13 @@ fn control(store: &mut Store, request: &Request, path: &str) -> Answer {
                 store.buckets.get(bucket).iter().flat_map(|objects| objects.keys()).collect();
             Answer::json(200, &json!(names))
         }
+        ("PUT", ("objects", path)) => {
+            let (bucket, name) = path.split_once('/').unwrap_or((path, ""));
+            match store.force(bucket, &wire::decode(name), request.body.clone()) {
+                Ok(()) => Answer::new(204),
+                Err(_) => Answer::new(404),
+            }
+        }
         ("GET", ("objects", path)) => {
             let (bucket, name) = path.split_once('/').unwrap_or((path, ""));
             let found = store.buckets.get(bucket).and_then(|objects| objects.get(&wire::decode(name)));
@@ -300,6 +307,14 @@ impl Remote {
     /// When nobody answers.
     pub fn names(&self, bucket: &str) -> anyhow::Result<Vec<String>> {
         Ok(serde_json::from_slice(&self.ask("GET", &format!("/_test/names/{bucket}"), &[])?)?)
+    }
+
+    /// Makes an object, or puts another content in its place, whatever rights anybody has.
+    ///
+    /// # Errors
+    /// When nobody answers.
+    pub fn put(&self, bucket: &str, name: &str, body: &[u8]) -> anyhow::Result<()> {
+        self.ask("PUT", &format!("/_test/objects/{bucket}/{name}"), body).map(|_| ())
     }
 
     /// An object's content.
