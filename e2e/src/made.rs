@@ -155,3 +155,29 @@ pub fn upload(server: &Remote, bucket: &str, block: &Path) -> anyhow::Result<(St
     }
     Ok((id, bytes))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::blocks::count;
+
+    #[test]
+    fn both_writers_hold_the_same() {
+        if peers::skip(&["promtool"]) {
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let value = |series: usize, sample: usize| (series * 7 + sample) as f64;
+        let start_ms = block_of(1_790_000_000_000);
+        let wish = Wish { cluster: "c", metric: "up", prefix: "i", series: 3, start_ms, value };
+        let (own, foreign) = (own(dir.path(), &wish, 1).unwrap(), foreign(dir.path(), &wish).unwrap());
+        let held = count(&own).unwrap();
+        assert_eq!(held.samples, 3 * 480);
+        assert_eq!(held, count(&foreign).unwrap());
+        for block in [own, foreign] {
+            let text = std::fs::read(block.join("meta.json")).unwrap();
+            let meta = BlockMeta::read("meta.json", &text).unwrap();
+            assert_eq!((meta.min_time, meta.thanos.unwrap().labels["cluster"].as_str()), (start_ms, "c"));
+        }
+    }
+}
