@@ -25,8 +25,8 @@ pub use parts::{
     CacheVolume, KubeStateMetricsSpec, NodeExporterSpec, PrometheusSpec, QuerierSpec, SidecarSpec, StoreGatewaySpec,
 };
 pub use remote_store::{
-    Criticality, OnConflict, Probe, RemoteMode, RemoteStore, RemoteStoreSpec, RemoteTls, ServicePort, ServiceRef,
-    TlsMode,
+    Criticality, OnConflict, Probe, RemoteAuth, RemoteMode, RemoteStore, RemoteStoreSpec, RemoteTls, ServicePort,
+    ServiceRef, TlsMode,
 };
 pub use status::{
     Addresses, ComponentStatus, ConfigurationStatus, Conflict, HistoryStatus, LastError, LastRestart, Latency,

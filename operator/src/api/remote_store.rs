@@ -4,7 +4,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::common::{LocalRef, duration_schema};
+use super::common::{KeyRef, LocalRef, duration_schema};
 use super::object_storage::ObjectStorage;
 use super::status::RemoteStoreStatus;
 
@@ -39,7 +39,7 @@ use super::status::RemoteStoreStatus;
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = Rule::new("[has(self.address), has(self.serviceRef), has(self.bucketRef)].exists_one(form, form)").message("a RemoteStore needs exactly one of address, serviceRef and bucketRef"),
-    validation = Rule::new("!(has(self.bucketRef) && has(self.tls))").message("bucketRef takes no tls: the store gateway for the bucket runs in this namespace")
+    validation = Rule::new("!(has(self.bucketRef) && (has(self.tls) || has(self.auth)))").message("bucketRef takes no tls and no auth: the store gateway for the bucket runs in this namespace")
 )]
 pub struct RemoteStoreSpec {
     /// What the far side must advertise as its cluster label; data of other clusters is left out.
@@ -65,6 +65,9 @@ pub struct RemoteStoreSpec {
     /// Certificates. Without it: TLS where the address says `https://` or ends in `:443`, else plaintext, with a Warning.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<RemoteTls>,
+    /// What is shown with every call, beside certificates.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auth: Option<RemoteAuth>,
     /// Whether an answer without this cluster is an error (Required) or a warning (Optional).
     #[serde(default)]
     pub criticality: Criticality,
@@ -155,6 +158,14 @@ pub struct RemoteTls {
     /// Accept any server certificate. Raises a Warning.
     #[serde(default)]
     pub insecure_skip_verify: bool,
+}
+
+/// What is shown with every call.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RemoteAuth {
+    /// Secret key that holds a token; it is sent as `authorization: Bearer …`. A new one is taken into use without a restart.
+    pub bearer_token_secret_ref: KeyRef,
 }
 
 /// How a link is encrypted.

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use args::files::LINKS;
-use args::links::Links;
+use args::links::{Link, Links};
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::ResourceExt as _;
 
@@ -43,14 +43,26 @@ pub(super) fn server_certificates(tls: &ExposeTls, observed: &Observed) -> Optio
     (tls.client_ca_secret_ref.is_none() || kept.client_ca.is_some()).then_some(kept)
 }
 
-/// The certificates that queriers use for a link.
-pub(super) fn link_tls(remote: &RemoteStore, observed: &Observed) -> Option<ValidLinkTls> {
+/// The files that queriers have, and what they are told about a link.
+fn link<'a>(remote: &RemoteStore, observed: &'a Observed) -> Option<(BTreeMap<&'a str, &'a [u8]>, Link)> {
     let slots = names::endpoint_slots(&observed.cluster.name_any());
     let secrets = slots.iter().filter_map(|slot| observed.secrets.get(slot)).filter_map(Found::present);
     let files: BTreeMap<&str, &[u8]> = secrets.flat_map(files).collect();
     let document: Links = serde_saphyr::from_str(std::str::from_utf8(files.get(LINKS)?).ok()?).ok()?;
     let (namespace, name) = (remote.namespace().unwrap_or_default(), remote.name_any());
     let link = document.links.into_iter().find(|link| link.namespace == namespace && link.name == name)?;
+    Some((files, link))
+}
+
+/// The token that queriers send over a link.
+pub(super) fn link_token(remote: &RemoteStore, observed: &Observed) -> Option<Vec<u8>> {
+    let (files, link) = link(remote, observed)?;
+    files.get(link.bearer_token_file.as_str()).map(|bytes| bytes.to_vec())
+}
+
+/// The certificates that queriers use for a link.
+pub(super) fn link_tls(remote: &RemoteStore, observed: &Observed) -> Option<ValidLinkTls> {
+    let (files, link) = link(remote, observed)?;
     let tls = link.client.tls_config?;
     let file = |name: &str| files.get(name).map(|bytes| bytes.to_vec());
     Some(ValidLinkTls {

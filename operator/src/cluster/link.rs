@@ -13,7 +13,7 @@ use crate::observe::{Observed, Winner};
 use super::certificates::pem;
 use super::object_storage::{self, ValidObjectStorage};
 use super::problem::{ConditionType, Problem, Reason};
-use super::secrets::Absent;
+use super::secrets::{self, Absent};
 use super::volume::Volume;
 use super::{kept, store};
 
@@ -26,6 +26,8 @@ pub struct ValidLink {
     pub address: String,
     /// TLS; absent: plaintext.
     pub tls: Option<ValidLinkTls>,
+    /// The token that is sent with every call.
+    pub token: Option<Vec<u8>>,
     /// The bucket that a store gateway here serves, where it is one that is linked.
     pub bucket: Option<ValidBucket>,
     /// Why it must not be used, where another one has the same cluster.
@@ -90,6 +92,7 @@ fn one(
     let mut held = Vec::new();
     let bucket = bucket(cluster, remote, observed, problems, &mut held);
     let tls = tls(remote, wants_tls, &address, observed, problems, &mut held);
+    let token = token(remote, observed, problems, &mut held);
     let (interval, timeout) = probe(remote, problems);
     let unusable =
         problems[before..].iter().any(|p| matches!(p.condition, ConditionType::Accepted | ConditionType::Stalled));
@@ -102,6 +105,12 @@ fn one(
         problems.push(Problem::warning(
             "spec.tls",
             "The link is plaintext: everybody on the way can read and change its data. Set tls.",
+        ));
+    }
+    if tls.is_none() && token.is_some() {
+        problems.push(Problem::warning(
+            "spec.auth",
+            "The token is sent in plaintext: everybody on the way can read it, and then ask as we do. Set tls.",
         ));
     }
     if tls.as_ref().is_some_and(|tls| tls.insecure_skip_verify) {
@@ -122,6 +131,7 @@ fn one(
         remote: remote.clone(),
         address,
         tls,
+        token,
         bucket,
         rejected,
         probe_interval_ms: interval,
@@ -135,7 +145,7 @@ fn address(cluster: &str, remote: &RemoteStore, problems: &mut Vec<Problem>) -> 
         problems.push(Problem::new(ConditionType::Accepted, Reason::InvalidSpec, field, message));
         None
     };
-    let RemoteStoreSpec { address, service_ref, bucket_ref, tls, .. } = &remote.spec;
+    let RemoteStoreSpec { address, service_ref, bucket_ref, tls, auth, .. } = &remote.spec;
     match (address, service_ref, bucket_ref) {
         (Some(text), None, None) => match parse_address(text) {
             Ok(found) => Some(found),
@@ -149,9 +159,10 @@ fn address(cluster: &str, remote: &RemoteStore, problems: &mut Vec<Problem>) -> 
                 ServicePort::Name(port) => (format!("dnssrv+_{port}._tcp.{}.{namespace}.svc", service.name), false),
             })
         }
-        (None, None, Some(_)) if tls.is_some() => {
-            let message = "bucketRef takes no tls: its store gateway runs in this namespace. Remove it.";
-            invalid("spec.tls", message.to_owned())
+        (None, None, Some(_)) if tls.is_some() || auth.is_some() => {
+            let field = if tls.is_some() { "spec.tls" } else { "spec.auth" };
+            let message = "bucketRef takes no tls and no auth: its store gateway runs in this namespace. Remove them.";
+            invalid(field, message.to_owned())
         }
         (None, None, Some(_)) => {
             let set = names::remote(cluster, &remote.name_any());
@@ -312,6 +323,38 @@ fn tls(
         ca,
         client,
     })
+}
+
+/// The token; one that is missing for a moment, but that queriers have from before, is told in `held`.
+fn token(
+    remote: &RemoteStore,
+    observed: &Observed,
+    problems: &mut Vec<Problem>,
+    held: &mut Vec<Problem>,
+) -> Option<Vec<u8>> {
+    const FIELD: &str = "spec.auth.bearerTokenSecretRef";
+    let key = &remote.spec.auth.as_ref()?.bearer_token_secret_ref;
+    let found = secrets::secret(observed, key).and_then(|bytes| {
+        let word = std::str::from_utf8(bytes).unwrap_or_default().trim();
+        let good = !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_graphic());
+        let message =
+            format!("Key {:?} of Secret {:?} is no token: it must be one word. Replace it.", key.key, key.name);
+        if good { Ok(word.as_bytes().to_vec()) } else { Err(Absent { reason: Reason::SecretInvalid, message }) }
+    });
+    found.map_or_else(
+        |Absent { reason, message }| {
+            let kept = kept::link_token(remote, observed);
+            match &kept {
+                Some(_) => {
+                    let message = format!("{message} Until then queriers keep the token that they have.");
+                    held.push(Problem::new(ConditionType::Accepted, reason, FIELD, message));
+                }
+                None => problems.push(Problem::new(ConditionType::Accepted, reason, FIELD, message)),
+            }
+            kept
+        },
+        Some,
+    )
 }
 
 /// The host of an address, for the certificate's name. Of a service record it is the name behind `_port._protocol`.

@@ -67,12 +67,20 @@ fn files(cluster: &ValidCluster) -> BTreeMap<String, Vec<u8>> {
             files.insert(file_name(bytes), bytes.clone());
         }
     }
+    for token in cluster.links.iter().filter_map(|link| link.token.as_ref()) {
+        files.insert(token_file(token), token.clone());
+    }
     files
 }
 
 /// Certificates are named by content: each is stored once, and a new one never replaces one that is in use.
 fn file_name(bytes: &[u8]) -> String {
     format!("{}.pem", &hash(bytes)[..32])
+}
+
+/// The same for tokens.
+fn token_file(bytes: &[u8]) -> String {
+    format!("{}.token", &hash(bytes)[..32])
 }
 
 fn own_parts(cluster: &ValidCluster) -> Endpoints {
@@ -101,6 +109,7 @@ pub(super) fn links(cluster: &ValidCluster) -> Links {
         .iter()
         .filter_map(|link| link.client.tls_config.as_ref())
         .flat_map(|tls| [&tls.ca_file, &tls.cert_file, &tls.key_file])
+        .chain(document.links.iter().map(|link| &link.bearer_token_file))
         .filter(|name| !name.is_empty())
         .cloned()
         .collect();
@@ -137,7 +146,7 @@ fn link(link: &ValidLink) -> Link {
         cluster: spec.cluster_name.clone(),
         address: link.address.clone(),
         client,
-        bearer_token_file: String::new(),
+        bearer_token_file: link.token.as_ref().map(|token| token_file(token)).unwrap_or_default(),
         mode: match spec.mode {
             RemoteMode::Active => links::LinkMode::Active,
             RemoteMode::ProbeOnly => links::LinkMode::ProbeOnly,

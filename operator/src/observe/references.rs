@@ -36,6 +36,9 @@ pub fn references(cluster: &MonitoringCluster, remotes: &[RemoteStore]) -> Refer
         found.secrets.extend(tls.ca_secret_ref.as_ref().map(|ca| ca.name.clone()));
         found.secrets.extend(tls.client_secret_ref.as_ref().map(|client| client.name.clone()));
     }
+    for auth in remotes.iter().filter_map(|remote| remote.spec.auth.as_ref()) {
+        found.secrets.insert(auth.bearer_token_secret_ref.name.clone());
+    }
     // Our own, for what ran before.
     let name = cluster.name_any();
     for remote in remotes {
@@ -49,7 +52,7 @@ pub fn references(cluster: &MonitoringCluster, remotes: &[RemoteStore]) -> Refer
     if spec.object_storage.is_some() {
         found.secrets.insert(names::objstore(&name));
     }
-    if remotes.iter().any(|remote| remote.spec.tls.is_some()) {
+    if remotes.iter().any(|remote| remote.spec.tls.is_some() || remote.spec.auth.is_some()) {
         found.secrets.extend(names::endpoint_slots(&name));
     }
     found

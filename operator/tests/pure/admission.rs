@@ -177,8 +177,9 @@ fn bad_wishes_are_refused_naming_the_field() -> anyhow::Result<()> {
         (remote(json!({"bucketRef": {}})), &["spec.bucketRef", "exactly one of gcs, s3"]),
         (
             remote(json!({"bucketRef": {"gcs": {"bucket": "abc"}}, "tls": {"caSecretRef": {"name": "a"}}})),
-            &["bucketRef takes no tls"],
+            &["bucketRef takes no tls and no auth"],
         ),
+        (remote(json!({"address": "a:443", "auth": {}})), &["spec.auth.bearerTokenSecretRef"]),
         (cluster(json!({"storeGateway": {"shards": 0}})), &["spec.storeGateway.shards"]),
         (
             cluster(json!({"storeGateway": {"cache": {"storageClassName": "fast"}}})),

@@ -185,3 +185,55 @@ fn a_link_while_its_secret_is_replaced() -> anyhow::Result<()> {
     assert_eq!(valid_in(&observed).links, []);
     Ok(())
 }
+
+#[test]
+fn a_token_travels_with_the_links() -> anyhow::Result<()> {
+    let auth = |name: &str| {
+        let auth = json!({"bearerTokenSecretRef": {"name": name, "key": "token"}});
+        link("prod", json!({"clusterName": "prod", "address": "prod:443", "auth": auth}))
+    };
+    let mut observed = world(&cluster("ops")?);
+    observed.remotes = vec![auth("api")];
+    observed.secrets.extend([secret("api", &[("token", "s3cret-word\n")]), secret("bad", &[("token", "two words")])]);
+    let first = valid_in(&observed);
+    let made = objects(&first);
+    let files = made.iter().filter(|object| object.name().contains("-query-endpoints-"));
+    let tokens: Vec<String> = files
+        .flat_map(|object| object.0["data"].as_object().cloned().unwrap_or_default())
+        .filter(|(name, _)| name.ends_with(".token"))
+        .map(|(_, value)| value.as_str().unwrap_or_default().to_owned())
+        .collect();
+    assert_eq!(tokens, ["czNjcmV0LXdvcmQ="], "without the line's end");
+    assert!(!format!("{:?}", first.link_problems).contains("s3cret"), "{:?}", first.link_problems);
+    assert_eq!(first.link_problems.get("prod").map(Vec::len), None, "the port says TLS");
+
+    // One that is gone or broken stays in use, and is told; a new one is another revision and rolls nothing.
+    carried_out(&mut observed, &made)?;
+    for (name, reason) in [("none", Reason::SecretMissing), ("bad", Reason::SecretInvalid)] {
+        observed.remotes = vec![auth(name)];
+        let now = valid_in(&observed);
+        assert_eq!(links_revision(&now), links_revision(&first), "{name}");
+        let told = &now.link_problems["prod"][0];
+        assert_eq!((told.condition, told.reason), (Accepted, reason));
+        assert!(
+            told.message.ends_with("keep the token that they have.") && !told.message.contains("two words"),
+            "{told}"
+        );
+    }
+    observed.remotes = vec![auth("api")];
+    observed.secrets.extend([secret("api", &[("token", "another")])]);
+    let rotated = valid_in(&observed);
+    assert_ne!(links_revision(&rotated), links_revision(&first));
+    assert_eq!(templates(&objects(&rotated)), templates(&made));
+
+    let mut plain = world(&cluster("ops")?);
+    plain.secrets = observed.secrets.clone();
+    plain.remotes = vec![link(
+        "prod",
+        json!({"clusterName": "prod", "address": "prod:80",
+        "auth": {"bearerTokenSecretRef": {"name": "api", "key": "token"}}}),
+    )];
+    let told = &valid_in(&plain).link_problems["prod"];
+    assert!(told.iter().any(|problem| problem.message.contains("token is sent in plaintext")), "{told:?}");
+    Ok(())
+}

@@ -256,7 +256,7 @@ fn what_is_wrong_with_a_bucket_of_a_link_concerns_it_alone() {
     assert!(valid_in(&observed).link_problems["dr"][0].message.contains("exactly one of gcs"));
     observed.remotes =
         vec![link("dr", json!({"clusterName": "dr", "bucketRef": gcs(), "tls": {"caSecretRef": {"name": "x"}}}))];
-    assert!(valid_in(&observed).link_problems["dr"][0].message.contains("takes no tls"));
+    assert!(valid_in(&observed).link_problems["dr"][0].message.contains("takes no tls and no auth"));
 }
 
 #[test]
