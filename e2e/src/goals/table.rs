@@ -33,6 +33,13 @@ pub(super) const GOALS: &[Goal] = &[
             Negative { protection: "upload-once", line: "was written twice" },
         ],
     },
+    Goal {
+        number: "G10",
+        package: "tsdb",
+        target: "lib",
+        test: "plan::tests::goal_g10_retention_never_outruns_downsampling",
+        negatives: &[Negative { protection: "retention-waits", line: "lost by retention" }],
+    },
     ours("G20", "g20::goal_g20_decoders_of_chunks", &[]),
     ours("G20", "g20::goal_g20_decoders_of_blocks", &[]),
     ours(
@@ -85,6 +92,13 @@ pub(super) const GOALS: &[Goal] = &[
             Negative { protection: "rule-file-name", line: "outside of its folder" },
         ],
     ),
+    Goal {
+        number: "G24",
+        package: "tsdb",
+        target: "lib",
+        test: "downsample::tests::goal_g24_downsampling",
+        negatives: &[Negative { protection: "counter-resets", line: "and truly" }],
+    },
     Goal {
         number: "G25",
         package: "promql",

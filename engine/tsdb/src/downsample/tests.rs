@@ -6,7 +6,10 @@ use crate::chunk::{Exact, Recoder, Value as Stored};
 use model::histogram::{CUSTOM_BUCKETS_SCHEMA, Histogram, IntHistogram, Span};
 use model::sample::stale_nan;
 use proptest::prelude::*;
+use proptest::strategy::ValueTree as _;
+use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use std::collections::BTreeMap;
+use testkit::goal::Goal;
 
 pub(super) const BEGIN: i64 = 1_700_000_000_000;
 pub(super) const FIVE: i64 = 300_000;
@@ -43,7 +46,7 @@ impl Wild {
 
     /// The same, and nothing falls.
     pub(super) fn without_resets(&self) -> Self {
-        let steps = self.steps.iter().map(|(what, grow, odd)| (*what, *grow, (*odd).max(12))).collect();
+        let steps = self.steps.iter().map(|(what, grow, odd)| (*what, *grow, (*odd).max(36))).collect();
         Self { step: self.step, steps }
     }
 
@@ -415,4 +418,52 @@ fn what_can_t_be_read_is_told() {
     let error = series(&raw, 0, &[FIVE]).unwrap_err();
     assert!(matches!(error, Error::Read { min_t, .. } if min_t == raw[2].min_t), "{error}");
     assert_eq!(series(&[], 0, &[FIVE, HOUR]).unwrap(), [vec![], vec![]]);
+}
+
+/// G24: aggregates against brute force, a reset at every position of every hundredth series, all kinds; and twice the same bytes.
+#[test]
+fn goal_g24_downsampling() {
+    let goal = Goal::start("G24");
+    let mut seed = [0; 32];
+    seed[..8].copy_from_slice(&goal.rng("series").next_u64().to_le_bytes());
+    let mut runner = TestRunner::new_with_rng(Config::default(), TestRng::from_seed(RngAlgorithm::ChaCha, &seed));
+    let (wild, kinds) = (wild(120), kinds());
+    let (runs, mut samples) = (goal.pick(400, 20_000, 2_000_000), 0usize);
+    let check = |all: &[Exact], kind: Option<Kind>, run: usize| {
+        let raw = chunks(all);
+        let made = series(&raw, 0, &[FIVE, HOUR]).unwrap();
+        for (made, resolution) in made.iter().zip([FIVE, HOUR]) {
+            let right = match kind {
+                None => check_floats(&plain(all), made, resolution),
+                Some(kind) => check_histograms(all, made, resolution, kind),
+            };
+            right.unwrap_or_else(|e| panic!("series {run}: {e}"));
+        }
+        let again = series(&series(&raw, 0, &[FIVE]).unwrap()[0], FIVE, &[HOUR]).unwrap();
+        assert!(again[0] == made[1], "series {run}: other bytes in two passes");
+    };
+    for run in 0..runs {
+        let one = wild.new_tree(&mut runner).unwrap().current();
+        samples += one.steps.len();
+        if run % 2 == 0 {
+            check(&one.floats(false), None, run);
+        } else {
+            let kind = kinds.new_tree(&mut runner).unwrap().current();
+            check(&one.histograms(kind), Some(kind), run);
+        }
+        if run % 100 == 0 {
+            let rising = one.without_resets().floats(false);
+            for reset in 0..rising.len() {
+                let mut all = rising.clone();
+                let before = plain(&rising)[reset].1;
+                for s in all.iter_mut().skip(reset) {
+                    if let Stored::Float(v) = &mut s.v {
+                        *v -= before;
+                    }
+                }
+                check(&all, None, run);
+            }
+        }
+    }
+    goal.figure(&format!("{runs} series, {samples} samples, 0 windows that differ from brute force"));
 }

@@ -92,7 +92,9 @@ fn retention(stream: &Stream<'_>, state: &mut State<'_>, plan: &mut Plan) {
         // A person may say that there shall be no copy.
         let no_copy = block.marks.no_downsample.as_ref().is_some_and(|m| m.reason == reason::MANUAL);
         match wanted.first() {
-            Some(finest) if state.settings.downsample && !copied && !no_copy => {
+            Some(finest)
+                if state.settings.downsample && !copied && !no_copy && !model::protection::off("retention-waits") =>
+            {
                 if block.problems.is_empty() && block.marks.no_downsample.is_none() {
                     plan.item(Action::Downsample(id, vec![*finest]), Why::BeforeRetention { keep });
                 } else {

@@ -4,7 +4,10 @@ use super::*;
 use crate::marks::reason;
 use crate::meta::{Compaction as Section, File, Thanos};
 use proptest::prelude::*;
+use proptest::strategy::ValueTree as _;
+use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use std::collections::BTreeSet;
+use testkit::goal::Goal;
 
 pub(super) const HOUR: i64 = 3_600_000;
 
@@ -259,4 +262,68 @@ fn the_judge_sees_what_is_wrong() {
     ] {
         assert!(broken.contains(law), "not seen: {law}; {broken:#?}");
     }
+}
+
+/// Whether nobody wants this data any more: it is too old for its own resolution and for every coarser one that is made.
+fn is_unwanted(block: &Block, now: i64, settings: &Settings) -> bool {
+    let keep = [settings.retention.raw, settings.retention.five_minutes, settings.retention.one_hour];
+    let by_hand = block.marks.no_downsample.as_ref().is_some_and(|m| m.reason == reason::MANUAL);
+    let coarser = if settings.downsample && !by_hand { 3 } else { 0 };
+    let own = RESOLUTIONS.iter().position(|r| *r == block.meta.resolution()).unwrap();
+    let old = |keep: &i64| *keep > 0 && now - keep >= block.meta.max_time;
+    keep[own..coarser.max(own + 1)].iter().all(old)
+}
+
+/// G10: random settings, random buckets, a month of virtual time: what is neither copied nor unwanted is there at the end of each
+/// round; settings that defeat themselves are refused.
+#[test]
+fn goal_g10_retention_never_outruns_downsampling() {
+    let goal = Goal::start("G10");
+    let mut seed = [0; 32];
+    seed[..8].copy_from_slice(&goal.rng("buckets").next_u64().to_le_bytes());
+    let mut runner = TestRunner::new_with_rng(Config::default(), TestRng::from_seed(RngAlgorithm::ChaCha, &seed));
+    let keep = || prop::sample::select(vec![0i64, 1, 39, 40, 100, 239, 240, 500, 2000]);
+    let all = (prop::collection::vec(wild(), 1..16), settings(), keep(), keep(), keep(), 300i64..1500);
+    let (runs, mut refused, mut dropped) = (goal.pick(800, 10_000, 1_000_000), 0u64, 0u64);
+    for run in 0..runs {
+        let (blocks, mut settings, raw, five, hour, begin) = all.new_tree(&mut runner).unwrap().current();
+        settings.retention = Retention { raw: raw * HOUR, five_minutes: five * HOUR, one_hour: hour * HOUR };
+        let impossible = settings.downsample && ((1..40).contains(&raw) || (1..240).contains(&five));
+        let is_refused = settings.check().iter().any(|f| matches!(f, Finding::Refused(_)));
+        assert_eq!(is_refused, impossible, "run {run}: {settings:?}");
+        if is_refused {
+            refused += 1;
+            continue;
+        }
+        let mut state = bucket(&blocks, begin * HOUR, run % 2 == 0);
+        let mut made = 0u128;
+        for round in 0..10 {
+            let now = (begin + round * 72) * HOUR;
+            for _ in 0..50 {
+                let plan = make(&state, now, &settings);
+                if plan.items.is_empty() {
+                    break;
+                }
+                let before = state.clone();
+                apply(&mut state, &plan, now, &settings, &mut || {
+                    made += 1;
+                    BlockId::from_parts(now as u64, made << 40)
+                });
+                let after = data(&state);
+                for block in before.blocks.values().filter(|b| b.marks.deletion.is_none()) {
+                    if block.sources().iter().any(|s| !after.contains(s)) {
+                        assert!(
+                            is_unwanted(block, now, &settings),
+                            "run {run}: lost by retention: {block:?}\n{settings:?}"
+                        );
+                        dropped += 1;
+                    }
+                }
+            }
+        }
+    }
+    assert!(refused > 0 && dropped > 0);
+    goal.figure(&format!(
+        "{runs} settings, {refused} refused, {dropped} blocks dropped, 0 without a coarser copy or a wish"
+    ));
 }
