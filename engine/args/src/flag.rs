@@ -223,7 +223,8 @@ pub(crate) use flags;
 
 /// Flags of Thanos that are accepted without an effect: they tune the Go runtime, are Thanos's own no-ops, or ask for what
 /// is always done here (a corrupt block never holds up others; a bucket is listed at once, not block by block; index-headers
-/// are opened when they are used, with every 32nd entry of their tables in memory; regular expressions need no cache; there
+/// are opened when they are used, with every 32nd entry of their tables in memory; postings that cost more than the series
+/// that they save are never read; regular expressions need no cache; there
 /// are no operations that change the bucket).
 const IGNORED: &[&str] = &[
     "enable-auto-gomemlimit",
@@ -233,8 +234,11 @@ const IGNORED: &[&str] = &[
     "store.enable-index-header-lazy-reader",
     "store.index-header-posting-offsets-in-mem-sampling",
     "matcher-cache-size",
+    "store.enable-lazy-expanded-postings",
+    "store.posting-group-max-key-series-ratio",
     "disable-admin-operations",
     "no-store.enable-index-header-lazy-reader",
+    "no-store.enable-lazy-expanded-postings",
     "no-disable-admin-operations",
 ];
 

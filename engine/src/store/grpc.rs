@@ -102,6 +102,18 @@ impl StoreGateway {
         Server { gateway: self.clone(), rest: store }
     }
 
+    /// Bytes of postings and index entries that requests hold now.
+    #[cfg(test)]
+    pub(super) fn held(&self) -> u64 {
+        self.0.shared.memory.used()
+    }
+
+    /// Series requests that are being answered now.
+    #[cfg(test)]
+    pub(super) fn in_flight(&self) -> i64 {
+        self.0.metrics.in_flight.get()
+    }
+
     /// Answers a Series request in messages that are ready to be sent.
     ///
     /// # Errors

@@ -21,6 +21,8 @@ pub mod ranges;
 mod run;
 pub mod select;
 pub mod series;
+#[cfg(test)]
+mod tests;
 mod trouble;
 
 pub use run::run;

@@ -8,6 +8,7 @@ mod chunks;
 mod common;
 mod evaluation;
 mod fake_store;
+mod gateway;
 mod hostile;
 mod links;
 mod querier;

@@ -278,7 +278,10 @@ impl<'a> Answer<'a> {
         };
         // What is read waits here until what is before it was sent; both go on at the same time.
         let (to, mut from) = mpsc::channel::<Result<(Built, Option<OwnedSemaphorePermit>), Fault>>(1);
-        let reading = async {
+        let line = &line;
+        let reading = async move {
+            // Its end is the end of what is sent.
+            let to = to;
             let windows = stream::try_unfold(merge, |merge| line.window(merge));
             let mut built = windows.map_ok(|job| line.build(job)).try_buffered(AHEAD).boxed();
             while let Some(next) = built.next().await {
@@ -291,7 +294,7 @@ impl<'a> Answer<'a> {
         let sending = async {
             while let Some(next) = from.recv().await {
                 let (built, permit) = next?;
-                self.pass_on(built, &line).await?;
+                self.pass_on(built, line).await?;
                 drop(permit);
             }
             Ok(())
