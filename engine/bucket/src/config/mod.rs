@@ -206,11 +206,19 @@ where
     Ok((check(document.config)?, document.prefix))
 }
 
-/// References to references must not stand for gigabytes.
+/// A configuration has some dozens of values, however long they are.
+const MAX_VALUES: usize = 1000;
+
+/// References to references must not stand for gigabytes, nor commas for values.
 fn from_yaml<T: DeserializeOwned>(yaml: &str) -> Result<T, Error> {
     let mut options = serde_saphyr::Options::default();
     if !model::protection::off("yaml-aliases") {
         options.alias_limits.max_total_replayed_events = 4096 + yaml.len() / 4;
+    }
+    if let Some(budget) = &mut options.budget
+        && !model::protection::off("yaml-values")
+    {
+        budget.max_nodes = MAX_VALUES;
     }
     serde_saphyr::from_str_with_options(yaml, options).map_err(wrong)
 }

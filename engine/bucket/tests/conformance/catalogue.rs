@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use tsdb::BlockMeta;
 use tsdb::marks::NoCompactMark;
+use tsdb::meta::Thanos;
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -405,18 +406,25 @@ async fn a_producer_knows_what_was_folded() {
 }
 
 #[tokio::test]
-async fn what_tools_write_into_a_meta_is_no_problem() {
+async fn what_tools_write_into_a_meta_is_no_problem_and_anything_else_is() {
     let mut run = Run::new();
-    run.upload(0, 4).await;
-    let id = *run.truth().iter().next().unwrap();
-    let path = block::object(id, block::META);
-    let bytes = run.bucket.get(&path, 1 << 20).await.unwrap().bytes;
-    let mut meta = BlockMeta::read("m", &bytes).unwrap();
-    let thanos = meta.thanos.get_or_insert_default();
-    thanos.extensions = Some(serde_json::json!({"parquet_migrated": true}));
-    run.bucket.put(&path, meta.write().unwrap()).await.unwrap();
-    assert_eq!(run.fetcher.sync().await.unwrap().blocks[&id].problems, Vec::<String>::new());
-    meta.max_time += 1;
-    run.bucket.put(&path, meta.write().unwrap()).await.unwrap();
-    assert_eq!(run.fetcher.sync().await.unwrap().blocks[&id].problems.len(), 1);
+    let mut meta = run.meta();
+    meta.thanos = Some(Thanos { extensions: Some(serde_json::json!({"a": 1})), ..Thanos::default() });
+    let path = block::object(meta.id, block::META);
+    run.producers[0].commit(&meta).await.unwrap();
+    for (extensions, max_time, problems) in [
+        (serde_json::json!({"a": 1, "parquet_migrated": true}), 1, 0),
+        (serde_json::json!({"a": 2, "parquet_migrated": true}), 1, 1),
+        (serde_json::json!({"parquet_migrated": true}), 1, 1),
+        (serde_json::json!({"a": 1}), 2, 1),
+    ] {
+        let written = BlockMeta {
+            max_time,
+            thanos: Some(Thanos { extensions: Some(extensions.clone()), ..Thanos::default() }),
+            ..meta.clone()
+        };
+        run.bucket.put(&path, written.write().unwrap()).await.unwrap();
+        let view = run.fetcher.sync().await.unwrap();
+        assert_eq!(view.blocks[&meta.id].problems.len(), problems, "{extensions} {max_time}");
+    }
 }

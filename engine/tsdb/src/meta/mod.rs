@@ -390,19 +390,26 @@ impl BlockMeta {
         Ok(())
     }
 
-    /// Whether this is the block that `committed` told: all but what tools may write into a meta.json later (Thanos's
-    /// extensions, and the time of the upload).
+    /// Whether this is the meta that was committed, or that with more under Thanos's extensions, as its tools write it later.
     pub fn tells_the_same(&self, committed: &Self) -> bool {
-        let told = |meta: &Self| {
+        if self == committed {
+            return true;
+        }
+        let (Some(now), Some(then)) = (&self.thanos, &committed.thanos) else { return false };
+        let kept = match (&now.extensions, &then.extensions) {
+            (_, None | Some(serde_json::Value::Null)) => true,
+            (Some(now), Some(then)) => match (now.as_object(), then.as_object()) {
+                (Some(now), Some(then)) => then.iter().all(|(key, value)| now.get(key) == Some(value)),
+                _ => now == then,
+            },
+            (None, Some(_)) => false,
+        };
+        let without = |meta: &Self| {
             let mut meta = meta.clone();
-            if let Some(thanos) = &mut meta.thanos {
-                (thanos.extensions, thanos.upload_time) = (None, UploadTime::default());
-                // Written into a meta that had no such part.
-                meta.thanos = meta.thanos.take().filter(|t| *t != Thanos::default());
-            }
+            meta.thanos = meta.thanos.map(|t| Thanos { extensions: None, ..t });
             meta
         };
-        self == committed || told(self) == told(committed)
+        kept && without(self) == without(committed)
     }
 
     /// The bytes of meta.json, as Thanos writes them.
