@@ -3,7 +3,6 @@
 use crate::config::{self, Config, Provider};
 use crate::contract::{Contract, Uploads};
 use crate::error::{Error, Kind, Operation};
-use crate::layers::cache::Cache;
 use crate::layers::meter::{BucketMeter, Counted, Meter};
 use crate::layers::retry::{Policy, Retry};
 use crate::remote::{self, Surroundings, Timeouts};
@@ -29,14 +28,12 @@ pub struct Options {
     pub retry: Policy,
     /// How long a client is patient.
     pub timeouts: Timeouts,
-    /// Bytes of small objects that never change, kept in memory; 0: none.
-    pub cache_bytes: usize,
 }
 
 impl Options {
     /// The defaults.
     pub fn new(world: World) -> Self {
-        Self { world, meter: Meter::default(), retry: Policy::default(), timeouts: Timeouts::default(), cache_bytes: 0 }
+        Self { world, meter: Meter::default(), retry: Policy::default(), timeouts: Timeouts::default() }
     }
 }
 
@@ -154,10 +151,7 @@ impl Bucket {
         options: Options,
     ) -> Self {
         let retry = Retry::new(options.retry, options.world.clone());
-        let mut store: Arc<dyn Store> = Arc::new(Contract::new(store, retry, uploads));
-        if options.cache_bytes > 0 {
-            store = Arc::new(Cache::new(store, options.cache_bytes));
-        }
+        let store: Arc<dyn Store> = Arc::new(Contract::new(store, retry, uploads));
         let meter = options.meter.of(&name);
         Self { shared: Arc::new(Shared { name, description, provider, prefix, options, meter, store }) }
     }

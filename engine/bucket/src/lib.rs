@@ -1,7 +1,7 @@
 //! Object storage: one small interface over GCS, S3, Azure, a directory and memory, under the contract of `CONTRACT.md`.
 //!
 //! ```text
-//!  Bucket ──▶ cache ──▶ contract (with retry) ──▶ store: remote (GCS, S3, Azure) │ directory │ memory
+//!  Bucket ──▶ contract (with retry) ──▶ store: remote (GCS, S3, Azure) │ directory │ memory
 //!     └ meter: Thanos's series per call; every request that goes to a store
 //! ```
 //!

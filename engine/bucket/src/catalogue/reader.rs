@@ -56,6 +56,11 @@ impl Reader {
         Self { bucket, snapshot: None, commits: BTreeMap::new(), intents: BTreeMap::new() }
     }
 
+    /// Goes on with the same bucket, opened with other credentials.
+    pub(crate) fn use_bucket(&mut self, bucket: Bucket) {
+        self.bucket = bucket;
+    }
+
     /// Reads what is new and tells the whole.
     ///
     /// # Errors

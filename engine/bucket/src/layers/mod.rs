@@ -1,6 +1,5 @@
 //! What lies between a service and a provider.
 
-pub mod cache;
 pub mod faults;
 pub mod meter;
 pub mod retry;
