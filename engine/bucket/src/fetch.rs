@@ -97,6 +97,8 @@ pub struct View {
     pub catalogue_complete: bool,
     /// Why the catalogue could not be used, if so.
     pub catalogue_problem: Option<String>,
+    /// Whether every object was listed once: before that, no marks are known.
+    pub listed: bool,
 }
 
 /// How closely [`Fetcher::look`] looks.
@@ -194,6 +196,16 @@ impl Fetcher {
         })
     }
 
+    /// What was remembered, as long as the bucket can't be asked; none if that is nothing.
+    pub fn recall(&self) -> Option<View> {
+        let metas = self.metas.iter().filter_map(|(id, (.., cached))| match cached {
+            Cached::Meta(meta) => Some((*id, Block::told(Arc::clone(meta)))),
+            Cached::Broken(_) => None,
+        });
+        let view = View { blocks: metas.collect(), ..View::default() };
+        (!view.blocks.is_empty()).then_some(view)
+    }
+
     /// An object of these blocks was not found: the next look at names or objects asks for their meta.json.
     pub fn doubt(&mut self, ids: impl IntoIterator<Item = BlockId>) {
         for id in ids {
@@ -265,7 +277,7 @@ impl Fetcher {
             }
         }
         drop(names);
-        let mut view = View::default();
+        let mut view = View { listed: true, ..View::default() };
         self.trust(&listed, committed);
         self.read_metas(&listed, &mut view).await;
         self.read_marks(&listed, &mut view).await;
@@ -321,6 +333,7 @@ impl Fetcher {
     /// Takes what was committed for what was listed, where nothing speaks against it.
     fn trust(&mut self, listed: &BTreeMap<BlockId, Listed>, committed: Told) {
         for (id, meta) in committed {
+            self.share(id, &meta);
             let Some(found) = listed.get(&id).and_then(|l| l.meta.as_ref()) else { continue };
             let is_known = self.metas.contains_key(&id) || self.doubted.contains(&id);
             if !is_known && meta.write().is_ok_and(|bytes| bytes.len() as u64 == found.size) {
@@ -329,8 +342,20 @@ impl Fetcher {
         }
     }
 
+    /// One copy in memory is enough of what the catalogue and a meta.json say alike.
+    fn share(&mut self, id: BlockId, told: &Arc<BlockMeta>) {
+        if let Some((.., Cached::Meta(known))) = self.metas.get_mut(&id)
+            && known == told
+        {
+            *known = Arc::clone(told);
+        }
+    }
+
     /// Which blocks there are, by their folders alone.
     async fn names(&mut self, told: Told) -> Result<()> {
+        for (id, meta) in &told {
+            self.share(*id, meta);
+        }
         let mut there = BTreeSet::new();
         let mut folders = self.bucket.list_dir("");
         while let Some(entry) = folders.try_next().await? {

@@ -4,6 +4,7 @@
 //! needs no bucket goes on.
 
 mod config;
+pub mod web;
 
 use crate::server::Context;
 use arc_swap::ArcSwapOption;

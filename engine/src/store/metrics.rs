@@ -111,6 +111,23 @@ impl Collector for Seen {
         }
         gauge(&mut encoder, "panoptes_store_indexheaders_open", "Index-headers that are open", open as f64)?;
         gauge(&mut encoder, "panoptes_store_indexheaders_open_bytes", "Bytes of open index-headers", bytes as f64)?;
+        counter(
+            &mut encoder,
+            "panoptes_store_hedged_reads",
+            "Reads that were sent a second time because the first took long",
+            self.home.ranges.hedged(),
+        )?;
+        if let Some(pages) = self.home.ranges.pages() {
+            for (name, help, value) in [
+                ("requests", "Pages that were asked for", &pages.requests),
+                ("hits", "Pages that were on disk", &pages.hits),
+                ("damaged", "Pages on disk that were damaged, and read again", &pages.damaged),
+            ] {
+                let name = format!("panoptes_store_page_cache_{name}");
+                counter(&mut encoder, &name, help, value.load(Ordering::Relaxed))?;
+            }
+            gauge(&mut encoder, "panoptes_store_page_cache_pages", "Pages on disk", pages.len() as f64)?;
+        }
         self.home.cache.encode(&mut encoder)
     }
 }

@@ -9,10 +9,10 @@ use super::config;
 use super::grpc::StoreGateway;
 use super::headers::{Headers, Limits};
 use super::metrics::{Metrics, Seen};
-use super::ranges::Ranges;
+use super::ranges::{self, Pages, Ranges};
 use crate::server::point::Point;
 use crate::server::{self, Context, RECEIVE_MAX, Service};
-use crate::storage::{Storage, part_name};
+use crate::storage::{Storage, part_name, web};
 use anyhow::{Context as _, bail};
 use args::StoreArgs;
 use args::state::State;
@@ -26,6 +26,10 @@ use tokio_util::sync::CancellationToken;
 use tonic::codec::CompressionEncoding::Gzip;
 use tsdb::disk::{Disk, RealDisk};
 
+/// The file of the disk cache.
+const PAGES: &str = "panoptes-pages";
+/// The file that remembers the metas.
+const MEMORY: &str = "panoptes-blocks";
 /// How often index-headers that nobody uses are looked for.
 const TIDY: Duration = Duration::from_secs(30);
 /// Longest time that fetching one index-header may take: a block of ten million series has some hundred megabytes.
@@ -65,10 +69,22 @@ pub async fn run(args: StoreArgs, world: World, shutdown: CancellationToken) -> 
         fetches: usize::try_from(args.header_concurrency).unwrap_or(usize::MAX).min(1024),
         deadline: HEADER_DEADLINE,
     };
+    let pages = match args.disk_cache_size.0 {
+        0 => None,
+        bytes => {
+            Some(Arc::new(Pages::open(&dir.join(PAGES), bytes).with_context(|| format!("{PAGES} in --data-dir"))?))
+        }
+    };
+    let reads = ranges::Limits {
+        concurrency: usize::try_from(args.objstore_max_concurrency).unwrap_or(usize::MAX),
+        deadline: args.objstore_read_timeout.duration(),
+    };
+    let ranges = Ranges::with(reads, pages);
+    let memory = dir.join(MEMORY);
     let home = Arc::new(Home {
         world: world.clone(),
         headers: Headers::new(dir, disk, world.clone(), limits),
-        ranges: Ranges::new(),
+        ranges,
         cache: IndexCache::new(cache_bytes, cache_item),
     });
     let (set, status) = (Set::default(), Status::default());
@@ -89,6 +105,8 @@ pub async fn run(args: StoreArgs, world: World, shutdown: CancellationToken) -> 
             listing: args.sync_interval.duration().max(Duration::from_secs(1)),
             headers: args.header_strategy,
             header_concurrency: limits.fetches,
+            meta_concurrency: usize::try_from(args.meta_concurrency).unwrap_or(usize::MAX).min(1024),
+            memory,
         },
         status: status.clone(),
         metrics: Metrics::new(&context.metrics),
@@ -103,7 +121,13 @@ pub async fn run(args: StoreArgs, world: World, shutdown: CancellationToken) -> 
     let stop = shutdown.child_token();
     let (bucket, shown, passes) = (storage.clone(), set.clone(), status.clone());
     let state = move || State { bucket: Some(bucket.state()), blocks: Some(passes.state(&shown)), ..State::default() };
-    let service = Service { component: "store", http: axum::Router::new(), grpc, state: Arc::new(state) };
+    let http = if args.web_disable.0 {
+        axum::Router::new()
+    } else {
+        let (set, status) = (set.clone(), status.clone());
+        web::router(args.web_label.clone(), Arc::new(move |view| status.list(&set, view)))
+    };
+    let service = Service { component: "store", http, grpc, state: Arc::new(state) };
     let ready = context.ready.clone();
     ready.not_ready("the blocks of the bucket are not known yet");
     let serving = async {

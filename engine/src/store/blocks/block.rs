@@ -128,7 +128,7 @@ impl Block {
     /// # Errors
     /// [`Trouble`].
     pub async fn index(&self, ranges: &[Range<u64>], budget: &Budget) -> Result<Vec<Bytes>, Trouble> {
-        self.home.ranges.read(self.id, File::Index, ranges, budget).await
+        self.home.ranges.read(self.id, (File::Index, self.index_bytes), ranges, budget).await
     }
 
     /// Ranges of its segment file with this number, from 1, in the order given. A range that goes on behind the end of the
@@ -144,7 +144,7 @@ impl Block {
         };
         let clip = |r: &Range<u64>| r.start.min(size)..r.end.min(size);
         let clipped: Vec<Range<u64>> = ranges.iter().map(clip).collect();
-        self.home.ranges.read(self.id, file, &clipped, budget).await
+        self.home.ranges.read(self.id, (file, size), &clipped, budget).await
     }
 
     /// The cache of postings and series that all blocks share.

@@ -3,6 +3,7 @@
 mod block;
 mod entry;
 pub mod filters;
+mod memory;
 pub mod relabel;
 mod served;
 mod set;

@@ -94,6 +94,11 @@ impl Set {
         self.shared.wake.notified().await;
     }
 
+    /// Puts back what could not be looked at; the next pass does.
+    pub fn suspect(&self, blocks: Vec<Arc<Block>>) {
+        self.shared.suspects.lock().extend(blocks);
+    }
+
     /// Takes the blocks of which an object was not found.
     pub fn suspects(&self) -> Vec<Arc<Block>> {
         std::mem::take(&mut *self.shared.suspects.lock())

@@ -4,24 +4,29 @@
 //! A pass that fails changes nothing: what was served is served on.
 
 use super::filters::{self, Candidate, Policy, States};
+use super::memory;
 use super::served::{Missing, Served};
 use super::{Block, Entry, Home, Set};
 use crate::server::point::Point;
-use crate::storage::{InUse, Storage};
+use crate::storage::{InUse, Storage, web};
 use crate::store::metrics::Metrics;
 use args::HeaderStrategy;
 use args::state::{self, SkipReason, SkippedBlock};
-use bucket::fetch::{Fetcher, Reason, View};
+use bucket::fetch::{Depth, Fetcher, Reason, View};
 use futures::StreamExt as _;
+use model::BlockId;
 use model::Labels;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
+use tsdb::BlockMeta;
 
 /// First delay after a pass that failed; doubled up to the interval.
 const RETRY: Duration = Duration::from_secs(5);
+/// How soon after a start from the catalogue alone the whole bucket is listed: marks are known from then on.
+const FIRST_LISTING: Duration = Duration::from_secs(60);
 /// Least time between two passes for blocks that are gone: queries must not become listings.
 const SCOUT_PAUSE: Duration = Duration::from_secs(1);
 
@@ -39,6 +44,10 @@ pub(crate) struct Options {
     pub(crate) headers: HeaderStrategy,
     /// How many at the same time.
     pub(crate) header_concurrency: usize,
+    /// Files meta.json and marks that are read at the same time.
+    pub(crate) meta_concurrency: usize,
+    /// Where the metas are remembered for the next start.
+    pub(crate) memory: std::path::PathBuf,
 }
 
 /// What is known of the passes; clones share it.
@@ -54,9 +63,20 @@ struct Known {
     last_sync_ms: Option<i64>,
     failing_since_ms: Option<i64>,
     error: Option<String>,
+    metas: Vec<Arc<BlockMeta>>,
 }
 
 impl Status {
+    /// The list of blocks, all of the bucket or those that are served.
+    pub(crate) fn list(&self, set: &Set, view: web::View) -> web::Listing {
+        let known = self.inner.lock();
+        let served: Option<HashSet<BlockId>> =
+            (view == web::View::Loaded).then(|| set.snapshot().blocks().map(|b| b.id).collect());
+        let is_asked = |m: &&Arc<BlockMeta>| served.as_ref().is_none_or(|served| served.contains(&m.id));
+        let metas = known.metas.iter().filter(is_asked).cloned().collect();
+        web::Listing { metas, refreshed_ms: known.last_sync_ms, error: known.error.clone() }
+    }
+
     /// The section of the state document.
     pub(crate) fn state(&self, set: &Set) -> state::Blocks {
         let served = set.snapshot();
@@ -91,6 +111,11 @@ impl Status {
     pub(crate) fn states(&self) -> States {
         self.inner.lock().states
     }
+
+    /// When a pass last succeeded, in ms since the epoch.
+    pub(crate) fn last_sync_ms(&self) -> Option<i64> {
+        self.inner.lock().last_sync_ms
+    }
 }
 
 /// Keeps a set.
@@ -117,6 +142,8 @@ struct Followed {
     catalogue_at: Duration,
     listing_at: Duration,
     failures: u32,
+    /// What is kept of each meta, as long as it is the same one.
+    entries: BTreeMap<BlockId, (Arc<BlockMeta>, Arc<Entry>)>,
 }
 
 /// What a pass does.
@@ -136,7 +163,7 @@ impl Syncer {
         let mut scouted = Duration::ZERO;
         loop {
             changes.borrow_and_update();
-            self.follow(&mut followed);
+            self.follow(&mut followed).await;
             let clock = &self.home.world.clock;
             let due = followed.as_ref().map_or(Duration::MAX, |f| f.catalogue_at.min(f.listing_at));
             let wait = due.saturating_sub(clock.elapsed()).min(Duration::from_secs(3600));
@@ -174,26 +201,52 @@ impl Syncer {
     }
 
     /// Takes the bucket that is configured now.
-    fn follow(&self, followed: &mut Option<Followed>) {
+    async fn follow(&self, followed: &mut Option<Followed>) {
         let Some(in_use) = self.storage.in_use() else { return };
-        if followed.as_ref().is_some_and(|f| f.in_use.configuration == in_use.configuration) {
-            return;
+        let bucket = in_use.bucket.clone();
+        match followed {
+            Some(f) if f.in_use.configuration == in_use.configuration => return,
+            // New credentials of the same bucket: what is known stays known.
+            Some(f) if f.in_use.bucket.describe() == bucket.describe() => {
+                self.home.ranges.use_bucket(bucket.clone());
+                f.fetcher.use_bucket(bucket);
+                (f.in_use, f.catalogue_at) = (in_use, Duration::ZERO);
+                return;
+            }
+            _ => {}
         }
-        self.home.ranges.use_bucket(in_use.bucket.clone());
-        let fetcher = Fetcher::new(in_use.bucket.clone());
-        *followed =
-            Some(Followed { in_use, fetcher, catalogue_at: Duration::ZERO, listing_at: Duration::ZERO, failures: 0 });
+        self.home.ranges.use_bucket(bucket.clone());
+        let mut fetcher = Fetcher::new(bucket.clone()).trusting(self.options.meta_concurrency);
+        match memory::load(self.options.memory.clone(), bucket.describe().to_owned()).await {
+            Ok(remembered) => {
+                for (meta, listed) in remembered {
+                    fetcher.remember(meta, listed);
+                }
+            }
+            Err(error) => tracing::info!(%error, "what the last run knew of the bucket is read again"),
+        }
+        *followed = Some(Followed {
+            in_use,
+            fetcher,
+            catalogue_at: Duration::ZERO,
+            listing_at: Duration::MAX,
+            failures: 0,
+            entries: BTreeMap::new(),
+        });
     }
 
-    /// True if it succeeded.
+    /// True if there is something to serve.
     async fn pass(&self, f: &mut Followed, pass: Pass) -> bool {
         let clock = &self.home.world.clock;
         let begin = clock.elapsed();
         let suspects = self.set.suspects();
-        let seen = match pass {
-            Pass::Listing | Pass::Scout => f.fetcher.sync().await,
-            Pass::Catalogue => f.fetcher.refresh().await,
+        f.fetcher.doubt(suspects.iter().map(|b| b.id));
+        let depth = match pass {
+            Pass::Listing => Depth::Objects,
+            Pass::Catalogue if suspects.is_empty() => Depth::Catalogue,
+            Pass::Catalogue | Pass::Scout => Depth::Names,
         };
+        let seen = f.fetcher.look(depth).await.cloned();
         let took = clock.elapsed().saturating_sub(begin);
         let (now, now_ms) = (clock.elapsed(), clock.now_ms());
         self.metrics.pass(took, seen.is_ok());
@@ -211,15 +264,29 @@ impl Syncer {
                 known.error = Some(error.to_string());
                 drop(known);
                 self.storage.doubt(error.kind == bucket::Kind::Denied);
-                return false;
+                self.set.suspect(suspects);
+                // Better than nothing at all: what the last run knew.
+                return match f.fetcher.recall().filter(|_| self.set.snapshot().generation == 0) {
+                    None => false,
+                    Some(view) => {
+                        self.apply(f, &view, &[], now_ms);
+                        self.status.inner.lock().source = "disk";
+                        true
+                    }
+                };
             }
         };
         f.failures = 0;
         f.catalogue_at = now + self.options.catalogue.min(self.options.listing);
-        if pass == Pass::Listing {
+        if pass == Pass::Listing || (view.listed && f.listing_at == Duration::MAX) {
             f.listing_at = now + self.options.listing;
+        } else if !view.listed {
+            f.listing_at = f.listing_at.min(now + self.options.listing.min(FIRST_LISTING));
         }
-        self.apply(&view, &suspects, now_ms);
+        let served = self.apply(f, &view, &suspects, now_ms);
+        if pass == Pass::Listing || view.listed && f.failures == 0 && self.status.last_sync_ms().is_none() {
+            self.tidy(f, served).await;
+        }
         let mut known = self.status.inner.lock();
         known.source = if view.catalogue_complete { "catalogue" } else { "listing" };
         known.last_sync_ms = Some(now_ms);
@@ -230,8 +297,23 @@ impl Syncer {
         true
     }
 
+    /// Leaves for the next start what is known, and takes away what is not served any more.
+    async fn tidy(&self, f: &Followed, served: HashSet<BlockId>) {
+        let remembered = f
+            .fetcher
+            .remembered()
+            .map(|(meta, (version, size, modified))| (Arc::clone(meta), (version.clone(), size, modified)));
+        let bucket = f.in_use.bucket.describe().to_owned();
+        if let Err(error) = memory::save(self.options.memory.clone(), bucket, remembered.collect()).await {
+            tracing::warn!(%error, "what is known of the bucket can't be kept for the next start");
+        }
+        if let Err(error) = self.home.headers.sweep(move |id| served.contains(&id)).await {
+            tracing::warn!(%error, "index-headers that are not needed any more can't be removed");
+        }
+    }
+
     /// Serves what the bucket has.
-    fn apply(&self, view: &View, suspects: &[Arc<Block>], now_ms: i64) {
+    fn apply(&self, f: &mut Followed, view: &View, suspects: &[Arc<Block>], now_ms: i64) -> HashSet<BlockId> {
         let (from, to) = self.options.window;
         let policy = Policy { window: (from.at(now_ms), to.at(now_ms)), ..self.options.policy.clone() };
         let entries: Vec<_> = view
@@ -240,8 +322,16 @@ impl Syncer {
             .map(|b| {
                 let deletion_time = b.marks.deletion.as_ref().map(|m| m.deletion_time);
                 let held = (b.marks.no_compact.is_some(), b.marks.no_downsample.is_some());
-                (Arc::new(Entry::new(&b.meta)), deletion_time, held, &b.problems[..])
+                let known = f.entries.get(&b.meta.id).filter(|(meta, _)| Arc::ptr_eq(meta, &b.meta));
+                let entry = known.map_or_else(|| Arc::new(Entry::new(&b.meta)), |(_, entry)| Arc::clone(entry));
+                (entry, deletion_time, held, &b.problems[..])
             })
+            .collect();
+        f.entries = view
+            .blocks
+            .values()
+            .zip(&entries)
+            .map(|(b, e)| (e.0.id, (Arc::clone(&b.meta), Arc::clone(&e.0))))
             .collect();
         let candidates = entries.iter().map(|(entry, deletion_time, held, problems)| Candidate {
             entry,
@@ -261,6 +351,7 @@ impl Syncer {
             }
         }
         decision.states.failed = view.errors.len() as u64;
+        let ids = decision.serve.iter().map(|e| e.id).collect();
         let before = self.set.snapshot();
         let old: BTreeMap<_, _> = before.blocks().map(|b| (b.id, b)).collect();
         let mut labels: HashSet<Labels> = before.groups.iter().map(|g| g.external.clone()).collect();
@@ -284,12 +375,16 @@ impl Syncer {
             }
         }
         let dropped = (before.len() + added.len()).saturating_sub(kept.len());
-        self.status.inner.lock().states = decision.states;
+        {
+            let mut known = self.status.inner.lock();
+            known.states = decision.states;
+            known.metas = view.blocks.values().map(|b| Arc::clone(&b.meta)).collect();
+        }
         self.metrics.blocks(kept.len(), added.len(), dropped, now_ms);
         if !added.is_empty() || dropped > 0 || before.generation == 0 {
             tracing::info!(blocks = kept.len(), added = added.len(), dropped, "blocks are served");
         } else if suspects.is_empty() && before.missing == decision.missing {
-            return;
+            return ids;
         }
         self.set.replace(Served::new(before.generation + 1, kept, decision.missing));
         if self.options.headers == HeaderStrategy::Eager && !added.is_empty() {
@@ -304,5 +399,6 @@ impl Syncer {
                     .await;
             });
         }
+        ids
     }
 }

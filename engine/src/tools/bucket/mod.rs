@@ -9,6 +9,7 @@ mod mark;
 mod table;
 mod template;
 mod verify;
+mod web;
 
 use anyhow::Context as _;
 use args::Millis;
@@ -54,6 +55,8 @@ enum Tool {
     Verify(verify::Args),
     /// Mark blocks for deletion, or as not to be compacted or downsampled; or take such a mark away.
     Mark(mark::Args),
+    /// Serve the list of blocks at /api/v1/blocks, as Thanos's page of a bucket asks for it.
+    Web(web::Args),
 }
 
 /// Where a tool writes: what scripts read, and what it tells a person meanwhile.
@@ -82,6 +85,7 @@ pub(super) async fn run(args: Args, world: World, stop: CancellationToken) -> an
             Tool::Inspect(a) => inspect::run(a, &args.objstore, world, &mut screen).await,
             Tool::Verify(a) => verify::run(a, &args.objstore, world, &mut screen).await,
             Tool::Mark(a) => mark::run(a, &args.objstore, world, &mut screen).await,
+            Tool::Web(a) => web::run(a, &args.objstore, world, &mut screen).await,
         }
     };
     tokio::select! {

@@ -1,0 +1,139 @@
+use super::*;
+use bucket::layers::faults::{Faults, Plan};
+use bucket::{Memory, Options};
+use model::world::World;
+use std::sync::Arc;
+
+const SIZE: usize = 3_000_000;
+
+fn id() -> BlockId {
+    BlockId::from_parts(1, 1)
+}
+
+fn just(range: Range<u64>) -> Vec<Range<u64>> {
+    std::iter::once(range).collect()
+}
+
+fn content() -> Vec<u8> {
+    (0..SIZE).map(|i| (i * 31 / 7) as u8).collect()
+}
+
+async fn bucket() -> (Bucket, Faults) {
+    let memory = Memory::new(World::real().clock);
+    let faults = Faults::new(memory, World::real().entropy, Plan::default());
+    let bucket = Bucket::over(Arc::new(faults.clone()), "b", Options::new(World::real()));
+    bucket.put(&File::Index.object(id()), content()).await.unwrap();
+    (bucket, faults)
+}
+
+fn pages(dir: &tempfile::TempDir, bytes: u64) -> Option<Arc<Pages>> {
+    Some(Arc::new(Pages::open(&dir.path().join("pages"), bytes).unwrap()))
+}
+
+async fn check(ranges: &Ranges, wanted: &[Range<u64>]) -> Budget {
+    let budget = Budget::new(0);
+    let got = ranges.read(id(), (File::Index, SIZE as u64), wanted, &budget).await.unwrap();
+    let content = content();
+    for (range, bytes) in wanted.iter().zip(&got) {
+        assert!(bytes[..] == content[range.start as usize..range.end as usize], "{range:?}");
+    }
+    budget
+}
+
+/// Until what was read has been written.
+async fn settled(ranges: &Ranges, pages: usize) {
+    for _ in 0..500 {
+        if ranges.pages().unwrap().len() >= pages {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("{} pages are kept, not {pages}", ranges.pages().unwrap().len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_read_is_not_read_again_not_even_after_a_restart() {
+    let (bucket, _) = bucket().await;
+    let dir = tempfile::tempdir().unwrap();
+    let ranges = Ranges::with(Limits::default(), pages(&dir, 8 << 20));
+    ranges.use_bucket(bucket.clone());
+    let wanted = [5..70_000, 100_000..100_001, 2_999_990..3_000_000, 7..7, 40_000..40_010];
+    let first = check(&ranges, &wanted).await;
+    assert_eq!(first.requests(), 2, "two places far from each other");
+    settled(&ranges, 5).await;
+    assert_eq!(check(&ranges, &wanted).await.requests(), 0);
+    // A part of it is there.
+    assert_eq!(check(&ranges, &just(60_000..200_000)).await.requests(), 1);
+    settled(&ranges, 8).await;
+    drop(ranges);
+    let again = Ranges::with(Limits::default(), pages(&dir, 8 << 20));
+    again.use_bucket(bucket.clone());
+    assert_eq!(check(&again, &wanted).await.requests(), 0);
+    // Of another bucket nothing is known.
+    again.pages().unwrap().belong_to("other");
+    assert_eq!(check(&again, &wanted).await.requests(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_page_is_read_again_and_a_small_cache_stays_small() {
+    let (bucket, _) = bucket().await;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("pages");
+    let ranges = Ranges::with(Limits::default(), pages(&dir, 4 << 20));
+    ranges.use_bucket(bucket.clone());
+    let wanted = just(0..200_000);
+    check(&ranges, &wanted).await;
+    settled(&ranges, 7).await;
+    let mut bytes = std::fs::read(&path).unwrap();
+    for at in (20..bytes.len()).step_by(40_000) {
+        bytes[at] ^= 0x10;
+    }
+    // In place, under the open file, and then the end cut off.
+    std::fs::write(&path, &bytes[..bytes.len() - 9]).unwrap();
+    assert!(check(&ranges, &wanted).await.requests() > 0);
+    assert!(ranges.pages().unwrap().damaged.load(Ordering::Relaxed) >= 4);
+    drop(ranges);
+    let ranges = Ranges::with(Limits::default(), pages(&dir, 10 * (40 + (32 << 10))));
+    ranges.use_bucket(bucket.clone());
+    check(&ranges, &just(0..1_000_000)).await;
+    check(&ranges, &just(1_000_000..2_500_000)).await;
+    check(&ranges, &just(0..3_000_000)).await;
+    assert!(ranges.pages().unwrap().len() <= 10 && std::fs::metadata(&path).unwrap().len() <= 10 * (40 + (32 << 10)));
+    // Deleted under it: it goes on.
+    std::fs::remove_file(&path).unwrap();
+    check(&ranges, &just(0..1_000_000)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_who_want_the_same_read_once_and_one_who_leaves_does_no_harm() {
+    let (bucket, faults) = bucket().await;
+    faults.set(Plan { delay: Duration::from_millis(200), ..Plan::default() });
+    let ranges = Ranges::new();
+    ranges.use_bucket(bucket.clone());
+    let before = bucket.meter().total();
+    let one = |ranges: Ranges| async move { check(&ranges, &[10..20, 2_000_000..2_000_001]).await };
+    let leaving = tokio::spawn(one(ranges.clone()));
+    let others: Vec<_> = (0..20).map(|_| tokio::spawn(one(ranges.clone()))).collect();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    leaving.abort();
+    for other in others {
+        other.await.unwrap();
+    }
+    assert_eq!(bucket.meter().total() - before, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn budgets_and_ends_are_kept() {
+    let (bucket, _) = bucket().await;
+    let ranges = Ranges::new();
+    let read = |wanted: Range<u64>, size: u64, limit: u64| {
+        let ranges = ranges.clone();
+        async move { ranges.read(id(), (File::Index, size), &[wanted], &Budget::new(limit)).await }
+    };
+    assert!(matches!(read(0..9, 0, 0).await, Err(Trouble::Unavailable(_))), "no bucket yet");
+    ranges.use_bucket(bucket);
+    assert!(matches!(read(0..1001, 0, 1000).await, Err(Trouble::OverBudget { limit: 1000 })));
+    assert!(matches!(read(0..SIZE as u64 + 1, 0, 0).await, Err(Trouble::Damaged(_))));
+    let gone = ranges.read(BlockId::from_parts(9, 9), (File::Segment(1), 0), &just(0..1), &Budget::new(0)).await;
+    assert!(matches!(gone, Err(Trouble::Gone(_))));
+}
