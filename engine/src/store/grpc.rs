@@ -228,7 +228,7 @@ fn type_url(name: &str) -> String {
 }
 
 fn any(name: &str, message: &impl prost::Message) -> prost_types::Any {
-    prost_types::Any { type_url: type_url(name), value: message.encode_to_vec().into() }
+    prost_types::Any { type_url: type_url(name), value: message.encode_to_vec() }
 }
 
 /// The hints of a request, if it has some of this type.

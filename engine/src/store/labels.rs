@@ -239,7 +239,7 @@ impl Call {
         let parts = self.opener.parts(block, &header, refs, PART);
         let mut scan =
             Scan { header, lazy, label, found: BTreeSet::new(), memory: SymbolMemory::default(), held, parts, first };
-        while let Some(part) = scan.parts.next() {
+        while let Some(part) = scan.parts.ask() {
             let bytes = block.index(&part.ranges, &self.opener.budget).await.map_err(Fault::from_block(block))?;
             let loaded = Loaded::new(&part.ranges, bytes);
             let stop = self.spec.stop.clone();

@@ -117,6 +117,13 @@ pub struct Used {
 }
 
 impl Used {
+    /// The same limits with nothing used: a request that is planned anew counts what it reads then.
+    #[must_use]
+    pub fn anew(&self) -> Self {
+        let (series, samples) = (self.series, self.samples);
+        Self { series, samples, used_series: AtomicU64::new(0), used_chunks: AtomicU64::new(0) }
+    }
+
     /// Counts series before their entries are read, per block as Thanos does.
     ///
     /// # Errors

@@ -118,6 +118,7 @@ fn whole(at: u64, head: &[u8]) -> Option<Range<u64>> {
 }
 
 #[cfg(test)]
+#[allow(clippy::single_range_in_vec_init, reason = "a list of one range is what is meant")]
 mod tests {
     use super::*;
 

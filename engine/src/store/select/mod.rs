@@ -31,6 +31,7 @@ pub fn join(ranges: impl IntoIterator<Item = Range<u64>>, most: u64) -> Vec<Rang
 }
 
 #[cfg(test)]
+#[allow(clippy::single_range_in_vec_init, reason = "a list of one range is what is meant")]
 mod tests {
     use super::*;
 

@@ -42,6 +42,11 @@ impl Parts {
         self.refs.len()
     }
 
+    /// True if there is none.
+    pub fn is_empty(&self) -> bool {
+        self.refs.is_empty()
+    }
+
     /// Bytes that the references take.
     pub fn memory(&self) -> usize {
         self.refs.capacity() * 4
@@ -53,7 +58,7 @@ impl Parts {
     }
 
     /// The next part; `None` at the end. A reference that points out of the section ends up with no bytes.
-    pub fn next(&mut self) -> Option<Part> {
+    pub fn ask(&mut self) -> Option<Part> {
         let first = self.asked;
         let mut ranges: Vec<Range<u64>> = Vec::new();
         let mut bytes = 0;
@@ -130,6 +135,7 @@ impl Loaded {
 }
 
 #[cfg(test)]
+#[allow(clippy::single_range_in_vec_init, reason = "a list of one range is what is meant")]
 mod tests {
     use super::*;
     use proptest::prelude::*;
@@ -137,10 +143,10 @@ mod tests {
     #[test]
     fn one_series_costs_its_estimate() {
         let mut parts = Parts::new(vec![100], Version::V2, 16..10_000_000, 4096, 1 << 20);
-        assert_eq!(parts.next(), Some(Part { series: 0..1, ranges: vec![1600..5696] }));
-        assert_eq!(parts.next(), None);
+        assert_eq!(parts.ask(), Some(Part { series: 0..1, ranges: vec![1600..5696] }));
+        assert_eq!(parts.ask(), None);
         let mut parts = Parts::new(vec![100], Version::V2, 16..2000, 4096, 1 << 20);
-        assert_eq!(parts.next().unwrap().ranges, [1600..2000]);
+        assert_eq!(parts.ask().unwrap().ranges, [1600..2000]);
         assert_eq!(parts.whole(1600, &[0x80, 0x01]), Some(1600..1742));
         assert_eq!(parts.whole(1600, &[0xff; 20]), None);
     }
@@ -148,11 +154,11 @@ mod tests {
     #[test]
     fn neighbours_are_one_range_and_outsiders_none() {
         let mut parts = Parts::new((1..100_000).collect(), Version::V2, 16..1_600_000, 256, 1 << 20);
-        let first = parts.next().unwrap();
+        let first = parts.ask().unwrap();
         assert_eq!(first.ranges.len(), 1);
         assert!((60_000..70_000).contains(&first.series.end), "{first:?}");
         let mut parts = Parts::new(vec![0, 5, 4_000_000_000], Version::V2, 16..1600, 256, 1 << 20);
-        assert_eq!(parts.next().unwrap(), Part { series: 0..3, ranges: vec![16..336] });
+        assert_eq!(parts.ask().unwrap(), Part { series: 0..3, ranges: vec![16..336] });
     }
 
     proptest! {
@@ -162,7 +168,7 @@ mod tests {
             let section = 16..8_000_000;
             let mut parts = Parts::new(refs.clone(), Version::V2, section.clone(), estimate, most);
             let mut next = 0;
-            while let Some(part) = parts.next() {
+            while let Some(part) = parts.ask() {
                 prop_assert_eq!(part.series.start, next);
                 next = part.series.end;
                 prop_assert!(part.ranges.windows(2).all(|w| w[0].end <= w[1].start));

@@ -145,7 +145,7 @@ impl Cursor {
     pub fn want(&mut self) -> Option<Want> {
         match self.longer.take() {
             Some(range) => Some(Want::Longer(range)),
-            None => self.parts.next().map(Want::Part),
+            None => self.parts.ask().map(Want::Part),
         }
     }
 
@@ -224,7 +224,7 @@ impl Cursor {
                     *collected += labels.packed_len() + 64 + size_of_val(&*places);
                 }
                 self.order.push(labels, places, &mut self.ready);
-                if self.collected.is_some() && self.next % 1024 == 0 {
+                if self.collected.is_some() && self.next.is_multiple_of(1024) {
                     self.hold()?;
                 }
             }

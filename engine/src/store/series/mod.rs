@@ -253,6 +253,7 @@ impl<'a> Answer<'a> {
             excluded: &self.excluded,
         };
         let blocks = choose_blocks(served, wanted);
+        self.used = Arc::new(self.used.anew());
         let spec = Arc::new(Spec {
             min_t: self.asked.range.0,
             max_t: self.asked.range.1,

@@ -190,7 +190,7 @@ async fn hints_tell_what_was_done_to_those_who_ask() {
     let asked = SeriesRequestHints { block_matchers: vec![only], enable_query_stats: true };
     let any = prost_types::Any {
         type_url: "type.googleapis.com/hintspb.SeriesRequestHints".into(),
-        value: asked.encode_to_vec().into(),
+        value: asked.encode_to_vec(),
     };
     assert!(house.series(request()).await.unwrap().hints.is_empty());
     let got = house.series(SeriesRequest { hints: Some(any), ..request() }).await.unwrap();
