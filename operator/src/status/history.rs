@@ -100,7 +100,7 @@ pub(super) fn status(seen: &Seen<'_>, conditions: &Conditions, previous: Option<
         blocks: number(|(loaded, _)| *loaded),
         missing: number(|(_, missing)| *missing),
         min_time: min.filter(|ms| known(*ms)).and_then(|ms| millis(ms - ms.rem_euclid(HOUR))),
-        max_time: max.filter(|ms| known(*ms)).and_then(|ms| millis(ms - ms.rem_euclid(BLOCK))),
+        max_time: max.filter(|ms| known(*ms)).and_then(|ms| millis(ms + (-ms).rem_euclid(BLOCK))),
         last_sync: last_sync.and_then(millis).or_else(|| previous.and_then(|previous| previous.last_sync.clone())),
     }
 }
@@ -146,7 +146,7 @@ mod tests {
             "shards add up, replicas don't"
         );
         assert_eq!(status.min_time.as_deref(), Some("2023-11-14T22:00:00Z"));
-        assert_eq!(status.max_time.as_deref(), Some("2023-11-15T00:00:00Z"));
+        assert_eq!(status.max_time.as_deref(), Some("2023-11-15T02:00:00Z"), "not before its last sample");
         assert_eq!(status.last_sync.as_deref(), Some("2026-11-18T11:06:40Z"));
     }
 
