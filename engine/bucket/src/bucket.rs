@@ -15,6 +15,7 @@ use model::world::World;
 use std::future::Future;
 use std::ops::Range;
 use std::sync::Arc;
+use tsdb::disk::Disk;
 
 /// What a bucket needs beside its configuration. Keep one for a process and clone it: then a bucket that is opened again, with
 /// new credentials, goes on with the same metrics.
@@ -347,9 +348,9 @@ impl Bucket {
     ///
     /// # Errors
     /// `Local` when the file can't be read.
-    pub async fn upload_file(&self, path: &str, file: &std::path::Path) -> Result<Uploaded> {
-        let source = FileSource::open(file)
-            .map_err(|e| Error::new(Kind::Local, Operation::Upload, path, format!("{}: {e}", file.display())))?;
+    pub async fn upload_file(&self, path: &str, disk: &dyn Disk, file: &std::path::Path) -> Result<Uploaded> {
+        let source = FileSource::open(disk, file)
+            .map_err(|e| Error::new(Kind::Local, Operation::Upload, path, e.to_string()))?;
         self.upload(path, Arc::new(source)).await
     }
 

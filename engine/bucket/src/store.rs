@@ -5,7 +5,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use std::fmt::Debug;
 use std::ops::Range;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use tsdb::disk::{Disk, FileReader};
 
 /// The state of an object at one moment, opaque. An update based on it fails when the object changed since.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
@@ -109,11 +111,16 @@ impl Source for Bytes {
     }
 }
 
-/// A file on disk.
-#[derive(Debug)]
+/// A file of a block on disk.
 pub struct FileSource {
-    file: std::fs::File,
-    size: u64,
+    reader: Box<dyn FileReader>,
+    path: PathBuf,
+}
+
+impl Debug for FileSource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.path.display())
+    }
 }
 
 impl FileSource {
@@ -121,22 +128,19 @@ impl FileSource {
     ///
     /// # Errors
     /// When it can't be opened.
-    pub fn open(path: &std::path::Path) -> std::io::Result<Self> {
-        let file = std::fs::File::open(path)?;
-        let size = file.metadata()?.len();
-        Ok(Self { file, size })
+    pub fn open(disk: &dyn Disk, path: &Path) -> tsdb::Result<Self> {
+        Ok(Self { reader: disk.reader(path)?, path: path.to_owned() })
     }
 }
 
 impl Source for FileSource {
     fn size(&self) -> u64 {
-        self.size
+        self.reader.size()
     }
 
     fn read(&self, offset: u64, length: usize) -> std::io::Result<Bytes> {
-        use std::os::unix::fs::FileExt as _;
         let mut buffer = vec![0; length];
-        self.file.read_exact_at(&mut buffer, offset)?;
+        self.reader.read_at(offset, &mut buffer).map_err(std::io::Error::other)?;
         Ok(buffer.into())
     }
 }

@@ -3,6 +3,7 @@
 //! ```text
 //! panoptes/v1/catalogue/<producer>/<ULID>.intent    before the first byte of a block is sent
 //! panoptes/v1/catalogue/<producer>/<ULID>.commit    after its meta.json was written
+//! panoptes/v1/catalogue/<producer>/<ULID>.covered   instead: its data is in another block of the bucket
 //! panoptes/v1/catalogue/snapshot-<20 digits>        many commits folded into one document
 //! panoptes/v1/catalogue/<producer>/folded-<20 digits>   the blocks of this producer that were folded, so that it knows them
 //! ```
@@ -33,6 +34,7 @@ const SNAPSHOT: &str = "snapshot-";
 const FOLDED: &str = "folded-";
 const INTENT: &str = "intent";
 const COMMIT: &str = "commit";
+const COVERED: &str = "covered";
 /// Largest entry that is read, in bytes: a commit holds one meta.json.
 const MAX_ENTRY: u64 = tsdb::meta::MAX_META_BYTES + (1 << 16);
 /// Largest snapshot that is read, in bytes.
@@ -71,6 +73,15 @@ pub struct Commit {
     pub meta: BlockMeta,
 }
 
+/// A block that need not be written: it went into another one before its producer told that it was whole.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Covered {
+    /// The block.
+    pub block: BlockId,
+    /// The block of the bucket that was made of it.
+    pub within: BlockId,
+}
+
 /// The blocks of a producer whose entries were folded: those that its disk may still hold. The one with the highest number
 /// counts.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -90,6 +101,7 @@ enum Name<'a> {
     Snapshot(u64),
     Intent(&'a str, BlockId),
     Commit(&'a str, BlockId),
+    Covered(&'a str, BlockId),
     Folded(u64),
 }
 
@@ -106,6 +118,7 @@ impl<'a> Name<'a> {
                 match kind {
                     INTENT => Some(Self::Intent(producer, id)),
                     COMMIT => Some(Self::Commit(producer, id)),
+                    COVERED => Some(Self::Covered(producer, id)),
                     _ => None,
                 }
             }

@@ -1,6 +1,8 @@
 //! The producer's side: create, never change.
 
-use super::{COMMIT, Commit, File, Folded, INTENT, Intent, MAX_ENTRY, Name, ROOT, broken, folded_path};
+use super::{
+    COMMIT, COVERED, Commit, Covered, File, Folded, INTENT, Intent, MAX_ENTRY, Name, ROOT, broken, folded_path,
+};
 use crate::error::{Advice, Error, Kind, Operation};
 use crate::{Bucket, Result, document};
 use futures::TryStreamExt as _;
@@ -56,7 +58,7 @@ impl Producer {
         while let Some(meta) = names.try_next().await? {
             let (id, stage) = match Name::parse(&meta.path) {
                 Some(Name::Intent(_, id)) => (id, Stage::Intent),
-                Some(Name::Commit(_, id)) => (id, Stage::Commit),
+                Some(Name::Commit(_, id) | Name::Covered(_, id)) => (id, Stage::Commit),
                 Some(Name::Folded(number)) => {
                     newest = newest.max(Some(number));
                     continue;
@@ -101,6 +103,14 @@ impl Producer {
         let time_ms = self.bucket.world().clock.now_ms();
         let commit = Commit { time_ms, writer: self.writer.clone(), meta: meta.clone() };
         self.create(meta.id, COMMIT, &commit).await
+    }
+
+    /// Tells that the data of a block is in another one, so that nobody asks again. Told before: nothing changes.
+    ///
+    /// # Errors
+    /// As the store says.
+    pub async fn covered(&self, block: BlockId, within: BlockId) -> Result<()> {
+        self.create(block, COVERED, &Covered { block, within }).await
     }
 
     async fn create<T: serde::Serialize + Sync>(&self, id: BlockId, kind: &str, body: &T) -> Result<()> {

@@ -106,7 +106,7 @@ impl Reader {
 
     async fn once(&mut self) -> std::result::Result<State, Stop> {
         let mut newest = None;
-        let (mut commits, mut intents) = (BTreeSet::new(), BTreeSet::new());
+        let (mut commits, mut intents, mut covered) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
         let mut names = self.bucket.list(ROOT);
         while let Some(meta) = names.try_next().await.map_err(Stop::Error)? {
             match Name::parse(&meta.path) {
@@ -117,6 +117,9 @@ impl Reader {
                 Some(Name::Intent(producer, id)) => {
                     intents.insert((producer.to_owned(), id));
                 }
+                Some(Name::Covered(producer, id)) => {
+                    covered.insert((producer.to_owned(), id));
+                }
                 Some(Name::Folded(_)) => {}
                 None if meta.path.starts_with(&format!("{ROOT}{SNAPSHOT}")) => {
                     return Err(Stop::Unusable(format!("{} has a name that is not known", meta.path)));
@@ -125,6 +128,7 @@ impl Reader {
             }
         }
         drop(names);
+        intents.retain(|key| !covered.contains(key));
         if newest.is_none() && commits.is_empty() && intents.is_empty() && self.snapshot.is_none() {
             *self = Self::new(self.bucket.clone());
             return Ok(State::Absent);

@@ -8,6 +8,7 @@ use futures::TryStreamExt as _;
 use model::world::World;
 use std::sync::Arc;
 use std::time::Duration;
+use tsdb::disk::RealDisk;
 
 pub(crate) fn options() -> Options {
     let retry = Policy {
@@ -176,12 +177,12 @@ async fn uploads(bucket: &Bucket) {
         let body: Vec<u8> = (0..size).map(|n| (n * 7 + n / 251) as u8).collect();
         let file = dir.path().join("f");
         std::fs::write(&file, &body).unwrap();
-        let uploaded = bucket.upload_file("u/chunks/000001", &file).await.unwrap();
+        let uploaded = bucket.upload_file("u/chunks/000001", &RealDisk, &file).await.unwrap();
         assert_eq!(uploaded.size, size as u64);
         let object = bucket.get("u/chunks/000001", 1 << 30).await.unwrap();
         assert!(object.bytes == body, "{size} bytes come back as {}", object.bytes.len());
     }
-    assert_eq!(kind(bucket.upload_file("u/x", &dir.path().join("none")).await), Kind::Local);
+    assert_eq!(kind(bucket.upload_file("u/x", &RealDisk, &dir.path().join("none")).await), Kind::Local);
     bucket.delete("u/chunks/000001").await.unwrap();
 }
 

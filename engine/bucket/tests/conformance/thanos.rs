@@ -9,6 +9,7 @@ use serde_json::Value;
 use std::path::Path;
 use std::process::Command;
 use tsdb::BlockMeta;
+use tsdb::disk::RealDisk;
 use tsdb::marks::{DeletionMark, NoCompactMark};
 
 /// Runs `thanos tools bucket …` against a bucket.
@@ -74,7 +75,7 @@ async fn both_ways(yaml: &str, ours: &str, emulator: Option<&str>) {
         .await
         .unwrap();
     for (name, _) in &files {
-        bucket.upload_file(&block::object(id, name), &local.join(name)).await.unwrap();
+        bucket.upload_file(&block::object(id, name), &RealDisk, &local.join(name)).await.unwrap();
     }
     block::check_uploaded(&bucket, id, &files).await.unwrap();
     bucket.create(&block::object(id, block::META), meta.write().unwrap()).await.unwrap();

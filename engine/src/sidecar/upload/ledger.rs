@@ -22,6 +22,8 @@ pub(super) struct Ledger {
     pub(super) claims: BTreeSet<BlockId>,
     /// Blocks that were found bad.
     pub(super) bad: BTreeMap<BlockId, Bad>,
+    /// Those of them that were found so long ago that they are looked into again.
+    pub(super) due: BTreeSet<BlockId>,
     found: BTreeMap<BlockId, Duration>,
 }
 
@@ -67,22 +69,29 @@ impl Ledger {
         self.tried.remove(&id);
         self.doubtful.remove(&id);
         self.claims.remove(&id);
-        self.bad.remove(&id);
-        self.found.remove(&id);
+        self.good(id);
     }
 
     /// It was found bad.
     pub(super) fn bad(&mut self, id: BlockId, bad: Bad, now: Duration) {
         self.found.insert(id, now);
+        self.due.remove(&id);
         self.bad.insert(id, bad);
     }
 
-    /// Forgets what has vanished from disk, and bad findings that are old.
+    /// Forgets what has vanished from disk. Bad findings that are old are due to be looked into again, and stand until then.
     pub(super) fn forget(&mut self, local: &BTreeSet<BlockId>, now: Duration) {
-        let found = std::mem::take(&mut self.found);
-        self.found =
-            found.into_iter().filter(|(id, at)| local.contains(id) && now.saturating_sub(*at) < RECHECK).collect();
-        self.bad.retain(|id, _| self.found.contains_key(id));
+        self.found.retain(|id, _| local.contains(id));
+        self.bad.retain(|id, _| local.contains(id));
+        let old = self.found.iter().filter(|(_, at)| now.saturating_sub(**at) >= RECHECK);
+        self.due = old.map(|(id, _)| *id).collect();
+    }
+
+    /// A block that was bad can be taken, or is gone.
+    pub(super) fn good(&mut self, id: BlockId) {
+        self.bad.remove(&id);
+        self.due.remove(&id);
+        self.found.remove(&id);
     }
 }
 
@@ -119,8 +128,17 @@ mod tests {
         ledger.bad(id(1), bad.clone(), Duration::ZERO);
         ledger.bad(id(2), bad, Duration::ZERO);
         ledger.forget(&BTreeSet::from([id(1)]), Duration::from_secs(60));
-        assert_eq!(ledger.bad.keys().copied().collect::<Vec<_>>(), [id(1)]);
+        assert_eq!((ledger.bad.keys().copied().collect::<Vec<_>>(), ledger.due.len()), (vec![id(1)], 0));
         ledger.forget(&BTreeSet::from([id(1)]), RECHECK);
+        assert_eq!(
+            (ledger.bad.len(), ledger.due.clone()),
+            (1, BTreeSet::from([id(1)])),
+            "it stands until it was looked at"
+        );
+        ledger.bad(id(1), Bad { reason: SkipReason::Damaged, message: "m".into() }, RECHECK);
+        ledger.forget(&BTreeSet::from([id(1)]), RECHECK);
+        assert!(ledger.due.is_empty());
+        ledger.good(id(1));
         assert!(ledger.bad.is_empty());
     }
 }

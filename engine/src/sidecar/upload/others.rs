@@ -6,7 +6,7 @@ use bucket::store::Entry;
 use bucket::{Advice, Bucket, Result, block};
 use futures::{StreamExt as _, TryStreamExt as _};
 use model::{BlockId, Labels};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use tsdb::meta::{BlockMeta, MAX_META_BYTES};
 
 /// Files that are read at the same time.
@@ -15,8 +15,9 @@ const CONCURRENCY: usize = 8;
 /// What one reading has found.
 #[derive(Debug, Default)]
 pub(super) struct Others {
-    /// Local blocks that went into another block of the bucket, whatever its labels: ids are unique, and labels change.
-    pub(super) covered: BTreeSet<BlockId>,
+    /// Local blocks that went into another block of the bucket, and which: whatever its labels, since ids are unique, and
+    /// labels change.
+    pub(super) covered: BTreeMap<BlockId, BlockId>,
     /// Blocks with our labels: id, begin and end of the time in ms.
     ranges: Vec<(BlockId, i64, i64)>,
 }
@@ -56,7 +57,7 @@ impl Others {
         while let Some(meta) = metas.try_next().await? {
             let Some(meta) = meta else { continue };
             let sources = meta.compaction.sources.iter().filter(|s| **s != meta.id && local.contains(s));
-            others.covered.extend(sources.copied());
+            others.covered.extend(sources.map(|source| (*source, meta.id)));
             if meta.labels() == *labels {
                 others.ranges.push((meta.id, meta.min_time, meta.max_time));
             }

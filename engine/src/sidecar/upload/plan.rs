@@ -13,6 +13,8 @@ pub(super) struct Known<'a> {
     pub(super) claims: &'a BTreeSet<BlockId>,
     /// Blocks that were looked into and found bad.
     pub(super) bad: &'a BTreeMap<BlockId, Bad>,
+    /// Those of them that are to be looked into again.
+    pub(super) due: &'a BTreeSet<BlockId>,
     /// Blocks that Prometheus has compacted are uploaded, too (`--shipper.upload-compacted`).
     pub(super) upload_compacted: bool,
 }
@@ -22,6 +24,8 @@ pub(super) struct Known<'a> {
 pub(super) struct Plan {
     /// What to upload, in this order: oldest time first, as Thanos does.
     pub(super) next: Vec<BlockId>,
+    /// Skipped blocks that are to be looked into again, after the others.
+    pub(super) again: Vec<BlockId>,
     /// Local blocks that need no upload any more: what the progress file lists.
     pub(super) done: BTreeSet<BlockId>,
     /// Local blocks that may be there: what the progress file remembers, until the bucket was asked.
@@ -44,6 +48,7 @@ pub(super) fn plan(local: &[Local], known: &Known<'_>) -> Plan {
                 continue;
             }
             (Err(bad), _) | (_, Some(bad)) => {
+                plan.again.extend(known.due.contains(&id).then_some(id));
                 plan.skipped.push(SkippedBlock { block: id.to_string(), reason: bad.reason, message: told(bad) });
                 continue;
             }
@@ -95,7 +100,8 @@ mod tests {
     fn run(local: &[Local], committed: &[u64], upload_compacted: bool) -> Plan {
         let committed = committed.iter().map(|n| id(*n)).collect();
         let (claims, bad) = (BTreeSet::from([id(1), id(99)]), BTreeMap::new());
-        plan(local, &Known { committed: &committed, claims: &claims, bad: &bad, upload_compacted })
+        let due = BTreeSet::new();
+        plan(local, &Known { committed: &committed, claims: &claims, bad: &bad, due: &due, upload_compacted })
     }
 
     #[test]
@@ -116,8 +122,11 @@ mod tests {
         local[0].facts = Err(bad(1));
         let found = BTreeMap::from([(id(2), bad(2))]);
         let committed = BTreeSet::new();
-        let plan =
-            plan(&local, &Known { committed: &committed, claims: &committed, bad: &found, upload_compacted: false });
+        let due = BTreeSet::from([id(2)]);
+        let known =
+            Known { committed: &committed, claims: &committed, bad: &found, due: &due, upload_compacted: false };
+        let plan = plan(&local, &known);
+        assert_eq!(plan.again, [id(2)], "looked into again, and told as it is until then");
         assert_eq!(plan.next, [id(3)]);
         let messages: Vec<&str> = plan.skipped.iter().map(|s| s.message.as_str()).collect();
         assert!(messages[0].starts_with("block 1 is damaged;") && messages[1].starts_with("block 2 is damaged;"));

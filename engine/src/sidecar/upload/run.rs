@@ -235,7 +235,8 @@ impl Uploader {
             None => (&empty, &self.listed),
         };
         let upload_compacted = self.settings.compacted;
-        plan::plan(local, &Known { committed, claims: &ledger.claims, bad: &ledger.bad, upload_compacted })
+        let (claims, bad, due) = (&ledger.claims, &ledger.bad, &ledger.due);
+        plan::plan(local, &Known { committed, claims, bad, due, upload_compacted })
     }
 
     /// The external labels, if blocks may be uploaded under them; or why not, as far as Prometheus has told.
@@ -316,7 +317,7 @@ impl Uploader {
         let planned = self.plan(local);
         self.tell(&planned).await;
         let mut failed = None;
-        for id in planned.next {
+        for id in planned.next.into_iter().chain(planned.again) {
             if stop.is_cancelled() {
                 break;
             }
@@ -352,7 +353,8 @@ impl Uploader {
         match failed {
             Some(error) => Pass::Failed(error),
             None => {
-                self.status.metrics.compacted_done.set(i64::from(self.settings.compacted));
+                let whole = !stop.is_cancelled() && self.plan(local).next.is_empty();
+                self.status.metrics.compacted_done.set(i64::from(self.settings.compacted && whole));
                 Pass::Good
             }
         }
@@ -387,7 +389,8 @@ impl Open {
     /// Ships one block and notes what came of it. `range` is given for a compacted block, which must not overlap others.
     async fn one(&mut self, id: BlockId, labels: &Labels, range: Option<(i64, i64)>) -> Result<Shipped, Failure> {
         if self.ledger.doubtful(id) && !self.shipper.bucket.exists(&block::object(id, block::META)).await? {
-            if self.others(labels).await?.covered.contains(&id) {
+            if let Some(within) = self.others(labels).await?.covered.get(&id).copied() {
+                self.shipper.catalogue.covered(id, within).await?;
                 self.ledger.commit(id);
                 return Ok(Shipped::WasThere);
             }
@@ -413,7 +416,10 @@ impl Open {
         }
         Ok(match shipped? {
             Shipped::Bad(bad) => self.bad(id, bad),
-            Shipped::Gone => Shipped::Gone,
+            Shipped::Gone => {
+                self.ledger.good(id);
+                Shipped::Gone
+            }
             there => {
                 self.ledger.commit(id);
                 there
@@ -462,6 +468,7 @@ mod tests {
     use super::super::ship::tests::{block, labels, shipper};
     use super::*;
     use bucket::catalogue::Stage;
+    use futures::TryStreamExt as _;
     use std::collections::BTreeMap;
     use std::path::Path;
     use std::sync::atomic::Ordering;
@@ -496,7 +503,12 @@ mod tests {
             compacted(&open, &[id]).await;
             assert_eq!(open.one(id, &labels(), None).await.unwrap(), Shipped::WasThere);
             assert!(open.ledger.committed.contains(&id));
-            assert!(open.shipper.catalogue.own().await.unwrap().is_empty(), "nothing was announced");
+            // The next start knows it without asking the bucket.
+            assert_eq!(open.shipper.catalogue.own().await.unwrap(), BTreeMap::from([(id, Stage::Commit)]));
+            let Others { covered, .. } = Others::read(&open.shipper.bucket, &open.local, &labels()).await.unwrap();
+            assert_eq!(covered.len(), 1);
+            let names: Vec<_> = open.shipper.bucket.list("panoptes").map_ok(|m| m.path).try_collect().await.unwrap();
+            assert!(names.len() == 1 && names[0].ends_with(&format!("/{id}.covered")), "{names:?}");
         }
         // Of something else: it is sent.
         let mut open = open(data.path(), id, BTreeMap::new(), BTreeSet::from([id]));

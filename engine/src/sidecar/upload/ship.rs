@@ -18,7 +18,6 @@ use model::world::World;
 use model::{BlockId, Labels, protection};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tsdb::disk::Disk;
@@ -171,8 +170,8 @@ impl Shipper {
                 group.into_iter().map(|f| (block::object(id, &f.rel_path), staged.dir().join(&f.rel_path))).collect();
             let mut sent = futures::stream::iter(group)
                 .map(|(object, file)| {
-                    let bucket = self.bucket.clone();
-                    async move { bucket.upload_file(&object, &file).await }
+                    let (bucket, disk) = (self.bucket.clone(), Arc::clone(&self.disk));
+                    async move { bucket.upload_file(&object, &*disk, &file).await }
                 })
                 .buffer_unordered(self.concurrency);
             while let Some(uploaded) = sent.try_next().await? {
@@ -191,23 +190,27 @@ fn prepare(disk: &Arc<dyn Disk>, data: &Path, id: BlockId, hash: HashFunc) -> Re
     let mut hashes = Hashes::new();
     if hash == HashFunc::Sha256 {
         for file in &staged.files {
-            hashes.insert(file.rel_path.clone(), sha256(&staged.dir().join(&file.rel_path))?);
+            hashes.insert(
+                file.rel_path.clone(),
+                sha256(&**disk, &staged.dir().join(&file.rel_path)).map_err(StageError::Disk)?,
+            );
         }
     }
     Ok(Prepared { staged, meta, hashes })
 }
 
 /// SHA-256 of a file, read in parts, in hex.
-fn sha256(path: &Path) -> Result<String, StageError> {
-    let refused = |e| StageError::Disk(tsdb::Error::io(path.display(), "read", e));
-    let mut file = std::fs::File::open(path).map_err(refused)?;
-    let (mut hash, mut part) = (Sha256::new(), vec![0; HASH_PART]);
-    loop {
-        match file.read(&mut part).map_err(refused)? {
-            0 => return Ok(hex(&hash.finalize())),
-            n => hash.update(part.get(..n).unwrap_or_default()),
-        }
+fn sha256(disk: &dyn Disk, path: &Path) -> tsdb::Result<String> {
+    let reader = disk.reader(path)?;
+    let (mut hash, mut part, mut offset) = (Sha256::new(), vec![0; HASH_PART], 0);
+    while offset < reader.size() {
+        let left = usize::try_from(reader.size() - offset).unwrap_or(HASH_PART);
+        let part = part.get_mut(..left.min(HASH_PART)).unwrap_or_default();
+        reader.read_at(offset, part)?;
+        hash.update(&*part);
+        offset += part.len() as u64;
     }
+    Ok(hex(&hash.finalize()))
 }
 
 #[cfg(test)]
@@ -275,6 +278,10 @@ pub(super) mod tests {
     }
 
     pub(in crate::sidecar::upload) fn block(data: &Path) -> BlockId {
+        block_on(&RealDisk, data)
+    }
+
+    fn block_on(disk: &dyn Disk, data: &Path) -> BlockId {
         let meta = BlockMeta::new(BlockId::from_parts(1_700_000_000_000, 7), 0, 7_200_000);
         let id = meta.id;
         let labels = Labels::from_pairs([("__name__", "up"), ("job", "x")]);
@@ -284,7 +291,7 @@ pub(super) mod tests {
         }
         let bytes = encoder.bytes();
         let chunk = NewChunk { encoding: Encoding::Xor, data: &bytes, min_time: 0, max_time: 99 * 15_000 };
-        let mut writer = tsdb::block::Writer::create(&RealDisk, data, meta).unwrap();
+        let mut writer = tsdb::block::Writer::create(disk, data, meta).unwrap();
         for symbol in ["__name__", "job", "up", "x"] {
             writer.add_symbol(symbol).unwrap();
         }
@@ -327,6 +334,28 @@ pub(super) mod tests {
         assert_eq!(shipper.bucket.get(&path, 1 << 20).await.unwrap().bytes, first);
         assert_eq!(shipper.ship(BlockId::from_parts(9, 9), &labels(), false).await.unwrap(), Shipped::Gone);
         assert!(std::fs::read_dir(data.path().join("thanos/upload")).unwrap().next().is_none(), "no links are left");
+    }
+
+    #[tokio::test]
+    async fn block_files_are_read_through_the_disk() {
+        let disk = tsdb::disk::MemoryDisk::new();
+        let data = Path::new("/data");
+        disk.create_dir(data).unwrap();
+        let id = block_on(&disk, data);
+        let (shipper, _) = shipper(data, 0);
+        let shipper = Shipper { disk: Arc::new(disk.clone()), hash: HashFunc::Sha256, ..shipper };
+        assert!(matches!(shipper.ship(id, &labels(), false).await.unwrap(), Shipped::Sent { .. }));
+        for file in ["index", "chunks/000001"] {
+            let there = shipper.bucket.get(&block::object(id, file), 1 << 20).await.unwrap().bytes;
+            assert_eq!(there, disk.open(&data.join(id.to_string()).join(file)).unwrap());
+            let meta = shipper.bucket.get(&block::object(id, block::META), 1 << 20).await.unwrap().bytes;
+            let digest = hex(&Sha256::digest(&there));
+            assert!(String::from_utf8_lossy(&meta).contains(&digest), "{file}");
+        }
+        // Larger than what is hashed at a time.
+        let bytes = [b"ab".repeat(HASH_PART), b"c".to_vec()].concat();
+        tsdb::disk::replace(&disk, Path::new("/data/large"), &bytes).unwrap();
+        assert_eq!(sha256(&disk, Path::new("/data/large")).unwrap(), hex(&Sha256::digest(&bytes)));
     }
 
     #[tokio::test]

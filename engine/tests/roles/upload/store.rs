@@ -5,7 +5,7 @@ use crate::common::{Sidecar, until};
 use args::state::BucketErrorClass;
 use args::{Millis, SidecarArgs};
 use std::time::Duration;
-use testkit::faults::{Fault, Proxy, Rule};
+use testkit::faults::{Fault, Operation, Proxy, Rule};
 use testkit::gcs::{Gcs, Right};
 
 fn args(setup: &Setup, gcs: &Gcs, bucket: &str) -> SidecarArgs {
@@ -179,4 +179,72 @@ async fn a_claim_that_could_not_be_asked_outlives_the_process() {
     let names = gcs.names("ops");
     assert!(names.contains(&format!("{new}/meta.json")));
     assert!(!names.iter().any(|n| n.starts_with(&id)), "its samples are there already: {names:?}");
+}
+
+/// A sidecar before a store that goes through this proxy.
+fn behind(setup: &Setup, gcs: &Gcs, proxy: &Proxy) -> SidecarArgs {
+    gcs.make_bucket("ops");
+    SidecarArgs {
+        objstore_config: format!("{{type: GCS, config: {{bucket: ops, endpoint: '{}'}}}}", proxy.url()),
+        ..setup.args()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn blocks_arrive_whole_and_once_in_a_store_that_fails_and_loses_answers() {
+    if testkit::peers::skip(&["prometheus-blocks"]) {
+        return;
+    }
+    let gcs = Gcs::start().unwrap();
+    let proxy = Proxy::start(&gcs.url(), 5).unwrap();
+    let mut setup = Setup::new();
+    let ids: Vec<String> = (0..3).map(|_| setup.block()).collect();
+    proxy.set(vec![
+        Rule::always(Fault::Refuse(503, "InternalError")).share(0.15),
+        Rule::always(Fault::Refuse(429, "SlowDown")).share(0.05),
+        Rule::always(Fault::LoseAnswer).share(0.1),
+        Rule::always(Fault::Drop).share(0.05),
+        Rule::always(Fault::Truncate).to(&[Operation::Put]).share(0.1),
+    ]);
+    let sidecar = Sidecar::start(behind(&setup, &gcs, &proxy));
+    sidecar.ready().await;
+    let whole = |id: &String| gcs.names("ops").iter().any(|n| n.ends_with(&format!("{id}.commit")));
+    until("the uploads", async || ids.iter().all(whole)).await;
+    assert!(proxy.faults() > 3, "{}", proxy.faults());
+    for id in &ids {
+        for file in ["chunks/000001", "index"] {
+            let local = std::fs::read(setup.data().join(id).join(file)).unwrap();
+            assert!(gcs.object("ops", &format!("{id}/{file}")) == Some(local), "{id}/{file}");
+        }
+        assert!(gcs.names("ops").contains(&format!("{id}/meta.json")));
+    }
+    assert!(upload(&sidecar).skipped_blocks.is_empty(), "{:?}", upload(&sidecar));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_answers_nothing_holds_up_no_end_and_the_next_start_goes_on() {
+    if testkit::peers::skip(&["prometheus-blocks"]) {
+        return;
+    }
+    let gcs = Gcs::start().unwrap();
+    let proxy = Proxy::start(&gcs.url(), 1).unwrap();
+    let mut setup = Setup::new();
+    let id = setup.block();
+    proxy.set(vec![Rule::always(Fault::Hang(Duration::from_secs(300))).path(&format!("{id}/"))]);
+    let sidecar = Sidecar::start(behind(&setup, &gcs, &proxy));
+    sidecar.ready().await;
+    let intent = |n: &String| n.ends_with(&format!("{id}.intent"));
+    until("the intent", async || gcs.names("ops").iter().any(intent)).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    #[allow(clippy::disallowed_methods, reason = "a test measures real time")]
+    let start = std::time::Instant::now();
+    sidecar.stop.cancel();
+    until("the end", async || sidecar.task.is_finished()).await;
+    let took = start.elapsed();
+    assert!((Duration::from_secs(9)..Duration::from_secs(14)).contains(&took), "{took:?}");
+    assert!(!gcs.names("ops").contains(&format!("{id}/meta.json")));
+    proxy.set(Vec::new());
+    let sidecar = Sidecar::start(behind(&setup, &gcs, &proxy));
+    until("the upload", async || gcs.names("ops").contains(&format!("{id}/meta.json"))).await;
+    drop(sidecar);
 }
