@@ -42,6 +42,8 @@ pub struct Block {
     pub marks: Marks,
     /// Bytes of all its objects; 0 while only the catalogue told of it.
     pub bytes: u64,
+    /// Bytes of its index as the last listing told; `None` while only the catalogue told of it.
+    pub index_bytes: Option<u64>,
     /// Files that meta.json names and that are missing or have another size.
     pub problems: Vec<String>,
 }
@@ -49,7 +51,7 @@ pub struct Block {
 impl Block {
     /// A block of which only its meta.json is known.
     fn told(meta: Arc<BlockMeta>) -> Self {
-        Self { meta, marks: Marks::default(), bytes: 0, problems: Vec::new() }
+        Self { meta, marks: Marks::default(), bytes: 0, index_bytes: None, problems: Vec::new() }
     }
 }
 
@@ -287,7 +289,10 @@ impl Fetcher {
             match self.metas.get(id).map(|(.., cached)| cached) {
                 Some(Cached::Meta(meta)) => {
                     let problems = problems(meta, &found.sizes);
-                    view.blocks.insert(*id, Block { meta: Arc::clone(meta), marks, bytes, problems });
+                    let index = name_hash(block::INDEX);
+                    let index_bytes = found.sizes.iter().find(|(name, _)| *name == index).map(|(_, size)| *size);
+                    let meta = Arc::clone(meta);
+                    view.blocks.insert(*id, Block { meta, marks, bytes, index_bytes, problems });
                 }
                 // A meta.json that could not be read now is neither a block nor a partial one.
                 None if found.meta.is_some() => {}

@@ -21,6 +21,7 @@ pub mod fetch;
 pub mod layers;
 pub mod mark;
 pub mod path;
+mod snapshot;
 pub mod store;
 pub mod verify;
 

@@ -18,6 +18,8 @@ pub struct ToolsArgs {
 enum Tool {
     /// Look at a bucket, check it, mark blocks.
     Bucket(bucket::Args),
+    /// What a compactor with these settings would do with a bucket now, and why. Nothing is written.
+    Plan(bucket::PlanArgs),
     /// Run scripts of Prometheus' test language (load, eval, expect …) against our PromQL.
     Promqltest {
         /// Scripts, or folders of which every *.test is run
@@ -33,6 +35,7 @@ enum Tool {
 pub async fn run(args: ToolsArgs, world: World, stop: CancellationToken) -> anyhow::Result<()> {
     match args.tool {
         Tool::Bucket(args) => bucket::run(args, world, stop).await,
+        Tool::Plan(args) => bucket::plan(args, world, stop).await,
         Tool::Promqltest { files } => promqltest::run(&files, &mut std::io::stdout().lock()),
     }
 }

@@ -125,6 +125,75 @@ fn ls_and_inspect_print_what_thanos_prints() {
     }
 }
 
+/// All files of a folder.
+fn files(dir: &Path) -> Vec<(std::path::PathBuf, Vec<u8>)> {
+    let mut all = Vec::new();
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            all.extend(files(&path));
+        } else {
+            all.push((path.clone(), std::fs::read(&path).unwrap()));
+        }
+    }
+    all.sort();
+    all
+}
+
+#[test]
+fn plan_tells_what_is_to_be_done_and_writes_nothing() {
+    let bucket = tempfile::tempdir().unwrap();
+    let block = |i: u8, from: i64, labels: &str| {
+        let id = format!("01ARZ3NDEKTSV4RRFFQ69G5FB{i}");
+        let rest = format!(
+            r#""compaction":{{"level":1,"sources":["{id}"]}},"thanos":{{"labels":{{{labels}}},"downsample":{{"resolution":0}},
+            "source":"sidecar"}}"#
+        );
+        let dir = bucket.path().join(&id);
+        std::fs::create_dir_all(&dir).unwrap();
+        std::fs::write(dir.join("meta.json"), meta(&id, START + from * HOUR, 2, &rest)).unwrap();
+        std::fs::write(dir.join("index"), "twelve bytes").unwrap();
+        id
+    };
+    // START is a multiple of 8 hours. Five blocks of one replica, one of the other.
+    let ids: Vec<String> = (0..5).map(|i| block(i, i64::from(i) * 2, r#""cluster":"prod","replica":"a""#)).collect();
+    let other = block(5, 2, r#""cluster":"prod","replica":"b""#);
+    let before = files(bucket.path());
+    let plan = |args: &[&str]| {
+        let config =
+            format!("--objstore.config={{type: FILESYSTEM, config: {{directory: {}}}}}", bucket.path().display());
+        let mut command = Command::new(env!("CARGO_BIN_EXE_panoptes"));
+        let ended = command.args(["tools", "plan", "--output=tsv"]).args(args).arg(config).output().unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (ended.status.success(), text(&ended.stdout), text(&ended.stderr))
+    };
+    let (good, out, err) = plan(&[]);
+    assert!(good, "{err}");
+    let want = format!(
+        "compact\t2023-11-15T00:00:00Z\t2023-11-15T08:00:00Z\t8h0m0s\t0s\t\"{{cluster=\"\"prod\"\", replica=\"\"a\"\"}}\"\t\
+         they fill 8h\t{}",
+        ids[..4].join(" ")
+    );
+    assert_eq!(out.lines().skip(1).collect::<Vec<_>>(), [want]);
+    assert!(err.contains("1 items now, 0 wait; until nothing is left to do: 1 compactions of 4 blocks"), "{err}");
+
+    let (good, out, err) = plan(&["--deduplication.replica-label=replica"]);
+    assert!(good, "{err}");
+    assert!(
+        out.lines().nth(1).unwrap().starts_with("merge\t") && out.contains(&format!("{} {other}", ids[1])),
+        "{out}"
+    );
+    let (_, out, _) = plan(&["--compact.block-max-index-size=50B"]);
+    assert!(out.contains("mark no-compact (index-size-exceeding)"), "{out}");
+    let (_, out, _) = plan(&["--retention.resolution-raw=40h"]);
+    assert_eq!(out.matches("downsample to 5m0s").count(), 6, "{out}");
+    let (_, out, _) = plan(&["--retention.resolution-raw=40h", "--downsampling.disable"]);
+    assert_eq!(out.matches("mark for deletion").count(), 6, "{out}");
+    let (good, _, err) = plan(&["--retention.resolution-raw=39h"]);
+    assert!(!good && err.contains("these settings can't be used: raw data is kept for 1d15h only"), "{err}");
+    assert_eq!(files(bucket.path()), before, "something was written");
+}
+
 #[test]
 fn marks_are_written_once_and_thanos_reads_them() {
     if testkit::peers::skip(&["thanos"]) {

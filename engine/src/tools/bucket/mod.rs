@@ -6,6 +6,7 @@ mod inspect;
 mod issues;
 mod ls;
 mod mark;
+mod plan;
 mod table;
 mod template;
 mod verify;
@@ -26,6 +27,15 @@ pub(super) struct Args {
     objstore: Objstore,
     #[command(subcommand)]
     tool: Tool,
+}
+
+/// Flags of `plan`.
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct PlanArgs {
+    #[command(flatten)]
+    objstore: Objstore,
+    #[command(flatten)]
+    plan: plan::Args,
 }
 
 /// Which bucket.
@@ -90,6 +100,19 @@ pub(super) async fn run(args: Args, world: World, stop: CancellationToken) -> an
     };
     tokio::select! {
         result = work => result,
+        () = stop.cancelled() => anyhow::bail!("interrupted"),
+    }
+}
+
+/// Runs `plan`.
+///
+/// # Errors
+/// When the bucket can't be read, or the settings defeat themselves.
+pub(super) async fn plan(args: PlanArgs, world: World, stop: CancellationToken) -> anyhow::Result<()> {
+    let (mut out, mut notes) = (std::io::stdout(), std::io::stderr());
+    let mut screen = Screen { out: &mut out, notes: &mut notes };
+    tokio::select! {
+        result = plan::run(&args.plan, &args.objstore, world, &mut screen) => result,
         () = stop.cancelled() => anyhow::bail!("interrupted"),
     }
 }
