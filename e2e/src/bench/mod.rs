@@ -3,6 +3,7 @@
 mod dashboard;
 mod data;
 mod measure;
+mod promql;
 mod stores;
 mod upload;
 
@@ -21,7 +22,8 @@ const ROUNDS: usize = 5;
 
 /// The rows by name.
 type Row = (&'static str, fn(&Path) -> anyhow::Result<()>);
-const ROWS: [Row; 3] = [("dashboard", dashboard_row), ("stores", stores_row), ("upload", upload::run)];
+const ROWS: [Row; 4] =
+    [("dashboard", dashboard_row), ("stores", stores_row), ("upload", upload::run), ("promql", promql::run)];
 
 /// Runs the benchmarks with the given `panoptes` binary, all or those named, and prints the tables for `docs/benchmarks.md`.
 ///
