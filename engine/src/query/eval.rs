@@ -175,11 +175,13 @@ impl Evaluator {
             // The place is free when the thread is, also when nobody waits for the answer any more.
             let _held = (place, in_flight);
             let source = Prefetched(selected);
-            if analyze {
-                let (result, did) = plan.analyze(&source, &token, &booked, &*watch)?;
-                return Ok((result, Some(did)));
-            }
-            plan.execute_on(&source, &token, &booked).map(|result| (result, None))
+            let answer = match analyze {
+                true => plan.analyze(&source, &token, &booked, &*watch).map(|(result, did)| (result, Some(did))),
+                false => plan.execute_on(&source, &token, &booked).map(|result| (result, None)),
+            };
+            drop(source);
+            booked.give_back_fetched();
+            answer
         });
         let (result, analysis) = match evaluation.await {
             Ok(result) => result?,

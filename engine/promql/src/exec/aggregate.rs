@@ -117,6 +117,11 @@ impl Exec<'_> {
             column = &masked;
         }
         match &mut group.numbers {
+            Numbers::Sum { sums } if group.floats.is_all(group.len) && column.present.is_all(group.len) => {
+                for ((s, c), v) in sums.iter_mut().zip(&column.floats) {
+                    (*s, *c) = kahan(*v, *s, *c);
+                }
+            }
             Numbers::Sum { sums } => {
                 for i in column.present.iter() {
                     if let (Some((s, c)), Some(v)) = (sums.get_mut(i), column.floats.get(i)) {
@@ -125,9 +130,9 @@ impl Exec<'_> {
                         } else {
                             (*s, *c) = (*v, 0.0);
                         }
-                        group.floats.set(i);
                     }
                 }
+                group.floats.or(&column.present);
             }
             Numbers::Mean { means } => {
                 for i in column.present.iter() {
@@ -153,12 +158,13 @@ impl Exec<'_> {
                 group.floats.or(&column.present);
             }
             Numbers::Count { counts } => {
-                for i in column.occupied().iter() {
-                    if let Some(n) = counts.get_mut(i) {
-                        *n += 1.0;
-                    }
-                    group.floats.set(i);
+                let occupied = column.occupied();
+                if occupied.is_all(group.len) {
+                    counts.iter_mut().for_each(|n| *n += 1.0);
+                } else {
+                    occupied.iter().filter_map(|i| Some(*counts.get_mut(i)? += 1.0)).for_each(drop);
                 }
+                group.floats.or(&occupied);
                 return;
             }
             Numbers::Any => {

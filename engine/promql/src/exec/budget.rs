@@ -242,6 +242,11 @@ impl Account {
         self.release(Holder::Fetched, Cost { samples: 0, bytes });
     }
 
+    /// Gives back all that was fetched: the evaluation is over.
+    pub fn give_back_fetched(&self) {
+        self.give_back(self.by_holder.get(Holder::Fetched as usize).map_or(0, |b| b.load(Ordering::Relaxed)));
+    }
+
     /// The first overrun, if there was one.
     pub fn overrun(&self) -> Option<&Overrun> {
         self.overrun.get().map(|o| &**o)

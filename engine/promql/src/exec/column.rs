@@ -27,6 +27,11 @@ impl Bits {
         bits
     }
 
+    /// True if all of `len` steps are in it.
+    pub(crate) fn is_all(&self, len: usize) -> bool {
+        self.count() == len
+    }
+
     pub(crate) fn get(&self, i: usize) -> bool {
         self.0.get(i / 64).is_some_and(|w| w >> (i % 64) & 1 == 1)
     }

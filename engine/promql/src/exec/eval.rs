@@ -85,6 +85,12 @@ impl Drop for Held<'_, '_> {
 }
 
 impl Held<'_, '_> {
+    /// The series, which stay counted as long as the account is open.
+    pub(super) fn keep(mut self) -> Vec<SeriesColumn> {
+        self.cost = Cost::default();
+        self.take()
+    }
+
     /// The series, which from here on are the caller's to count.
     pub(super) fn take(&mut self) -> Vec<SeriesColumn> {
         std::mem::take(&mut self.series)

@@ -10,6 +10,7 @@ pub(crate) mod binary;
 pub mod budget;
 pub(crate) mod calendar;
 pub(crate) mod column;
+mod dense;
 pub mod error;
 mod eval;
 mod histograms;
@@ -32,12 +33,12 @@ pub use annotations::Annotations;
 pub use budget::{Account, Holder, Limit, Overrun, Phase, ProcessBudget};
 pub use error::QueryError;
 pub use options::{EngineOptions, Helpers, RatioHash, Rewrites, Stop, Times};
-pub use result::{QueryResult, QueryStats, QueryValue, Series, VectorSample};
+pub use result::{Matrix, QueryResult, QueryStats, QueryValue, Series, VectorSample};
 pub use source::{Encoded, Entry, Samples, SelectHints, SelectRequest, SeriesSet, Source};
 
 use crate::functions::window::Falls;
 use crate::parse::{Expr, ValueType, parse_expr};
-use crate::plan::{Grid, Kind, Planned, RangeArg, build};
+use crate::plan::{Kind, Planned, RangeArg, build};
 use analyze::Meter;
 use budget::Cost;
 use column::SeriesColumn;
@@ -183,13 +184,14 @@ impl Plan {
                 }
                 let floats: Vec<_> = (0..grid.len).map(|i| (grid.time(i), column.at(i))).collect();
                 let series = Series { floats, ..Series::default() };
-                return Ok(QueryValue::Matrix(if grid.len == 0 { Vec::new() } else { vec![series] }));
+                let series = if grid.len == 0 { Vec::new() } else { vec![series] };
+                return Ok(QueryValue::Matrix(series.into()));
             }
             _ => {}
         }
-        // What is taken stays accounted for until the answer is made.
-        let mut held = exec.collect(root, grid, Holder::Answer)?;
-        let mut series = self.with_final_names(held.take())?;
+        // The answer stays on the account until that is closed.
+        let held = exec.collect(root, grid, Holder::Answer)?;
+        let mut series = self.with_final_names(held.keep())?;
         if instant {
             let t = grid.start;
             let sample = |s: SeriesColumn| {
@@ -203,7 +205,7 @@ impl Plan {
             return Ok(QueryValue::Vector(series.into_iter().filter_map(sample).collect()));
         }
         series.sort_by(|a, b| a.labels.cmp(&b.labels));
-        Ok(QueryValue::Matrix(series.into_iter().map(|s| points(s, grid)).collect()))
+        Ok(QueryValue::Matrix(Matrix::of_columns(*grid, series)))
     }
 
     /// Drops the names that were marked for the end of the query.
@@ -228,10 +230,9 @@ impl Plan {
         if let RangeArg::Subquery(s) = arg {
             // Its points are the answer; nothing is forgotten about their resets, as it is below a function.
             let inner = s.grid(grid);
-            let series = self.with_final_names(exec.collect(&s.child, &inner, Holder::Answer)?.take())?;
-            all.extend(series.into_iter().map(|s| points(s, &inner)));
-            all.sort_by(|a, b| a.labels.cmp(&b.labels));
-            return Ok(QueryValue::Matrix(all));
+            let mut series = self.with_final_names(exec.collect(&s.child, &inner, Holder::Answer)?.keep())?;
+            series.sort_by(|a, b| a.labels.cmp(&b.labels));
+            return Ok(QueryValue::Matrix(Matrix::of_columns(inner, series)));
         }
         exec.read_range(arg, grid, &mut |head, samples| {
             let falls = Falls::default();
@@ -246,15 +247,6 @@ impl Plan {
             Ok(())
         })?;
         all.sort_by(|a, b| a.labels.cmp(&b.labels));
-        Ok(QueryValue::Matrix(all))
-    }
-}
-
-/// The values of a column with their times.
-fn points(s: SeriesColumn, grid: &Grid) -> Series {
-    Series {
-        floats: s.column.present.iter().filter_map(|i| Some((grid.time(i), s.column.float(i)?))).collect(),
-        histograms: s.column.iter_histograms().map(|(i, h)| (grid.time(i), h.clone())).collect(),
-        labels: s.labels,
+        Ok(QueryValue::Matrix(all.into()))
     }
 }

@@ -2,6 +2,7 @@
 
 use super::QueryError;
 use super::column::{Bits, Column, ScalarColumn, SeriesColumn};
+use super::dense;
 use super::eval::{Exec, Sink, has_type_or_unit, unexpected};
 use super::source::Samples;
 use crate::functions::extended::Extended;
@@ -53,10 +54,12 @@ impl Exec<'_> {
             if counts {
                 falls.find(&samples.floats);
             }
-            let mut column = Column::empty(grid.len);
+            let usual = rate_kind(id).and_then(|kind| dense::rates(samples, range, grid, kind, &falls));
+            let done = usual.is_some();
+            let mut column = usual.unwrap_or_else(|| Column::empty(grid.len));
             if let Some(kind) = extended_kind(id) {
                 extended_column(range, grid, samples, kind, &mut column)?;
-            } else {
+            } else if !done {
                 let mut notes = self.notes.borrow_mut();
                 let mut notes = Notes::new(&mut notes, &head.labels, span);
                 self.each_window(range, grid, samples, &falls, |i, w| {
@@ -160,6 +163,17 @@ fn factors(params: &[(ScalarColumn, Span)], i: usize) -> Result<(f64, f64), Quer
     Ok((smoothing, trend))
 }
 
+/// Which of the family `rate`, `increase` and `delta` are.
+fn rate_kind(id: FunctionId) -> Option<rate::Kind> {
+    let kind = |counter, per_second| Some(rate::Kind { counter, per_second });
+    match id {
+        FunctionId::Rate => kind(true, true),
+        FunctionId::Increase => kind(true, false),
+        FunctionId::Delta => kind(false, false),
+        _ => None,
+    }
+}
+
 /// Which of the family `xrate`, `xincrease` and `xdelta` are.
 fn extended_kind(id: FunctionId) -> Option<rate::Kind> {
     let kind = |counter, per_second| Some(rate::Kind { counter, per_second });
@@ -193,11 +207,8 @@ fn extended_column(
 
 /// The functions without parameters.
 fn plain(id: FunctionId, w: &Window<'_>, notes: &mut Notes<'_>) -> Option<Value> {
-    let kind = |counter, per_second| rate::Kind { counter, per_second };
     match id {
-        FunctionId::Rate => extrapolated(w, kind(true, true), notes),
-        FunctionId::Increase => extrapolated(w, kind(true, false), notes),
-        FunctionId::Delta => extrapolated(w, kind(false, false), notes),
+        FunctionId::Rate | FunctionId::Increase | FunctionId::Delta => extrapolated(w, rate_kind(id)?, notes),
         FunctionId::Irate => rate::instant(w, true, notes),
         FunctionId::Idelta => rate::instant(w, false, notes),
         FunctionId::SumOverTime => over::sum(w, notes),

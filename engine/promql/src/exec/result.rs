@@ -1,6 +1,8 @@
 //! What a query answers.
 
 use super::annotations::Annotations;
+use super::column::{Column, SeriesColumn};
+use crate::plan::Grid;
 use model::sample::{Sample, Value};
 use model::{FloatHistogram, Labels};
 use std::sync::Arc;
@@ -39,7 +41,81 @@ pub enum QueryValue {
     /// One sample per series, all of the evaluation time; in evaluation order (what `sort` gave is kept).
     Vector(Vec<VectorSample>),
     /// Points over time, sorted by labels; no empty series.
-    Matrix(Vec<Series>),
+    Matrix(Matrix),
+}
+
+/// The series of a matrix. They stay in the engine's columns, half as large as points, until each is looked at.
+#[derive(Clone, Debug)]
+pub struct Matrix(Rows);
+
+#[derive(Clone, Debug)]
+enum Rows {
+    Points(Vec<Series>),
+    Columns(Grid, Vec<SeriesColumn>),
+}
+
+impl Matrix {
+    pub(super) fn of_columns(grid: Grid, columns: Vec<SeriesColumn>) -> Self {
+        Self(Rows::Columns(grid, columns))
+    }
+
+    /// Number of series.
+    pub fn len(&self) -> usize {
+        match &self.0 {
+            Rows::Points(all) => all.len(),
+            Rows::Columns(_, all) => all.len(),
+        }
+    }
+
+    /// True if there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Keeps the first `len` series.
+    pub fn truncate(&mut self, len: usize) {
+        match &mut self.0 {
+            Rows::Points(all) => all.truncate(len),
+            Rows::Columns(_, all) => all.truncate(len),
+        }
+    }
+
+    /// The series, made one by one.
+    pub fn iter(&self) -> impl Iterator<Item = Series> + '_ {
+        let (points, columns) = match &self.0 {
+            Rows::Points(all) => (all.as_slice(), None),
+            Rows::Columns(grid, all) => ([].as_slice(), Some((grid, all))),
+        };
+        let columns = columns.into_iter().flat_map(|(grid, all)| all.iter().map(|s| s.points(grid)));
+        points.iter().cloned().chain(columns)
+    }
+}
+
+impl From<Vec<Series>> for Matrix {
+    fn from(all: Vec<Series>) -> Self {
+        Self(Rows::Points(all))
+    }
+}
+
+impl PartialEq for Matrix {
+    fn eq(&self, other: &Self) -> bool {
+        self.len() == other.len() && self.iter().eq(other.iter())
+    }
+}
+
+impl SeriesColumn {
+    /// The values with their times.
+    pub(super) fn points(&self, grid: &Grid) -> Series {
+        let Column { floats, present, .. } = &self.column;
+        let float = |i: usize| Some((grid.time(i), *floats.get(i)?));
+        let floats = if present.is_all(grid.len) {
+            floats.iter().enumerate().map(|(i, v)| (grid.time(i), *v)).collect()
+        } else {
+            present.iter().filter_map(float).collect()
+        };
+        let histograms = self.column.iter_histograms().map(|(i, h)| (grid.time(i), h.clone())).collect();
+        Series { labels: self.labels.clone(), floats, histograms }
+    }
 }
 
 /// An element of an instant vector.

@@ -2,6 +2,7 @@
 
 use super::budget::{Cost, Holder};
 use super::column::{Column, Point, SeriesColumn, histogram_cost};
+use super::dense;
 use super::eval::{Exec, Sink};
 use super::source::{Entry, Samples, SeriesSet};
 use super::{QueryError, Stop};
@@ -129,7 +130,9 @@ impl<'q> Exec<'q> {
                 let mut notes = Notes::new(&mut notes, &labels, span);
                 smoothed_column(samples, selector, grid, self.options.lookback_ms, &mut notes)
             } else {
-                instant_column(samples, selector, grid, self.options.lookback_ms, Take::Value)
+                let lookback = self.options.lookback_ms;
+                dense::newest(samples, selector, grid, lookback)
+                    .unwrap_or_else(|| instant_column(samples, selector, grid, lookback, Take::Value))
             };
             if column.is_empty() {
                 return Ok(());

@@ -155,11 +155,36 @@ impl Falls {
     }
 }
 
+impl Falls {
+    /// Goes through them window by window.
+    pub(crate) fn walk(&self) -> Walk<'_> {
+        Walk { falls: self, cursor: Cursor::default() }
+    }
+}
+
+/// Falls by windows of which neither bound goes back.
+pub(crate) struct Walk<'a> {
+    falls: &'a Falls,
+    cursor: Cursor,
+}
+
+impl<'a> Walk<'a> {
+    /// The values before the falls among the samples `from..to`. A fall belongs to a window if both values do.
+    pub(crate) fn within(&mut self, from: usize, to: usize) -> &'a [f64] {
+        let Falls { at, peaks } = self.falls;
+        if at.is_empty() {
+            return &[];
+        }
+        let index = |i: usize| at.get(i).map_or(i64::MAX, |at| *at as i64);
+        self.cursor.advance(at.len(), index, from as i64, to as i64 - 1);
+        peaks.get(self.cursor.from..self.cursor.to).unwrap_or_default()
+    }
+}
+
 /// Slides windows over the samples of a series.
 pub(crate) struct Slider<'a> {
     samples: &'a Samples,
-    falls: &'a Falls,
-    falling: Cursor,
+    falls: Walk<'a>,
     floats: Cursor,
     histograms: Cursor,
     range: i64,
@@ -169,8 +194,8 @@ pub(crate) struct Slider<'a> {
 
 impl<'a> Slider<'a> {
     pub(crate) fn new(samples: &'a Samples, falls: &'a Falls, range: i64, mode: RangeMode, lookback: i64) -> Self {
-        let [falling, floats, histograms] = Default::default();
-        Self { samples, falls, falling, floats, histograms, range, mode, lookback }
+        let [floats, histograms] = Default::default();
+        Self { samples, falls: falls.walk(), floats, histograms, range, mode, lookback }
     }
 
     /// The window that ends at `end`, evaluated at `t`; ends never go back.
@@ -186,9 +211,7 @@ impl<'a> Slider<'a> {
         let time = |i: usize| s.histograms.get(i).map_or(i64::MAX, |h| h.0);
         self.histograms.advance(s.histograms.len(), time, after, until);
         let (f, h) = (self.floats.from..self.floats.to, self.histograms.from..self.histograms.to);
-        // A fall belongs to the window if both values do.
-        let at = |i: usize| self.falls.at.get(i).map_or(i64::MAX, |at| *at as i64);
-        self.falling.advance(self.falls.at.len(), at, f.start as i64, f.end as i64 - 1);
+        let peaks = self.falls.within(f.start, f.end);
         Window {
             t,
             start,
@@ -199,7 +222,7 @@ impl<'a> Slider<'a> {
             histograms: s.histograms.get(h.clone()).unwrap_or_default(),
             float_starts: s.float_starts.get(f).unwrap_or_default(),
             histogram_starts: s.histogram_starts.get(h).unwrap_or_default(),
-            peaks: self.falls.peaks.get(self.falling.from..self.falling.to).unwrap_or_default(),
+            peaks,
         }
     }
 }

@@ -33,7 +33,7 @@ pub(super) fn matrix_or_value(eval: &Eval, value: &QueryValue) -> Result<(), Str
             Err("expected a scalar, got a vector or matrix".to_owned())
         }
         QueryValue::Vector(got) => vector(eval, got),
-        QueryValue::Matrix(got) => matrix(eval, got),
+        QueryValue::Matrix(got) => matrix(eval, &got.iter().collect::<Vec<_>>()),
     }
 }
 
@@ -120,6 +120,7 @@ pub(super) fn middle_of_range(value: &QueryValue, t: i64, scalar: bool) -> Resul
             _ => Err("a range query gives a matrix".to_owned()),
         };
     };
+    let series: &Vec<Series> = &series.iter().collect();
     sorted(series)?;
     let at = |s: &Series| {
         let float = s.floats.iter().find(|(pt, _)| *pt == t).map(|(_, v)| Value::Float(*v));

@@ -272,7 +272,7 @@ mod tests {
                         Series { labels: s.labels.clone(), floats: vec![], histograms: vec![(start + step, h.clone())] }
                     }
                 };
-                answer.value = QueryValue::Matrix(v.iter().map(series).collect());
+                answer.value = QueryValue::Matrix(v.iter().map(series).collect::<Vec<_>>().into());
             }
             Ok(answer)
         }
@@ -398,7 +398,7 @@ mod tests {
     fn ranges_and_grids() {
         let matrix = |floats: Vec<(i64, f64)>| {
             let series = Series { labels: crate::parse::parse_metric("a").unwrap(), floats, histograms: vec![] };
-            Ok(Answer { value: QueryValue::Matrix(vec![series]), ..vector(&[]) })
+            Ok(Answer { value: QueryValue::Matrix(vec![series].into()), ..vector(&[]) })
         };
         let script = "eval range from 0 to 2m step 1m a\n a 1 _ 3\n";
         assert!(failures(script, matrix(vec![(0, 1.0), (120_000, 3.0)])).is_empty());

@@ -153,7 +153,7 @@ pub(crate) fn ours(query: &str, result: Result<QueryResult, QueryError>) -> Answ
         }
         QueryValue::Matrix(all) => {
             out.kind = "matrix".to_owned();
-            for s in all {
+            for s in all.iter() {
                 out.order.push(json(&s.labels));
                 let points = s.samples().iter().map(|p| (p.t, our_point(&p.v))).collect();
                 out.series.insert(json(&s.labels), points);

@@ -56,17 +56,58 @@ fn number(out: &mut String, v: f64) {
         out.push_str("NaN");
     } else if v.is_infinite() {
         out.push_str(if v > 0.0 { "+Inf" } else { "-Inf" });
-    } else if size != 0.0 && !(1e-6..1e21).contains(&size) {
-        let text = format!("{v:e}");
-        let (mantissa, exponent) = text.split_once('e').unwrap_or((&text, "0"));
-        let (sign, digits) = match exponent.strip_prefix('-') {
-            Some(d) => ('-', d),
-            None => ('+', exponent),
-        };
-        let _ = write!(out, "{mantissa}e{sign}{digits:0>2}");
+    } else if size < WHOLE && size.fract() == 0.0 {
+        // Counters are whole numbers most of the time.
+        if v.is_sign_negative() {
+            out.push('-');
+        }
+        digits(out, size as u64);
     } else {
-        let _ = write!(out, "{v}");
+        // The digits of Go; Rust's own printing goes the other way where two are equally near.
+        let mut buffer = ryu::Buffer::new();
+        let text = buffer.format_finite(v);
+        match text.split_once('e') {
+            None => out.push_str(text.strip_suffix(".0").unwrap_or(text)),
+            Some((mantissa, exponent)) => scientific(out, mantissa, exponent),
+        }
     }
+}
+
+/// Appends a number that is given by mantissa and exponent of ten: as a plain decimal from 1e-6 up to 1e21.
+fn scientific(out: &mut String, mantissa: &str, exponent: &str) {
+    let (sign, power) = exponent.strip_prefix('-').map_or(('+', exponent), |power| ('-', power));
+    let places = power.parse::<usize>().unwrap_or(0);
+    let negative = mantissa.strip_prefix('-');
+    let (whole, fraction) = negative.unwrap_or(mantissa).split_once('.').unwrap_or((negative.unwrap_or(mantissa), ""));
+    if places >= 21 || sign == '-' && places > 6 {
+        let _ = write!(out, "{mantissa}e{sign}{power:0>2}");
+        return;
+    }
+    if negative.is_some() {
+        out.push('-');
+    }
+    if sign == '-' {
+        let _ = write!(out, "0.{:0>1$}{fraction}", whole, places);
+    } else {
+        let _ = write!(out, "{whole}{fraction:0<places$}");
+    }
+}
+
+/// Whole floats below this are written as integers.
+const WHOLE: f64 = 1e15;
+
+/// Appends a whole number.
+fn digits(out: &mut String, mut n: u64) {
+    let mut buffer = [b'0'; 20];
+    let mut used = 0;
+    for slot in buffer.iter_mut().rev() {
+        *slot = b'0' + (n % 10) as u8;
+        (n, used) = (n / 10, used + 1);
+        if n == 0 {
+            break;
+        }
+    }
+    out.push_str(std::str::from_utf8(buffer.get(buffer.len() - used..).unwrap_or_default()).unwrap_or_default());
 }
 
 /// Appends a sample's time, given in milliseconds, as seconds: whole, or with three decimals.
@@ -75,7 +116,7 @@ pub fn time(out: &mut String, t: i64) {
         out.push('-');
     }
     let (seconds, millis) = (t.unsigned_abs() / 1000, t.unsigned_abs() % 1000);
-    let _ = write!(out, "{seconds}");
+    digits(out, seconds);
     if millis != 0 {
         let _ = write!(out, ".{millis:03}");
     }
@@ -236,7 +277,7 @@ pub fn value(out: &mut String, v: &QueryValue, mut flush: impl FnMut(&mut String
                 if i > 0 {
                     out.push(',');
                 }
-                series(out, s);
+                series(out, &s);
                 if !flush(out) {
                     return false;
                 }
@@ -272,6 +313,20 @@ mod tests {
             (f64::NAN, "NaN"),
             (f64::INFINITY, "+Inf"),
             (f64::NEG_INFINITY, "-Inf"),
+            (-12_345.0, "-12345"),
+            (999_999_999_999_999.0, "999999999999999"),
+            (1e15, "1000000000000000"),
+            (123_456_789_012_345_680.0, "123456789012345680"),
+            (0.1 + 0.2, "0.30000000000000004"),
+            (-0.000_012_5, "-0.0000125"),
+            (1234.5, "1234.5"),
+            // Two are equally near; so Prometheus prints it.
+            (171_532_008_832.390_625, "171532008832.39062"),
+            (1.25e20, "125000000000000000000"),
+            (9.5e-6, "0.0000095"),
+            (123e-7, "0.0000123"),
+            (5e-324, "5e-324"),
+            (-1.5e21, "-1.5e+21"),
         ] {
             assert_eq!(f(v), format!("\"{text}\""));
         }
@@ -283,6 +338,28 @@ mod tests {
         assert_eq!(t(1_700_001_000_500), "1700001000.500");
         assert_eq!(t(1_700_001_000_000), "1700001000");
         assert_eq!(t(-1), "-0.001");
+    }
+
+    #[test]
+    fn numbers_read_back_and_have_no_digit_too_many() {
+        let mut n = 0x9e37_79b9_7f4a_7c15u64;
+        for i in 0..200_000u64 {
+            n = n.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(i | 1);
+            let wide = f64::from_bits(n);
+            for v in [wide, (n >> 12) as f64 / 4096.0, n as f64, (n % 100_000) as f64 / 100.0] {
+                if !v.is_finite() {
+                    continue;
+                }
+                let text = f(v);
+                let text = text.trim_matches('"');
+                assert_eq!(text.parse::<f64>().unwrap().to_bits(), v.to_bits(), "{text}");
+                let plain = (1e-6..1e21).contains(&v.abs());
+                let shown = if plain { v.to_string() } else { format!("{v:e}") };
+                let digits = |s: &str| s.split('e').next().unwrap().bytes().filter(u8::is_ascii_digit).count();
+                assert_eq!(digits(text), digits(&shown), "{text} {shown}");
+                assert_eq!(text.contains('e'), !plain, "{text}");
+            }
+        }
     }
 
     #[test]
@@ -316,7 +393,7 @@ mod tests {
         let h = FloatHistogram { count: 3.0, sum: 1.5, zero_count: 3.0, zero_threshold: 0.5, ..Default::default() };
         let m = Series { labels, floats: vec![(1000, 1.0), (1500, 2.0)], histograms: vec![(2000, h.into())] };
         assert_eq!(
-            of(QueryValue::Matrix(vec![m])),
+            of(QueryValue::Matrix(vec![m].into())),
             r#"{"resultType":"matrix","result":[{"metric":{"__name__":"up","a":"b"},"values":[[1,"1"],[1.500,"2"]],"histograms":[[2,{"count":"3","sum":"1.5","buckets":[[3,"-0.5","0.5","3"]]}]]}]"#
         );
     }

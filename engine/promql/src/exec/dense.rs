@@ -1,0 +1,245 @@
+//! The common case, without detours: a series of floats alone under a plain selector. Gives the very bits of the general
+//! way, which a test compares.
+
+use super::column::Column;
+use super::source::Samples;
+use crate::functions::rate::Kind;
+use crate::functions::window::Falls;
+use crate::parse::RangeMode;
+use crate::plan::{Grid, RangeArg, Selector};
+use model::sample::is_stale;
+
+/// Where windows end: the first, and the distance of the others.
+#[derive(Clone, Copy)]
+struct Ends {
+    first: i64,
+    step: i64,
+}
+
+impl Ends {
+    /// `None` where times are so extreme that sums of them are cut.
+    fn new(selector: &Selector, grid: &Grid, reach: i64) -> Option<Self> {
+        let (first, last) = (selector.reference(grid.start), selector.reference(grid.end()));
+        let step = if selector.at.is_some() { 0 } else { grid.step };
+        let exact = first.checked_sub(reach).is_some()
+            && step.checked_mul(i64::try_from(grid.len).ok()?.checked_sub(1)?)?.checked_add(first)? == last;
+        exact.then_some(Self { first, step })
+    }
+
+    fn at(self, i: usize) -> i64 {
+        self.first + self.step * i as i64
+    }
+}
+
+/// True if there are only floats, and nothing is known of when they began.
+fn is_plain(s: &Samples) -> bool {
+    s.histograms.is_empty() && s.float_starts.is_empty() && s.times.len() == s.floats.len()
+}
+
+/// The newest value of each step, if it is not too old.
+pub(super) fn newest(s: &Samples, selector: &Selector, grid: &Grid, lookback: i64) -> Option<Column> {
+    let ends = Ends::new(selector, grid, lookback).filter(|_| is_plain(s))?;
+    let mut column = Column::empty(grid.len);
+    let mut to = 0;
+    for (i, slot) in column.floats.iter_mut().enumerate() {
+        let end = ends.at(i);
+        while s.times.get(to).is_some_and(|t| *t <= end) {
+            to += 1;
+        }
+        let Some(last) = to.checked_sub(1) else { continue };
+        if let (Some(t), Some(v)) = (s.times.get(last), s.floats.get(last))
+            && *t > end - lookback
+            && !is_stale(*v)
+        {
+            *slot = *v;
+            column.present.set(i);
+        }
+    }
+    Some(column)
+}
+
+/// What the factor of a window depends on beside its values. Of steady scrapes all windows have the same.
+#[derive(Clone, Copy, PartialEq)]
+struct Shape {
+    /// From the window's start to the first sample, milliseconds.
+    before: i64,
+    /// From the first sample to the last.
+    sampled: i64,
+    /// From the last sample to the window's end.
+    after: i64,
+    samples: usize,
+}
+
+/// How a window of a shape is extrapolated.
+#[derive(Clone, Copy)]
+struct Factor {
+    sampled: f64,
+    to_start: f64,
+    to_end: f64,
+    /// If the counter's zero does not lie within.
+    usual: f64,
+}
+
+impl Factor {
+    fn new(shape: Shape, seconds: f64, per_second: bool) -> Self {
+        let mut to_start = shape.before as f64 / 1000.0;
+        let mut to_end = shape.after as f64 / 1000.0;
+        let sampled = shape.sampled as f64 / 1000.0;
+        let average = sampled / (shape.samples - 1) as f64;
+        let threshold = average * 1.1;
+        if to_start >= threshold {
+            to_start = average / 2.0;
+        }
+        if to_end >= threshold {
+            to_end = average / 2.0;
+        }
+        let mut factor = Self { sampled, to_start, to_end, usual: 0.0 };
+        factor.usual = factor.of(to_start, seconds, per_second);
+        factor
+    }
+
+    fn of(&self, to_start: f64, seconds: f64, per_second: bool) -> f64 {
+        let factor = if self.sampled == 0.0 { 1.0 } else { (self.sampled + to_start + self.to_end) / self.sampled };
+        if per_second { factor / seconds } else { factor }
+    }
+}
+
+/// `rate`, `increase` and `delta` of all windows.
+pub(super) fn rates(s: &Samples, range: &RangeArg, grid: &Grid, kind: Kind, falls: &Falls) -> Option<Column> {
+    let RangeArg::Selector { selector, range } = range else { return None };
+    let ends = Ends::new(selector, grid, *range).filter(|_| is_plain(s) && selector.mode == RangeMode::Plain)?;
+    let seconds = *range as f64 / 1000.0;
+    let mut column = Column::empty(grid.len);
+    let (mut from, mut to, mut falls) = (0, 0, falls.walk());
+    let mut known: Option<(Shape, Factor)> = None;
+    for (i, slot) in column.floats.iter_mut().enumerate() {
+        let end = ends.at(i);
+        let start = end - range;
+        while s.times.get(to).is_some_and(|t| *t <= end) {
+            to += 1;
+        }
+        while from < to && s.times.get(from).is_some_and(|t| *t <= start) {
+            from += 1;
+        }
+        let peaks = falls.within(from, to);
+        if to - from < 2 {
+            continue;
+        }
+        let (Some(first_t), Some(last_t)) = (s.times.get(from), s.times.get(to - 1)) else { break };
+        let (Some(first), Some(last)) = (s.floats.get(from), s.floats.get(to - 1)) else { break };
+        let mut increase = last - first;
+        if kind.counter {
+            for before in peaks {
+                increase += before;
+            }
+        }
+        let shape =
+            Shape { before: first_t - start, sampled: last_t - first_t, after: end - last_t, samples: to - from };
+        let factor = match known {
+            Some((known, factor)) if known == shape => factor,
+            _ => {
+                let factor = Factor::new(shape, seconds, kind.per_second);
+                known = Some((shape, factor));
+                factor
+            }
+        };
+        let mut by = factor.usual;
+        // A counter was not below zero. Most are far from it, which a product tells faster than the exact quotient.
+        if kind.counter && increase > 0.0 && *first >= 0.0 {
+            let (far, near) = (factor.sampled * first, factor.to_start * increase);
+            let beyond = far > near * 1.000_001 + f64::MIN_POSITIVE && near.is_finite();
+            if !beyond {
+                let to_zero = factor.sampled * (first / increase);
+                if to_zero < factor.to_start {
+                    by = factor.of(to_zero, seconds, kind.per_second);
+                }
+            }
+        }
+        *slot = increase * by;
+        column.present.set(i);
+    }
+    Some(column)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Annotations;
+    use super::super::select::{Take, instant_column};
+    use super::*;
+    use crate::functions::rate::extrapolated;
+    use crate::functions::window::{Notes, Slider, Value};
+    use crate::parse::Span;
+    use model::Labels;
+    use proptest::prelude::*;
+
+    fn selector(at: Option<i64>, offset: i64) -> Selector {
+        Selector { select: 0, matchers: Vec::new(), at, offset, mode: RangeMode::Plain, stats: false }
+    }
+
+    fn bits(column: &Column) -> Vec<Option<u64>> {
+        (0..column.len()).map(|i| column.float(i).map(f64::to_bits)).collect()
+    }
+
+    /// Values of counters, gauges and worse; distances of steady and of wild scrapes.
+    fn samples() -> impl Strategy<Value = Samples> {
+        let value = prop_oneof![
+            8 => (0u32..1000).prop_map(f64::from),
+            2 => any::<f64>(),
+            1 => Just(f64::from_bits(0x7ff0_0000_0000_0002)),
+            1 => -10.0..10.0f64,
+        ];
+        let distance = prop_oneof![6 => Just(15i64), 2 => 1i64..40, 1 => 100i64..400];
+        proptest::collection::vec((distance, value, any::<bool>()), 0..80).prop_map(|all| {
+            let (mut s, mut t, mut total) = (Samples::default(), 0, 0.0);
+            for (distance, v, grow) in all {
+                t += distance;
+                total = if grow && v.is_finite() && v.abs() < 1e6 { total + v.abs() } else { v };
+                s.push(t, total);
+            }
+            s
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+        #[test]
+        fn the_bits_are_those_of_the_general_way(
+            s in samples(), start in -50i64..300, step in 1i64..90, len in 1usize..40, range in 1i64..200,
+            offset in -60i64..60, at in proptest::option::of(0i64..900),
+        ) {
+            let grid = Grid { start, step, len, spread: true };
+            let selector = selector(at, offset);
+            let newest = newest(&s, &selector, &grid, range).unwrap();
+            prop_assert_eq!(bits(&newest), bits(&instant_column(&s, &selector, &grid, range, Take::Value)));
+            let arg = RangeArg::Selector { selector, range };
+            let mut falls = Falls::default();
+            falls.find(&s.floats);
+            for (counter, per_second) in [(true, true), (true, false), (false, false)] {
+                let kind = Kind { counter, per_second };
+                let none = Falls::default();
+                let falls = if counter { &falls } else { &none };
+                let dense = rates(&s, &arg, &grid, kind, falls).unwrap();
+                let mut general = Column::empty(len);
+                let mut slider = Slider::new(&s, falls, range, RangeMode::Plain, 0);
+                let mut annotations = Annotations::default();
+                let mut notes = Notes::new(&mut annotations, &Labels::empty(), Span::default());
+                for i in 0..len {
+                    let t = grid.time(i);
+                    if let Some(Value::Float(v)) = extrapolated(&slider.at(t, arg.reference(t)), kind, &mut notes) {
+                        general.set(i, v);
+                    }
+                }
+                prop_assert_eq!(bits(&dense), bits(&general), "{:?}", kind);
+            }
+        }
+    }
+
+    #[test]
+    fn times_that_nobody_can_mean_take_the_general_way() {
+        let mut s = Samples::default();
+        s.push(0, 1.0);
+        let grid = Grid { start: i64::MAX - 5, step: 10, len: 3, spread: true };
+        assert!(newest(&s, &selector(None, 0), &grid, 10).is_none());
+        assert!(newest(&s, &selector(Some(i64::MIN + 5), 0), &Grid::single(0), 10).is_none());
+    }
+}
