@@ -280,6 +280,9 @@ impl Fetcher {
         }
         drop(names);
         let mut view = View { listed: true, ..View::default() };
+        let is_there = |id: &BlockId| listed.get(id).is_some_and(|l| l.meta.is_some());
+        // Told of before the bucket was listed, and not there: the catalogue is behind.
+        let dead = committed.keys().filter(|id| !is_there(id)).copied().collect();
         self.trust(&listed, committed);
         self.read_metas(&listed, &mut view).await;
         self.read_marks(&listed, &mut view).await;
@@ -329,7 +332,7 @@ impl Fetcher {
                 }
             }
         }
-        self.dead.clear();
+        self.dead = dead;
         self.doubted.clear();
         self.view = Some(view);
         Ok(())

@@ -3,6 +3,7 @@
 
 mod bad_input;
 mod catalogue;
+mod look;
 mod patience;
 mod providers;
 mod suite;
