@@ -399,3 +399,6 @@ fn cut(at: u64, bytes: &Bytes, range: &Range<u64>) -> Option<Bytes> {
     let to = usize::try_from(range.end.checked_sub(at)?).ok()?;
     (from <= to && to <= bytes.len()).then(|| bytes.slice(from..to))
 }
+
+#[cfg(test)]
+mod tests;
