@@ -116,9 +116,9 @@ async fn what_is_missing_is_said_where_it_touches() {
 /// Two sources are compacted into one block and deleted while an answer is half sent: no series is lost, none comes twice.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_block_that_goes_under_a_request_is_replaced_by_its_successor() {
-    let mut house = House::new(StoreArgs::default());
-    // Several windows of 8 MiB each.
-    let all = content(400, 40_000);
+    // Two windows of 8 MiB at a time, so that the others are read later.
+    let mut house = House::new(StoreArgs { chunk_pool_size: args::Size(40 << 20), ..StoreArgs::default() });
+    let all = content(1200, 15_000);
     let halves: Vec<Content> =
         [0, 1].map(|half| all.iter().map(|(l, c)| (l.clone(), vec![c[half].clone()])).collect()).into();
     let sources = [house.write(1, &external(), 0, &halves[0]), house.write(2, &external(), 0, &halves[1])];
@@ -133,13 +133,14 @@ async fn a_block_that_goes_under_a_request_is_replaced_by_its_successor() {
     std::fs::remove_dir_all(house.block_dir(1)).unwrap();
     std::fs::remove_dir_all(house.block_dir(2)).unwrap();
     let set = house.set.clone();
-    tokio::spawn(async move {
+    let replaced = tokio::spawn(async move {
         set.suspicion().await;
         set.replace(Served::new(100, [successor], Vec::new()));
     });
     while let Some(frame) = futures::StreamExt::next(&mut asked).await {
         frames.push(frame.unwrap());
     }
+    assert!(replaced.is_finished(), "all was read before the blocks went");
     let mut series = Vec::new();
     for frame in frames {
         let bytes: Vec<u8> = frame.pieces().iter().flat_map(|p| p.to_vec()).collect();
