@@ -3,6 +3,7 @@
 use model::FloatHistogram;
 use model::sample::Value;
 use promql::exec::{QueryError, QueryResult, QueryValue};
+use promql::parse::{Expr, Options, parse_expr};
 use serde_json::Value as Json;
 use std::collections::BTreeMap;
 
@@ -210,11 +211,7 @@ pub(crate) fn is_unstable(query: &str, what: &str) -> bool {
         "mad_",
         "delta",
     ];
-    // Prometheus has no answer at all to predict_linear over a subquery that is pinned to a time, and a selector that
-    // is pinned inside a subquery with an offset moves by that offset if the subquery begins with the query. A
-    // parameter that is pinned to a time moves along with the steps.
-    let ranks = ["topk", "bottomk", "quantile", "limitk", "limit_ratio"].iter().any(|w| query.contains(w));
-    let pinned = query.contains('@') && (query.contains(':') || ranks && query.contains("scalar("));
+    let pinned = is_accident(query);
     if what.starts_with("annotations") {
         return false;
     }
@@ -225,6 +222,34 @@ pub(crate) fn is_unstable(query: &str, what: &str) -> bool {
     // limitk takes any, and Prometheus has no order below rankings, `or` and label functions.
     let turns = TURN.iter().any(|w| query.contains(w)) && ROUGH.iter().any(|w| query.contains(w));
     pinned || turns || query.contains("limitk")
+}
+
+/// What Prometheus 3.14 does by accident: it has no answer at all to `predict_linear` over a subquery that is pinned to a
+/// time; a selector that is pinned inside a subquery with an offset moves by that offset, if the subquery begins with the
+/// query; the parameter of an aggregation that is pinned to a time moves along with the steps.
+fn is_accident(query: &str) -> bool {
+    let Ok(expr) = parse_expr(query, &Options::ALL) else { return false };
+    let is_pinned = |e: &Expr| match e {
+        Expr::Vector(s) => s.at.is_some(),
+        Expr::Matrix(m) => m.selector.at.is_some(),
+        Expr::Subquery(s) => s.at.is_some(),
+        _ => false,
+    };
+    let holds_pin = |e: &Expr| {
+        let mut found = false;
+        e.walk(&mut |e| found |= is_pinned(e));
+        found
+    };
+    let mut found = false;
+    expr.walk(&mut |e| {
+        found |= match e {
+            Expr::Subquery(s) => (s.offset_ms != 0 || s.offset_expr.is_some()) && holds_pin(&s.expr),
+            Expr::Call(c) => c.func.name == "predict_linear" && c.args.first().is_some_and(|a| is_pinned(a)),
+            Expr::Aggregate(a) => a.param.as_ref().is_some_and(holds_pin),
+            _ => false,
+        };
+    });
+    found
 }
 
 /// A text whose number is cut to ten digits.
