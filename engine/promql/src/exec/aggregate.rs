@@ -162,7 +162,11 @@ impl Exec<'_> {
                 if occupied.is_all(group.len) {
                     counts.iter_mut().for_each(|n| *n += 1.0);
                 } else {
-                    occupied.iter().filter_map(|i| Some(*counts.get_mut(i)? += 1.0)).for_each(drop);
+                    for i in occupied.iter() {
+                        if let Some(n) = counts.get_mut(i) {
+                            *n += 1.0;
+                        }
+                    }
                 }
                 group.floats.or(&occupied);
                 return;

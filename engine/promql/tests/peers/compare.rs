@@ -244,7 +244,7 @@ fn is_accident(query: &str) -> bool {
     expr.walk(&mut |e| {
         found |= match e {
             Expr::Subquery(s) => (s.offset_ms != 0 || s.offset_expr.is_some()) && holds_pin(&s.expr),
-            Expr::Call(c) => c.func.name == "predict_linear" && c.args.first().is_some_and(|a| is_pinned(a)),
+            Expr::Call(c) => c.func.name == "predict_linear" && c.args.first().is_some_and(is_pinned),
             Expr::Aggregate(a) => a.param.as_ref().is_some_and(holds_pin),
             _ => false,
         };
