@@ -72,6 +72,16 @@ flags! {
         default_step: Millis = "query.default-step", "1s", since "0.1.0";
         /// Answer with what can be had and a warning when a store fails; otherwise fail.
         partial_response: Switch = "query.partial-response", "true", since "0.1.0";
+        /// The same for rules and alerts.
+        rule_partial_response: Switch = "rule.partial-response", "true", since "0.1.0";
+        /// The same for targets.
+        target_partial_response: Switch = "target.partial-response", "true", since "0.1.0";
+        /// The same for type, help and unit of metrics.
+        metadata_partial_response: Switch = "metric-metadata.partial-response", "true", since "0.1.0";
+        /// The same for exemplars.
+        exemplar_partial_response: Switch = "exemplar.partial-response", "true", since "0.1.0";
+        /// The same for statistics of databases.
+        status_partial_response: Switch = "status.partial-response", "true", since "0.1.0";
         /// Time range of label and series calls that name none; 0 is everything.
         metadata_range: Millis = "query.metadata.default-time-range", "0s", since "0.1.0";
         /// Most series that one StoreAPI request to this querier may return; 0 is no limit.

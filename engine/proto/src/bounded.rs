@@ -168,6 +168,22 @@ const TIME_SERIES: Shape = Shape(&[
     many::<prometheus::Histogram>(4, HISTOGRAM),
 ]);
 
+const SET: Shape = Shape(&[LABELS]);
+const RULE: Shape = Shape(&[
+    one(1, Shape(&[one(3, SET)])),
+    one(2, Shape(&[one(5, SET), one(6, SET), many::<thanos::AlertInstance>(7, Shape(&[one(1, SET), one(2, SET)]))])),
+]);
+const STATISTICS: Shape = Shape(&[
+    many::<thanos::Statistic>(2, LEAF),
+    many::<thanos::Statistic>(3, LEAF),
+    many::<thanos::Statistic>(4, LEAF),
+    many::<thanos::Statistic>(5, LEAF),
+]);
+const STORE_MATCHERS: Shape = Shape(&[many::<LabelMatcher>(1, LEAF)]);
+const SHARD: Shape = Shape(&[many::<String>(4, LEAF)]);
+const RESULT: Field = one(2, TIME_SERIES);
+const RESULTS: Field = one(4, Shape(&[many::<prometheus::TimeSeries>(1, TIME_SERIES)]));
+
 macro_rules! bounded {
     ($($message:ty: [$($field:expr),* $(,)?];)*) => {$(
         impl Bounded for $message {
@@ -204,6 +220,40 @@ bounded! {
     prometheus::ChunkedReadResponse: [
         many::<prometheus::ChunkedSeries>(1, Shape(&[LABELS, many::<prometheus::Chunk>(2, LEAF)])),
     ];
+    thanos::RulesRequest: [
+        many::<String>(3, LEAF),
+        many::<String>(4, LEAF),
+        many::<String>(5, LEAF),
+        many::<String>(6, LEAF),
+    ];
+    thanos::RulesResponse: [one(1, Shape(&[many::<thanos::Rule>(3, RULE)]))];
+    thanos::TargetsRequest: [];
+    thanos::TargetsResponse: [one(1, Shape(&[
+        many::<thanos::ActiveTarget>(1, Shape(&[one(1, SET), one(2, SET)])),
+        many::<thanos::DroppedTarget>(2, Shape(&[one(1, SET)])),
+    ]))];
+    thanos::MetricMetadataRequest: [];
+    thanos::MetricMetadataResponse: [one(1, Shape(&[
+        many::<(String, thanos::MetricMetadataEntry)>(1, Shape(&[one(2, Shape(&[many::<thanos::Meta>(2, LEAF)]))])),
+    ]))];
+    thanos::ExemplarsRequest: [];
+    thanos::ExemplarsResponse: [one(1, Shape(&[one(1, SET), many::<thanos::Exemplar>(2, Shape(&[one(1, SET)]))]))];
+    thanos::TsdbStatisticsRequest: [many::<LabelMatcher>(4, LEAF)];
+    thanos::TsdbStatisticsResponse: [one(1, Shape(&[
+        many::<(String, thanos::TsdbStatisticsEntry)>(1, Shape(&[one(2, STATISTICS)])),
+    ]))];
+    thanos::QueryRequest: [
+        many::<String>(5, LEAF),
+        many::<thanos::StoreMatchers>(6, STORE_MATCHERS),
+        one(11, SHARD),
+    ];
+    thanos::QueryRangeRequest: [
+        many::<String>(7, LEAF),
+        many::<thanos::StoreMatchers>(8, STORE_MATCHERS),
+        one(13, SHARD),
+    ];
+    thanos::QueryResponse: [RESULT, RESULTS];
+    thanos::QueryRangeResponse: [RESULT, RESULTS];
 }
 
 /// The codec of all our services: sends as any, receives with [`decode`].

@@ -4,7 +4,7 @@
 //! and label values are [`bytes::Bytes`]: slices of the received frame, nothing is copied. A kept slice keeps its whole
 //! frame (at most about 1 MiB by convention) in memory.
 
-/// Generated types of the StoreAPI: package `thanos`.
+/// Generated types of the StoreAPI and of the Rules, Targets, Metadata, Exemplars, Status and Query services: package `thanos`.
 #[allow(missing_docs, clippy::all, unused_qualifications, unreachable_pub, rust_2018_idioms, reason = "generated code")]
 #[allow(clippy::allow_attributes_without_reason, reason = "generated code")]
 pub mod thanos {
@@ -28,7 +28,9 @@ pub mod prometheus {
 }
 
 pub mod bounded;
+pub mod histograms;
 pub mod labels;
 pub mod matchers;
 
+pub use prost_types::Timestamp;
 pub use thanos::info;

@@ -2,14 +2,14 @@
 
 use super::address::{self, Address, Dns, Place, Scheme};
 use super::retry::Backoff;
-use super::store::{self, Relation, Store};
+use super::store::{self, Question, Relation, Store};
 use super::wanted::{Loader, Source, Wanted};
 use crate::server::metrics::Metrics;
 use args::QueryArgs;
 use args::links::Probe;
 use args::state::{self, Conflict, ErrorClass, StoreError};
+use model::Labels;
 use model::world::World;
-use model::{Labels, Matcher};
 use parking_lot::Mutex;
 use prometheus_client::metrics::counter::Counter;
 use std::collections::{BTreeMap, BTreeSet};
@@ -313,24 +313,22 @@ impl Endpoints {
     }
 
     /// The stores to ask for a request, in a stable order (own stores first, by their labels), and those missed.
-    pub fn ask(&self, matchers: &[Matcher], mint: i64, maxt: i64) -> Vec<Asked> {
+    pub fn ask(&self, question: &Question<'_>) -> Vec<Asked> {
         // Before `entries` is locked: nobody may wait for `wanted` while holding it.
         let label = self.label();
         let mut stores: Vec<(bool, Option<Labels>, Arc<Store>)> = Vec::new();
         let mut missing = Vec::new();
-        let mut seen = BTreeSet::new();
+        let (mut seen, mut twice) = (BTreeSet::new(), BTreeSet::new());
         let entries: Vec<Arc<Entry>> = self.entries.lock().iter().map(|(e, _)| Arc::clone(e)).collect();
         for entry in entries {
             let source = entry.source();
             let of_entry = entry.stores();
             for store in &of_entry {
                 if source.link.is_none() && !seen.insert(store.place.address.clone()) {
-                    if self.known_duplicates.lock().insert(store.place.address.clone()) {
-                        self.duplicates.inc();
-                    }
+                    twice.insert(store.place.address.clone());
                     continue;
                 }
-                match store.relation(matchers, mint, maxt) {
+                match store.relation(question) {
                     Relation::Irrelevant => {}
                     Relation::Ask => {
                         let first = store.truth().info.and_then(|i| i.label_sets.first().cloned());
@@ -341,7 +339,7 @@ impl Endpoints {
                     }
                 }
             }
-            if of_entry.is_empty() && wants(&source, matchers, &label) {
+            if of_entry.is_empty() && wants(&source, question, &label) {
                 let resolved = entry.resolved.lock();
                 if !resolved.tried {
                     continue;
@@ -354,8 +352,18 @@ impl Endpoints {
                 missing.push(Asked::Missing { name, reason, strict: source.strict });
             }
         }
+        self.note_duplicates(twice);
         stores.sort_by(|a, b| (a.0, &a.1, &a.2.place).cmp(&(b.0, &b.1, &b.2.place)));
         stores.into_iter().map(|s| Asked::Store(s.2)).chain(missing).collect()
+    }
+
+    /// Counts addresses that are listed twice, each once as long as it is. Those that are gone are forgotten.
+    fn note_duplicates(&self, twice: BTreeSet<String>) {
+        let mut known = self.known_duplicates.lock();
+        if *known != twice {
+            self.duplicates.inc_by(twice.difference(&known).count() as u64);
+            *known = twice;
+        }
     }
 
     /// True if nothing is configured at all.
@@ -440,15 +448,16 @@ impl Endpoints {
 }
 
 /// True if an entry without any known store would have to be asked.
-fn wants(source: &Source, matchers: &[Matcher], label: &str) -> bool {
-    match &source.link {
-        None => true,
-        Some(l) => {
-            l.mode == args::links::LinkMode::Active
-                && l.rejected.is_none()
-                && matchers.iter().filter(|m| m.name == label).all(|m| m.matches(&l.cluster))
+fn wants(source: &Source, question: &Question<'_>, label: &str) -> bool {
+    question.is_about(&source.address)
+        && match &source.link {
+            None => true,
+            Some(l) => {
+                l.mode == args::links::LinkMode::Active
+                    && l.rejected.is_none()
+                    && question.matchers.iter().filter(|m| m.name == label).all(|m| m.matches(&l.cluster))
+            }
         }
-    }
 }
 
 fn pairs(set: &Labels) -> Vec<(String, String)> {

@@ -2,10 +2,11 @@
 
 use super::admission::Admission;
 use super::budget::Budget;
-use super::fanout::{self, Fanout, Select, Terms};
+use super::fanout::{self, Detail, Fanout, Select, Terms};
 use super::samples::{Prefetched, Selected};
 use super::series::Series;
 use crate::server::metrics::Metrics;
+use crate::storeapi::wire::Shard;
 use args::QueryArgs;
 use futures::StreamExt;
 use model::Matcher;
@@ -34,6 +35,12 @@ pub struct Settings {
     pub lookback_ms: i64,
     /// Measure what each part of the plan does.
     pub analyze: bool,
+    /// Largest distance of samples of the data, milliseconds; 0: as scraped only.
+    pub max_resolution_ms: i64,
+    /// Only these stores (`storeMatch[]`); see [`super::store::Question::only`].
+    pub only: Arc<Vec<Vec<Matcher>>>,
+    /// A share of the series.
+    pub shard: Option<Arc<Shard>>,
 }
 
 /// How long the phases of a query took.
@@ -162,7 +169,7 @@ impl Evaluator {
 
         let time_left = settings.timeout.saturating_sub(queue);
         let terms = self.fanout.terms_within(settings.partial, time_left, Budget::of(Arc::clone(&account)));
-        let fetched = self.fetch(&plan, &terms, &settings.replica_labels).await;
+        let fetched = self.fetch(&plan, &terms, settings).await;
         let (selected, missing) = fetched.map_err(|e| match account.overrun() {
             Some(overrun) => QueryError::TooManyBytes(Box::new(overrun.clone())),
             None => QueryError::Storage(e.0),
@@ -201,7 +208,7 @@ impl Evaluator {
         &self,
         plan: &Plan,
         terms: &Terms,
-        without: &[String],
+        settings: &Settings,
     ) -> Result<(Vec<Selected>, Vec<String>), fanout::Failed> {
         let mut distinct: Vec<(Vec<Matcher>, i64, i64)> = Vec::new();
         let mut of_select = Vec::with_capacity(plan.selects().len());
@@ -218,9 +225,12 @@ impl Evaluator {
                 mint,
                 maxt,
                 matchers,
-                without: without.to_vec(),
+                without: settings.replica_labels.clone(),
                 skip_chunks: false,
                 limit: None,
+                detail: Detail::default(),
+                only: Arc::clone(&settings.only),
+                shard: settings.shard.clone(),
                 terms: terms.clone(),
             };
             self.clone().fetch_one(select)

@@ -6,10 +6,11 @@ use super::buffers::{Buffers, Call, Grant, Share};
 use super::endpoints::{Asked, Endpoints};
 use super::merge::{Merge, Step};
 use super::series::{Aggregates, Chunk, Series, Slot};
-use super::store::{Store, bounded};
+use super::store::{Offer, Question, Store, bounded};
 use crate::server::client;
 use crate::server::grpc_metrics::{Method, Outcome, code_name};
 use crate::server::metrics::Metrics;
+use crate::storeapi::wire::Shard;
 use args::QueryArgs;
 use model::world::World;
 use model::{Labels, Matcher};
@@ -53,8 +54,29 @@ pub struct Select {
     pub skip_chunks: bool,
     /// Most series wanted.
     pub limit: Option<usize>,
+    /// How coarse the data may be.
+    pub detail: Detail,
+    /// Only these stores; see [`Question::only`].
+    pub only: Arc<Vec<Vec<Matcher>>>,
+    /// A share of the series.
+    pub shard: Option<Arc<Shard>>,
     /// How a missing store is taken, and how long the whole may take.
     pub terms: Terms,
+}
+
+/// How coarse data may be, and which aggregates of coarse data are wanted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Detail {
+    /// Largest distance of samples, milliseconds; 0: as scraped only.
+    pub max_resolution: i64,
+    /// What is wanted of downsampled data; raw data always comes as it is.
+    pub aggregates: Vec<Aggr>,
+}
+
+impl Default for Detail {
+    fn default() -> Self {
+        Self { max_resolution: 0, aggregates: vec![Aggr::Raw] }
+    }
 }
 
 /// How a request treats stores that fail. Shared by all selects of one query.
@@ -65,11 +87,11 @@ pub struct Terms {
     /// When stores must have answered, on the clock's elapsed time: three quarters into the request.
     end: Duration,
     /// Stores that were silent once; further selects do not wait for them again.
-    silent: Arc<Mutex<BTreeSet<String>>>,
+    pub(super) silent: Arc<Mutex<BTreeSet<String>>>,
     /// What the request may hold in memory once it is merged.
     pub budget: Arc<Budget>,
     /// What it holds of stores' answers before.
-    buffers: Arc<Share>,
+    pub(super) buffers: Arc<Share>,
 }
 
 /// The request failed because a store did.
@@ -78,10 +100,17 @@ pub struct Terms {
 pub struct Failed(pub String);
 
 /// A call under way. It is counted when it is dropped, so that one which nobody waits for any more counts too.
-struct Counted {
+pub(super) struct Counted {
     handled: Family<Outcome, Counter>,
     method: Method,
     code: tonic::Code,
+}
+
+impl Counted {
+    /// How it ended.
+    pub(super) fn ended(mut self, code: tonic::Code) {
+        self.code = code;
+    }
 }
 
 impl Drop for Counted {
@@ -130,14 +159,20 @@ impl Fanout {
 
     /// The stores to ask; those missed become warnings, or the failure.
     fn targets(&self, select: &Select) -> Result<Targets, Failed> {
-        let partial = select.terms.partial;
+        let Select { mint, maxt, ref matchers, ref only, .. } = *select;
+        self.offering(&Question { matchers, mint, maxt, offer: Offer::Store, only }, &select.terms)
+    }
+
+    /// The endpoints to ask; those missed become warnings, or the failure.
+    pub(super) fn offering(&self, question: &Question<'_>, terms: &Terms) -> Result<Targets, Failed> {
+        let partial = terms.partial;
         if !partial && self.endpoints.is_empty() {
             return Err(Failed("no store is configured, so nothing can be complete".to_owned()));
         }
         let (mut stores, mut warnings) = (Vec::new(), Vec::new());
-        for asked in self.endpoints.ask(&select.matchers, select.mint, select.maxt) {
+        for asked in self.endpoints.ask(question) {
             let (name, reason, strict) = match asked {
-                Asked::Store(s) if select.terms.silent.lock().contains(&s.place.address) => {
+                Asked::Store(s) if terms.silent.lock().contains(&s.place.address) => {
                     (s.name(), "it was silent in another part of this query".to_owned(), s.source().strict)
                 }
                 Asked::Store(s) => {
@@ -155,7 +190,7 @@ impl Fanout {
         Ok(Targets { stores, warnings })
     }
 
-    fn deadlines(&self, terms: &Terms, store: &Store) -> Deadlines {
+    pub(super) fn deadlines(&self, terms: &Terms, store: &Store) -> Deadlines {
         let left = terms.end.saturating_sub(self.world.clock.elapsed());
         let truth = store.truth();
         // A querier waits for stores of its own as long as we do; it needs time to tell of them.
@@ -209,6 +244,7 @@ impl Fanout {
             merge: Merge::new(inputs.len()),
             inputs,
             warnings,
+            shard: select.shard.clone(),
             partial: select.terms.partial,
             limit: select.limit,
             given: 0,
@@ -277,7 +313,11 @@ impl Fanout {
 
     /// Counts a call; until it says otherwise, it ends as cancelled.
     fn begin(&self, grpc_type: &'static str, grpc_method: &'static str) -> Counted {
-        let method = Method { grpc_type, grpc_service: "thanos.Store", grpc_method };
+        self.count(Method { grpc_type, grpc_service: "thanos.Store", grpc_method })
+    }
+
+    /// The same for any service.
+    pub(super) fn count(&self, method: Method) -> Counted {
         self.started.get_or_create(&method).inc();
         Counted { handled: self.handled.clone(), method, code: tonic::Code::Cancelled }
     }
@@ -344,14 +384,17 @@ impl LabelCall {
     }
 }
 
-struct Targets {
-    stores: Vec<Arc<Store>>,
-    warnings: Vec<String>,
+/// Whom to ask, and who is missed.
+pub(super) struct Targets {
+    pub(super) stores: Vec<Arc<Store>>,
+    pub(super) warnings: Vec<String>,
 }
 
+/// How long a store may take.
 #[derive(Clone, Copy)]
-struct Deadlines {
-    frame: Duration,
+pub(super) struct Deadlines {
+    /// For each message.
+    pub(super) frame: Duration,
     end: Duration,
 }
 
@@ -360,13 +403,13 @@ fn own_limit(warning: &str, limit: Option<usize>) -> bool {
     limit.is_some() && warning.ends_with(crate::storeapi::TRUNCATED)
 }
 
-fn push_warning(warnings: &mut Vec<String>, text: String) {
+pub(super) fn push_warning(warnings: &mut Vec<String>, text: String) {
     if warnings.len() < MAX_WARNINGS && !warnings.contains(&text) {
         warnings.push(text);
     }
 }
 
-fn strategy(partial: bool) -> PartialResponseStrategy {
+pub(super) fn strategy(partial: bool) -> PartialResponseStrategy {
     if partial { PartialResponseStrategy::Warn } else { PartialResponseStrategy::Abort }
 }
 
@@ -375,19 +418,30 @@ fn wire_limit(limit: Option<usize>) -> i64 {
 }
 
 fn request(store: &Store, select: &Select, batch: usize) -> SeriesRequest {
+    let shard = select.shard.as_ref().filter(|_| shards(store, select));
     SeriesRequest {
         min_time: select.mint,
         max_time: select.maxt,
         matchers: proto::matchers::encode(&store.guarded(&select.matchers)),
-        aggregates: vec![Aggr::Raw.into()],
+        max_resolution_window: select.detail.max_resolution,
+        aggregates: select.detail.aggregates.iter().map(|a| (*a).into()).collect(),
         partial_response_disabled: !select.terms.partial,
         partial_response_strategy: strategy(select.terms.partial).into(),
         skip_chunks: select.skip_chunks,
         without_replica_labels: select.without.clone(),
-        limit: wire_limit(select.limit),
+        // A store that gives more than the share must not count what does not belong to it.
+        limit: if select.shard.is_some() && shard.is_none() { 0 } else { wire_limit(select.limit) },
+        shard_info: shard.map(|s| s.encode()),
         response_batch_size: i64::try_from(batch).unwrap_or(1),
         ..Default::default()
     }
+}
+
+/// True if the store itself can leave out what is not in the share. It can't if labels are taken out only here: which share a
+/// series belongs to is decided by those that it has in the end.
+fn shards(store: &Store, select: &Select) -> bool {
+    let able = store.truth().info.is_some_and(|i| i.sharding);
+    able && strip(store, select).is_empty()
 }
 
 /// The labels that must be taken out here, since the store can't.
@@ -589,6 +643,7 @@ pub struct SeriesStream {
     merge: Merge,
     inputs: Vec<Input>,
     warnings: Vec<String>,
+    shard: Option<Arc<Shard>>,
     partial: bool,
     limit: Option<usize>,
     given: usize,
@@ -603,6 +658,8 @@ impl SeriesStream {
         }
         loop {
             match self.merge.step() {
+                // Not every store can tell shares apart.
+                Step::Series(s) if self.shard.as_ref().is_some_and(|shard| !shard.has_labels(&s.labels)) => {}
                 Step::Series(s) => {
                     self.given += 1;
                     return Ok(Some(s));

@@ -2,10 +2,13 @@
 //! Chunks pass through undecoded.
 
 use super::endpoints::Endpoints;
-use super::fanout::{self, Fanout, LabelCall, Select, Terms};
-use crate::storeapi::{self, Frames, Limits, frames, request};
+use super::fanout::{self, Detail, Fanout, LabelCall, Select, Terms};
+use crate::storeapi::{self, Frames, Limits, deadline, frames, request};
 use proto::info::info_server::Info;
-use proto::info::{InfoRequest, InfoResponse, StoreInfo, TsdbInfo};
+use proto::info::{
+    ExemplarsInfo, InfoRequest, InfoResponse, MetricMetadataInfo, QueryApiInfo, RulesInfo, StatusInfo, StoreInfo,
+    TargetsInfo, TsdbInfo,
+};
 use proto::thanos::store_server::Store;
 use proto::thanos::{
     LabelNamesRequest, LabelNamesResponse, LabelValuesRequest, LabelValuesResponse, SeriesRequest, SeriesResponse,
@@ -43,23 +46,7 @@ impl QueryStore {
 
     /// The caller's deadline, if it is sooner than ours.
     fn timeout(&self, metadata: &tonic::metadata::MetadataMap) -> Duration {
-        let asked = metadata.get("grpc-timeout").and_then(|v| v.to_str().ok()).and_then(grpc_timeout);
-        asked.map_or(self.timeout, |a| a.min(self.timeout))
-    }
-}
-
-/// `grpc-timeout`: up to eight digits and a unit.
-fn grpc_timeout(text: &str) -> Option<Duration> {
-    let unit = text.get(text.len().checked_sub(1)?..)?;
-    let n: u64 = text.strip_suffix(unit)?.parse().ok()?;
-    match unit {
-        "H" => n.checked_mul(3600).map(Duration::from_secs),
-        "M" => n.checked_mul(60).map(Duration::from_secs),
-        "S" => Some(Duration::from_secs(n)),
-        "m" => Some(Duration::from_millis(n)),
-        "u" => Some(Duration::from_micros(n)),
-        "n" => Some(Duration::from_nanos(n)),
-        _ => None,
+        deadline::of(metadata).map_or(self.timeout, |a| a.min(self.timeout))
     }
 }
 
@@ -80,8 +67,10 @@ impl Store for QueryStore {
             matchers: asked.matchers.clone(),
             without: asked.without.clone(),
             skip_chunks: asked.skip_chunks,
-            // A share of the series is cut here, after the shares are told apart.
-            limit: if asked.shard.is_some() { None } else { asked.limit },
+            limit: asked.limit,
+            detail: Detail { max_resolution: asked.max_resolution, aggregates: asked.aggregates.clone() },
+            only: Arc::default(),
+            shard: asked.shard.clone().map(Arc::new),
             terms: self.fanout.terms(!asked.abort, timeout, MAX_BYTES),
         };
         let mut stream = self.fanout.series(&select).map_err(failed)?;
@@ -91,23 +80,15 @@ impl Store for QueryStore {
             let send = async {
                 let mut frames_out = Frames::new(asked.batch);
                 let mut used = limits.start();
-                let mut given = 0usize;
                 loop {
                     let next = stream.next().await.map_err(failed)?;
                     for w in stream.take_warnings() {
                         to.send(Ok(frames::warning(w))).await.map_err(|_| Status::cancelled(""))?;
                     }
                     let Some(series) = next else { break };
-                    if asked.shard.as_ref().is_some_and(|s| !s.has_labels(&series.labels)) {
-                        continue;
-                    }
                     used.add(series.chunks.len())?;
                     for frame in frames_out.push(fanout::encode(series)) {
                         to.send(Ok(frame)).await.map_err(|_| Status::cancelled(""))?;
-                    }
-                    given += 1;
-                    if asked.limit.is_some_and(|l| given >= l) {
-                        break;
                     }
                 }
                 if let Some(frame) = frames_out.flush() {
@@ -138,6 +119,9 @@ impl Store for QueryStore {
             without: r.without_replica_labels,
             skip_chunks: true,
             limit: request::limit(r.limit),
+            detail: Detail::default(),
+            only: Arc::default(),
+            shard: None,
             terms: self.terms(r.partial_response_disabled, r.partial_response_strategy, timeout),
         };
         let (names, warnings) = self.fanout.labels(&LabelCall::Names, &select).await.map_err(failed)?;
@@ -157,6 +141,9 @@ impl Store for QueryStore {
             without: r.without_replica_labels,
             skip_chunks: true,
             limit: request::limit(r.limit),
+            detail: Detail::default(),
+            only: Arc::default(),
+            shard: None,
             terms: self.terms(r.partial_response_disabled, r.partial_response_strategy, timeout),
         };
         let (values, warnings) = self.fanout.labels(&LabelCall::Values(r.label), &select).await.map_err(failed)?;
@@ -183,7 +170,12 @@ impl Info for QueryStore {
                 tsdb_infos,
                 ..Default::default()
             }),
-            ..Default::default()
+            rules: Some(RulesInfo {}),
+            metric_metadata: Some(MetricMetadataInfo {}),
+            targets: Some(TargetsInfo {}),
+            exemplars: Some(ExemplarsInfo { min_time, max_time }),
+            query: Some(QueryApiInfo {}),
+            status: Some(StatusInfo {}),
         }))
     }
 }

@@ -9,6 +9,7 @@ pub mod dedup;
 pub mod endpoints;
 pub mod eval;
 pub mod fanout;
+mod gather;
 pub mod grpc;
 pub mod merge;
 pub mod metered;
@@ -16,6 +17,7 @@ pub mod metrics;
 mod retry;
 pub mod samples;
 pub mod series;
+mod services;
 pub mod store;
 pub mod wanted;
 
@@ -32,6 +34,7 @@ use grpc::QueryStore;
 use model::world::World;
 use proto::info::info_server::InfoServer;
 use proto::thanos::store_server::StoreServer;
+use services::Services;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -68,6 +71,8 @@ pub async fn run_with(
             .accept_compressed(Gzip),
     )
     .add_service(InfoServer::new(store).max_decoding_message_size(RECEIVE_MAX).accept_compressed(Gzip));
+    let args = Arc::new(args);
+    let grpc = Services::new(evaluator.clone(), Arc::clone(&args), world.clone()).serve(grpc);
     let bound = server::bind(&args.server).await?;
 
     let stop = shutdown.child_token();
@@ -88,9 +93,20 @@ pub async fn run_with(
     });
     let shown = Arc::clone(&endpoints);
     let state = move || State { endpoints: Some(shown.state()), ..State::default() };
-    let http = api::Api::router(Arc::new(args), evaluator, world, &context.metrics);
+    let http = api::Api::router(args, evaluator, world, &context.metrics);
     let service = Service { component: "query", http, grpc, state: Arc::new(state) };
     let outcome = bound.serve(context, service, stop.clone()).await;
     stop.cancel();
     outcome
+}
+
+/// Names in a list whose entries may hold several, apart by commas.
+fn split_list<'a>(list: impl IntoIterator<Item = &'a str>) -> Vec<String> {
+    let all = list.into_iter().flat_map(|l| l.split(',')).map(str::trim);
+    all.filter(|l| !l.is_empty()).map(str::to_owned).collect()
+}
+
+/// The replica labels of the flags.
+fn own_replica_labels(args: &QueryArgs) -> Vec<String> {
+    split_list(args.replica_labels.iter().map(String::as_str))
 }

@@ -42,6 +42,23 @@ const LAG_RANGE: i64 = 3_600_000;
 /// In how many series.
 const LAG_SERIES: i64 = 20;
 
+/// A service of an endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Offer {
+    /// Series and labels.
+    Store,
+    /// Rules and alerts.
+    Rules,
+    /// What is scraped.
+    Targets,
+    /// Type, help and unit of metrics.
+    Metadata,
+    /// Exemplars.
+    Exemplars,
+    /// Statistics of databases.
+    Status,
+}
+
 /// What a store said about itself.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Info {
@@ -57,6 +74,19 @@ pub struct Info {
     pub max_time: i64,
     /// It can leave out replica labels itself.
     pub without_replica_labels: bool,
+    /// It can give a share of its series.
+    pub sharding: bool,
+    /// What it offers beside the StoreAPI.
+    pub offers: Vec<Offer>,
+    /// It is a querier: it knows the external labels of what is behind it.
+    pub querier: bool,
+}
+
+impl Info {
+    /// True if it has this service.
+    pub fn offers(&self, offer: Offer) -> bool {
+        offer == Offer::Store || self.offers.contains(&offer)
+    }
 }
 
 /// The changing part.
@@ -100,6 +130,37 @@ pub struct Store {
     truth: Mutex<Truth>,
     token: Mutex<Option<String>>,
 }
+
+/// What decides which stores a request concerns.
+#[derive(Clone, Copy, Debug)]
+pub struct Question<'a> {
+    /// Conditions on labels.
+    pub matchers: &'a [Matcher],
+    /// First time, milliseconds since the epoch, inclusive.
+    pub mint: i64,
+    /// Last time, milliseconds since the epoch, inclusive.
+    pub maxt: i64,
+    /// The service that it needs.
+    pub offer: Offer,
+    /// Conditions on the label `__address__`: a store must pass one of the sets, if there are any (`storeMatch[]`).
+    pub only: &'a [Vec<Matcher>],
+}
+
+impl<'a> Question<'a> {
+    /// About all endpoints of a service, whatever their labels and times.
+    pub fn all(offer: Offer) -> Question<'a> {
+        Question { matchers: &[], mint: i64::MIN, maxt: i64::MAX, offer, only: &[] }
+    }
+
+    /// True if the request wants to know of this address.
+    pub fn is_about(&self, address: &str) -> bool {
+        let passes = |set: &Vec<Matcher>| set.iter().filter(|m| m.name == ADDRESS).all(|m| m.matches(address));
+        self.only.is_empty() || self.only.iter().any(passes)
+    }
+}
+
+/// The label that `storeMatch[]` reads.
+const ADDRESS: &str = "__address__";
 
 /// How a request relates to a store.
 #[derive(Debug, Clone, PartialEq)]
@@ -164,8 +225,12 @@ impl Store {
 
     /// A StoreAPI client for one call, whose answer is let in as there is memory for it.
     pub fn client(&self, memory: &Arc<Call>) -> StoreClient<Metered> {
-        let channel = Metered::new(self.channel.clone(), Arc::clone(memory));
-        StoreClient::new(channel).max_decoding_message_size(RECEIVE_MAX)
+        StoreClient::new(self.channel(memory)).max_decoding_message_size(RECEIVE_MAX)
+    }
+
+    /// A channel for one call of any service, whose answer is let in as there is memory for it.
+    pub fn channel(&self, memory: &Arc<Call>) -> Metered {
+        Metered::new(self.channel.clone(), Arc::clone(memory))
     }
 
     /// A request with what this store wants to see beside its body, and the time that we wait for it.
@@ -217,11 +282,15 @@ impl Store {
     }
 
     /// Whether a request concerns this store.
-    pub fn relation(&self, matchers: &[Matcher], mint: i64, maxt: i64) -> Relation {
-        if self.on_purpose_out().is_some() {
+    pub fn relation(&self, question: &Question<'_>) -> Relation {
+        let Question { matchers, mint, maxt, offer, .. } = *question;
+        if self.on_purpose_out().is_some() || !question.is_about(&self.place.address) {
             return Relation::Irrelevant;
         }
         let truth = self.truth.lock();
+        if truth.info.as_ref().is_some_and(|i| !i.offers(offer)) {
+            return Relation::Irrelevant;
+        }
         if self.guard().is_some_and(|g| !agrees(&Labels::from_pairs([(&g.name, &g.value)]), matchers)) {
             return Relation::Irrelevant;
         }
@@ -337,7 +406,17 @@ impl Store {
         if let Some(link) = &self.source().link {
             label_sets.retain(|s| s.get(&self.cluster_label) == Some(&link.cluster));
         }
+        let offers = [
+            (Offer::Rules, info.rules.is_some()),
+            (Offer::Targets, info.targets.is_some()),
+            (Offer::Metadata, info.metric_metadata.is_some()),
+            (Offer::Exemplars, info.exemplars.is_some()),
+            (Offer::Status, info.status.is_some()),
+        ];
         Ok(Info {
+            sharding: store.supports_sharding,
+            offers: offers.into_iter().filter(|(_, there)| *there).map(|(offer, _)| offer).collect(),
+            querier: info.query.is_some() || info.component_type == "query",
             component: info.component_type,
             label_sets,
             clusters,
@@ -448,7 +527,7 @@ fn wrong_cluster(expected: &str, advertised: &[String], label: &str) -> Option<S
 }
 
 /// True if series with these external labels can pass: a label that the set lacks may be in the series.
-fn agrees(set: &Labels, matchers: &[Matcher]) -> bool {
+pub(super) fn agrees(set: &Labels, matchers: &[Matcher]) -> bool {
     matchers.iter().all(|m| set.get(&m.name).is_none_or(|v| m.matches(v)))
 }
 

@@ -92,7 +92,14 @@ pub(super) async fn observe(
 
 /// Only what we serve becomes a label: a caller must not be able to fill the memory with made-up paths.
 fn method(path: &str) -> Method {
-    const METHODS: [(&str, &str, &str); 6] = [
+    const METHODS: [(&str, &str, &str); 13] = [
+        ("server_stream", "thanos.Rules", "Rules"),
+        ("server_stream", "thanos.Targets", "Targets"),
+        ("server_stream", "thanos.Metadata", "MetricMetadata"),
+        ("server_stream", "thanos.Exemplars", "Exemplars"),
+        ("server_stream", "thanos.Status", "TSDBStatistics"),
+        ("server_stream", "thanos.Query", "Query"),
+        ("server_stream", "thanos.Query", "QueryRange"),
         ("server_stream", "thanos.Store", "Series"),
         ("unary", "thanos.Store", "LabelNames"),
         ("unary", "thanos.Store", "LabelValues"),

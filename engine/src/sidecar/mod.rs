@@ -1,7 +1,8 @@
-//! The sidecar: the StoreAPI over one Prometheus, the reloader of its configuration and rules, the upload of its blocks.
+//! The sidecar: the StoreAPI and the smaller services over one Prometheus, the reloader of its configuration and rules, the upload of its blocks.
 //!
 //! It keeps no data: a Series call becomes one remote read, whose chunks are passed on undecoded as they arrive.
 
+mod apis;
 mod order;
 mod owned;
 mod prometheus;
@@ -19,6 +20,7 @@ use crate::server::{self, Context, RECEIVE_MAX, Service};
 use crate::storage::{Storage, part_name};
 use crate::storeapi::Limits;
 use anyhow::Context as _;
+use apis::Apis;
 use args::SidecarArgs;
 use args::state::State;
 use bucket::verify::Right;
@@ -60,6 +62,7 @@ pub async fn run(args: SidecarArgs, world: World, shutdown: CancellationToken) -
             .accept_compressed(Gzip),
     )
     .add_service(InfoServer::new(store).max_decoding_message_size(RECEIVE_MAX).accept_compressed(Gzip));
+    let grpc = Apis::new(prometheus.clone(), watch.clone()).serve(grpc);
     let storage = Storage::new(
         (&args.objstore_config, &args.objstore_config_file),
         &part_name("sidecar"),

@@ -261,6 +261,20 @@ impl Prometheus {
         }
     }
 
+    /// Reads any part of its API: `path` is below `/api/v1`, with its parameters.
+    pub(super) async fn read<T: DeserializeOwned>(&self, path: &str) -> Result<Answer<T>, PromError> {
+        self.api(self.get(&format!("/api/v1/{path}"))).await
+    }
+
+    /// The same by a form, which has room for long parameters.
+    pub(super) async fn read_form<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        parameters: &[(&str, &str)],
+    ) -> Result<Answer<T>, PromError> {
+        self.api(self.post_form(&format!("/api/v1/{path}"), parameters_of(parameters))).await
+    }
+
     /// Asks it to load its configuration and rules again; its own words if it refuses.
     pub(super) async fn reload(&self, timeout: Duration) -> Result<(), PromError> {
         let request = self.http.post(format!("{}/-/reload", self.base)).timeout(timeout);
@@ -338,10 +352,21 @@ impl Scope<'_> {
     }
 }
 
+/// Parameters as a form has them, and as a URL does.
+pub(super) fn parameters_of(parameters: &[(&str, &str)]) -> String {
+    let one = |(name, value): &(&str, &str)| format!("{}={}", percent(name), percent(value));
+    parameters.iter().map(one).collect::<Vec<_>>().join("&")
+}
+
 /// `{a="b", c=~"d"}`
 fn selector(matchers: &[Matcher]) -> String {
     let all: Vec<String> = matchers.iter().map(ToString::to_string).collect();
     format!("{{{}}}", all.join(","))
+}
+
+/// A time (milliseconds since the epoch) as a parameter; `None` if it is no bound.
+pub(super) fn time_parameter(ms: i64) -> Option<String> {
+    TIMES.contains(&ms).then(|| seconds(ms))
 }
 
 fn seconds(ms: i64) -> String {

@@ -1,12 +1,9 @@
 //! Remote read: streamed frames of chunks, taken apart without decoding a chunk; and the older answer with plain samples.
 
 use bytes::{Buf, Bytes, BytesMut};
-use model::histogram::{FloatHistogram, ResetHint, Span};
 use prost::Message;
 use proto::prometheus::read_request::ResponseType;
-use proto::prometheus::{
-    BucketSpan, ChunkedReadResponse, ChunkedSeries, Histogram, Query, ReadRequest, ReadResponse, TimeSeries, histogram,
-};
+use proto::prometheus::{ChunkedReadResponse, ChunkedSeries, Query, ReadRequest, ReadResponse, TimeSeries};
 use proto::thanos::{AggrChunk, LabelMatcher, Series};
 use tsdb::chunk::Recoder;
 
@@ -195,7 +192,7 @@ pub(super) fn series_of_samples(s: TimeSeries) -> Series {
         let _fits = floats.push_float(sample.timestamp, sample.value);
     }
     for sample in &s.histograms {
-        let _fits = histograms.push_histogram(sample.timestamp, float_histogram(sample));
+        let _fits = histograms.push_histogram(sample.timestamp, proto::histograms::decode(sample));
     }
     let all = floats.finish().into_iter().chain(histograms.finish());
     let chunks = all.map(|c| {
@@ -207,48 +204,10 @@ pub(super) fn series_of_samples(s: TimeSeries) -> Series {
     Series { labels: s.labels, chunks }
 }
 
-fn float_histogram(h: &Histogram) -> FloatHistogram {
-    let spans = |s: &[BucketSpan]| s.iter().map(|s| Span { offset: s.offset, length: s.length }).collect();
-    let buckets = |deltas: &[i64], counts: &[f64]| {
-        let mut sum = 0i64;
-        let absolute = deltas.iter().map(|d| {
-            sum = sum.wrapping_add(*d);
-            sum as f64
-        });
-        absolute.chain(counts.iter().copied()).collect()
-    };
-    FloatHistogram {
-        reset_hint: match h.reset_hint {
-            1 => ResetHint::Reset,
-            2 => ResetHint::NotReset,
-            3 => ResetHint::Gauge,
-            _ => ResetHint::Unknown,
-        },
-        schema: h.schema,
-        zero_threshold: h.zero_threshold,
-        zero_count: match h.zero_count {
-            Some(histogram::ZeroCount::ZeroCountInt(n)) => n as f64,
-            Some(histogram::ZeroCount::ZeroCountFloat(n)) => n,
-            None => 0.0,
-        },
-        count: match h.count {
-            Some(histogram::Count::CountInt(n)) => n as f64,
-            Some(histogram::Count::CountFloat(n)) => n,
-            None => 0.0,
-        },
-        sum: h.sum,
-        positive_spans: spans(&h.positive_spans),
-        negative_spans: spans(&h.negative_spans),
-        positive_buckets: buckets(&h.positive_deltas, &h.positive_counts),
-        negative_buckets: buckets(&h.negative_deltas, &h.negative_counts),
-        custom_values: h.custom_values.clone(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proto::prometheus::{Chunk, Sample};
+    use proto::prometheus::{BucketSpan, Chunk, Histogram, Sample, histogram};
     use proto::thanos::Label;
     use tsdb::chunk::Encoding;
 

@@ -7,9 +7,12 @@ use super::remote_read::{self, FrameReader, ReadError};
 use super::watch::{Seen, Watch};
 use crate::storeapi::limits::Used;
 use crate::storeapi::wire::{self, Relabel, Shard};
-use crate::storeapi::{Frames, Limits, Select, external, frames, request};
+use crate::storeapi::{Frames, Limits, Select, deadline, external, frames, request};
 use model::{Labels, Matcher};
-use proto::thanos::info::{InfoRequest, InfoResponse, StoreInfo, TsdbInfo, info_server::Info};
+use proto::thanos::info::{
+    ExemplarsInfo, InfoRequest, InfoResponse, MetricMetadataInfo, RulesInfo, StatusInfo, StoreInfo, TargetsInfo,
+    TsdbInfo, info_server::Info,
+};
 use proto::thanos::store_server::Store;
 use proto::thanos::{
     Label, LabelNamesRequest, LabelNamesResponse, LabelValuesRequest, LabelValuesResponse, Series, SeriesRequest,
@@ -63,15 +66,6 @@ impl SidecarStore {
 }
 
 impl Inner {
-    /// What is known of Prometheus, if it can be used.
-    fn usable(&self) -> Result<Arc<Seen>, Status> {
-        let seen = self.watch.seen();
-        match &seen.error {
-            None => Ok(seen),
-            Some(error) => Err(Status::unavailable(error.clone())),
-        }
-    }
-
     async fn series(&self, select: Select, seen: &Seen, tx: &Sender) -> Result<(), Status> {
         let Some(rest) = external::narrow(&seen.external, select.matchers.clone()) else { return Ok(()) };
         if rest.is_empty() {
@@ -171,7 +165,7 @@ impl Inner {
     }
 
     async fn label_names(&self, r: LabelNamesRequest) -> Result<LabelNamesResponse, Status> {
-        let seen = self.usable()?;
+        let seen = self.watch.usable()?;
         let matchers = request::matchers(&r.matchers)?;
         let limit = request::limit(r.limit);
         let Some(rest) = external::narrow(&seen.external, matchers) else { return Ok(LabelNamesResponse::default()) };
@@ -191,7 +185,7 @@ impl Inner {
         if r.label.is_empty() {
             return Err(Status::invalid_argument("the label name is empty"));
         }
-        let seen = self.usable()?;
+        let seen = self.watch.usable()?;
         let matchers = request::matchers(&r.matchers)?;
         let limit = request::limit(r.limit);
         let none = || Ok(LabelValuesResponse::default());
@@ -351,23 +345,10 @@ impl From<OrderError> for Status {
     }
 }
 
-/// The caller's deadline, which gRPC sends as a number and a unit.
-fn deadline<T>(r: &Request<T>) -> Option<Duration> {
-    let text = r.metadata().get("grpc-timeout")?.to_str().ok()?;
-    let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-    let n: u64 = number.parse().ok()?;
-    Some(match unit {
-        "H" => Duration::from_secs(n.saturating_mul(3600)),
-        "M" => Duration::from_secs(n.saturating_mul(60)),
-        "S" => Duration::from_secs(n),
-        "m" => Duration::from_millis(n),
-        "u" => Duration::from_micros(n),
-        "n" => Duration::from_nanos(n),
-        _ => return None,
-    })
-}
-
-async fn within<T>(deadline: Option<Duration>, work: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
+pub(super) async fn within<T>(
+    deadline: Option<Duration>,
+    work: impl Future<Output = Result<T, Status>>,
+) -> Result<T, Status> {
     match deadline {
         None => work.await,
         Some(d) => tokio::time::timeout(d, work)
@@ -381,9 +362,9 @@ impl Store for SidecarStore {
     type SeriesStream = ReceiverStream<Result<SeriesResponse, Status>>;
 
     async fn series(&self, r: Request<SeriesRequest>) -> Result<Response<Self::SeriesStream>, Status> {
-        let deadline = deadline(&r);
+        let deadline = deadline::of(r.metadata());
         let select = Select::read(r.get_ref())?;
-        let seen = self.0.usable()?;
+        let seen = self.0.watch.usable()?;
         let inner = Arc::clone(&self.0);
         let (tx, rx) = mpsc::channel(QUEUE);
         tokio::spawn(async move {
@@ -403,11 +384,11 @@ impl Store for SidecarStore {
     }
 
     async fn label_names(&self, r: Request<LabelNamesRequest>) -> Result<Response<LabelNamesResponse>, Status> {
-        within(deadline(&r), self.0.label_names(r.into_inner())).await.map(Response::new)
+        within(deadline::of(r.metadata()), self.0.label_names(r.into_inner())).await.map(Response::new)
     }
 
     async fn label_values(&self, r: Request<LabelValuesRequest>) -> Result<Response<LabelValuesResponse>, Status> {
-        within(deadline(&r), self.0.label_values(r.into_inner())).await.map(Response::new)
+        within(deadline::of(r.metadata()), self.0.label_values(r.into_inner())).await.map(Response::new)
     }
 }
 
@@ -429,7 +410,12 @@ impl Info for SidecarStore {
             label_sets: vec![labels],
             component_type: "sidecar".to_owned(),
             store,
-            ..InfoResponse::default()
+            rules: Some(RulesInfo {}),
+            metric_metadata: Some(MetricMetadataInfo {}),
+            targets: Some(TargetsInfo {}),
+            exemplars: Some(ExemplarsInfo { min_time, max_time: i64::MAX }),
+            query: None,
+            status: Some(StatusInfo {}),
         }))
     }
 }

@@ -56,6 +56,15 @@ impl Watch {
         self.seen.load_full()
     }
 
+    /// What is known of Prometheus, if it can be used.
+    pub(super) fn usable(&self) -> Result<Arc<Seen>, tonic::Status> {
+        let seen = self.seen();
+        match &seen.error {
+            None => Ok(seen),
+            Some(error) => Err(tonic::Status::unavailable(error.clone())),
+        }
+    }
+
     /// Reads everything again soon: Prometheus has loaded another configuration.
     pub(super) fn refresh(&self) {
         self.refresh.notify_one();

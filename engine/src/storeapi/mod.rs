@@ -4,6 +4,7 @@
 /// What Prometheus warns about an answer that a limit has cut.
 pub const TRUNCATED: &str = "results truncated due to limit";
 
+pub mod exemplars;
 pub mod external;
 pub mod frames;
 pub mod limits;

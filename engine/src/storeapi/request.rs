@@ -2,7 +2,7 @@
 
 use super::wire::Shard;
 use model::Matcher;
-use proto::thanos::{PartialResponseStrategy, SeriesRequest};
+use proto::thanos::{Aggr, PartialResponseStrategy, SeriesRequest};
 use std::time::Duration;
 use tonic::Status;
 
@@ -10,6 +10,8 @@ use tonic::Status;
 const MAX_BATCH: usize = 4096;
 /// Most names that one request may list.
 const MAX_NAMES: usize = 1000;
+/// Most aggregates that one request may list: there are six.
+const MAX_AGGREGATES: usize = 16;
 
 /// What a Series request asks for.
 #[derive(Clone, Debug)]
@@ -20,6 +22,10 @@ pub struct Select {
     pub max_time: i64,
     /// The matchers, as sent.
     pub matchers: Vec<Matcher>,
+    /// Largest distance of samples that the caller takes, milliseconds; 0: as scraped only.
+    pub max_resolution: i64,
+    /// What the caller wants of downsampled data, as sent; raw data is sent as it is.
+    pub aggregates: Vec<Aggr>,
     /// Labels only, no chunks.
     pub skip_chunks: bool,
     /// Labels to leave out before sorting.
@@ -49,6 +55,8 @@ impl Select {
             min_time: r.min_time,
             max_time: r.max_time,
             matchers,
+            max_resolution: r.max_resolution_window.max(0),
+            aggregates: r.aggregates().take(MAX_AGGREGATES).collect(),
             skip_chunks: r.skip_chunks,
             without: r.without_replica_labels.clone(),
             shard,

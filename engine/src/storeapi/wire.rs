@@ -51,6 +51,17 @@ impl Shard {
         }
     }
 
+    /// For the wire.
+    pub fn encode(&self) -> ShardInfo {
+        let number = |n| i64::try_from(n).unwrap_or(i64::MAX);
+        ShardInfo {
+            shard_index: number(self.index),
+            total_shards: number(self.total),
+            by: self.by,
+            labels: self.labels.clone(),
+        }
+    }
+
     fn counts(&self, name: &[u8]) -> bool {
         self.labels.iter().any(|l| l.as_bytes() == name) == self.by
     }

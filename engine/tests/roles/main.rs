@@ -14,6 +14,7 @@ mod links;
 mod querier;
 mod reload;
 mod server;
+mod services;
 mod stores;
 mod thanos;
 mod upload;

@@ -3,7 +3,7 @@
 use super::error::ApiError;
 use super::params::{MAX_TIME, MIN_TIME, Params};
 use super::{Api, json, success};
-use crate::query::fanout::{self, Failed, LabelCall, Select};
+use crate::query::fanout::{self, Detail, Failed, LabelCall, Select};
 use crate::storeapi::TRUNCATED;
 use axum::extract::{Path, Request, State};
 use axum::response::Response;
@@ -35,18 +35,34 @@ fn wanted(api: &Api, p: &Params) -> Result<Wanted, ApiError> {
     if maxt < mint {
         return Err(super::params::invalid("end", "end timestamp must not be before start time"));
     }
-    super::query::refuse_unbuilt(p)?;
+    let only = Arc::new(p.store_match()?);
     let timeout = p.timeout(api.args.timeout.duration())?;
     let terms = api.evaluator.fanout().terms(api.partial(p)?, timeout, api.args.max_bytes);
     Ok(Wanted {
         timeout,
         selectors: p.selectors()?,
-        select: Select { mint, maxt, matchers: Vec::new(), without: Vec::new(), skip_chunks: true, limit, terms },
+        select: Select {
+            mint,
+            maxt,
+            matchers: Vec::new(),
+            without: Vec::new(),
+            skip_chunks: true,
+            limit,
+            // Labels of coarse data are labels, too.
+            detail: Detail { max_resolution: i64::MAX, ..Detail::default() },
+            only,
+            shard: None,
+            terms,
+        },
     })
 }
 
 /// Waits for a place among the metadata calls, and works; together no longer than the request may take.
-async fn gated<T>(api: &Api, timeout: Duration, work: impl Future<Output = Result<T, Failed>>) -> Result<T, ApiError> {
+pub(super) async fn gated<T>(
+    api: &Api,
+    timeout: Duration,
+    work: impl Future<Output = Result<T, Failed>>,
+) -> Result<T, ApiError> {
     let all = async {
         let _place = api.metadata_places.acquire().await.map_err(|_| QueryError::Canceled)?;
         Ok(work.await?)
@@ -153,7 +169,7 @@ async fn label_answer(api: &Api, wanted: Wanted, call: LabelCall) -> Result<Resp
     Ok(success(&data, &distinct(warnings), &[]))
 }
 
-fn distinct(warnings: Vec<String>) -> Vec<String> {
+pub(super) fn distinct(warnings: Vec<String>) -> Vec<String> {
     let mut seen = BTreeSet::new();
     warnings.into_iter().filter(|w| seen.insert(w.clone())).collect()
 }

@@ -1,14 +1,21 @@
 //! The HTTP API: Prometheus's, with Thanos's parameters.
 
 pub mod error;
+mod exemplars;
 pub mod json;
 mod metadata;
 pub mod params;
 mod query;
+mod rules;
 mod status;
+mod targets;
+mod tsdb;
+mod values;
 mod watch;
 
 use super::eval::Evaluator;
+use super::fanout::Terms;
+use super::{own_replica_labels, split_list};
 use crate::server::metrics::Metrics;
 use args::QueryArgs;
 use axum::Router;
@@ -20,6 +27,7 @@ use http::{HeaderValue, StatusCode, header};
 use model::world::World;
 use params::Params;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::Semaphore;
 use tower_http::compression::CompressionLayer;
 use tower_http::cors::{Any, CorsLayer};
@@ -64,6 +72,15 @@ impl Api {
             .route("/label/{name}/values", get(metadata::values).layer(both("label_values")))
             .route("/format_query", get(query::format).post(query::format).layer(both("format_query")))
             .route("/parse_query", get(query::parse).post(query::parse).layer(both("parse_query")))
+            .route("/rules", get(rules::rules).layer(both("rules")))
+            .route("/alerts", get(rules::alerts).layer(both("alerts")))
+            .route("/targets", get(targets::targets).layer(both("targets")))
+            .route("/metadata", get(tsdb::metric_metadata).layer(both("metadata")))
+            .route(
+                "/query_exemplars",
+                get(exemplars::exemplars).post(exemplars::exemplars).layer(both("query_exemplars")),
+            )
+            .route("/status/tsdb", get(tsdb::status).layer(both("status_tsdb")))
             .route("/stores", get(status::stores).layer(both("stores")))
             .route("/status/buildinfo", get(status::build).layer(both("status_build")))
             .route("/status/runtimeinfo", get(status::runtime).layer(both("status_runtime")))
@@ -88,14 +105,14 @@ impl Api {
             return Ok(Vec::new());
         }
         let asked = p.all("replicaLabels[]");
-        let split = |list: &mut dyn Iterator<Item = &str>| -> Vec<String> {
-            list.flat_map(|l| l.split(',')).map(str::trim).filter(|l| !l.is_empty()).map(str::to_owned).collect()
-        };
-        Ok(if asked.is_empty() {
-            split(&mut self.args.replica_labels.iter().map(String::as_str))
-        } else {
-            split(&mut asked.into_iter())
-        })
+        Ok(if asked.is_empty() { own_replica_labels(&self.args) } else { split_list(asked) })
+    }
+
+    /// How long a call of one of the smaller services may take, and its terms; `partial` is what holds if it does not say.
+    fn service_terms(&self, p: &Params, partial: bool) -> Result<(Duration, Terms), ApiError> {
+        let timeout = p.timeout(self.args.timeout.duration())?;
+        let partial = p.bool("partial_response", partial)?;
+        Ok((timeout, self.evaluator.fanout().terms(partial, timeout, self.args.max_bytes)))
     }
 
     fn partial(&self, p: &Params) -> Result<bool, ApiError> {

@@ -1,11 +1,13 @@
 //! Parameters of requests, from URL and form, in Prometheus's grammar and with its error texts.
 
 use super::error::ApiError;
+use crate::storeapi::wire::Shard;
 use axum::extract::{Form, FromRequest, Query, Request};
 use http::Method;
 use model::Matcher;
 use model::labels::Quoted;
 use model::time::parse_duration;
+use proto::thanos::ShardInfo;
 use std::time::Duration;
 
 /// Earliest time that a request may name, milliseconds.
@@ -92,6 +94,58 @@ impl Params {
         self.all("match[]").into_iter().map(parse).collect()
     }
 
+    /// The `storeMatch[]` selectors: conditions on the label `__address__` of stores.
+    pub fn store_match(&self) -> Result<Vec<Vec<Matcher>>, ApiError> {
+        let parse =
+            |s: &str| promql::parse::parse_metric_selector(s).map_err(|e| invalid("storeMatch[]", &e.to_string()));
+        self.all("storeMatch[]").into_iter().map(parse).collect()
+    }
+
+    /// The share of the series that is wanted (`shard_info`), as Thanos's query-frontend asks for it.
+    pub fn shard(&self) -> Result<Option<Shard>, ApiError> {
+        #[derive(serde::Deserialize)]
+        #[serde(default)]
+        #[derive(Default)]
+        struct Info {
+            #[serde(alias = "shardIndex")]
+            shard_index: i64,
+            #[serde(alias = "totalShards")]
+            total_shards: i64,
+            by: bool,
+            labels: Option<Vec<String>>,
+        }
+        let Some(text) = self.get("shard_info") else { return Ok(None) };
+        let info: Info =
+            serde_json::from_str(text).map_err(|e| invalid("shard_info", &format!("not the expected JSON: {e}")))?;
+        if info.total_shards < 1 {
+            return Ok(None);
+        }
+        let wire = ShardInfo {
+            shard_index: info.shard_index,
+            total_shards: info.total_shards,
+            by: info.by,
+            labels: info.labels.unwrap_or_default(),
+        };
+        Shard::read(&wire).map(Some).map_err(|e| invalid("shard_info", e.message()))
+    }
+
+    /// One of some words, in any case; the first if it is absent.
+    pub fn word<T: Copy>(&self, name: &str, words: &[(&str, T)]) -> Result<T, ApiError> {
+        let given = self.get(name);
+        let found = match given {
+            None => words.first(),
+            Some(g) => words.iter().find(|(w, _)| w.eq_ignore_ascii_case(g)),
+        };
+        found.map(|(_, value)| *value).ok_or_else(|| {
+            let known: Vec<&str> = words.iter().map(|(w, _)| *w).collect();
+            ApiError::bad_data(format!(
+                "invalid parameter {name}='{}': use one of {}",
+                given.unwrap_or_default(),
+                known.join(", ")
+            ))
+        })
+    }
+
     /// The shorter of a requested and an allowed time.
     pub fn timeout(&self, allowed: Duration) -> Result<Duration, ApiError> {
         match self.duration("timeout")? {
@@ -137,6 +191,19 @@ fn duration(s: &str) -> Result<i64, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn shares_and_words() {
+        let p = |name: &str, value: &str| Params(vec![(name.to_owned(), value.to_owned())]);
+        let shard = |text: &str| p("shard_info", text).shard();
+        assert!(shard(r#"{"shard_index":1,"total_shards":3,"by":true,"labels":["a"]}"#).unwrap().is_some());
+        assert!(shard(r#"{"totalShards":0}"#).unwrap().is_none());
+        assert!(shard(r#"{"shard_index":3,"total_shards":3}"#).is_err() && shard("x").is_err());
+        let words = [("any", 0), ("active", 1)];
+        assert_eq!(p("state", "ACTIVE").word("state", &words), Ok(1));
+        assert_eq!(Params::default().word("state", &words), Ok(0));
+        assert!(p("state", "x").word("state", &words).is_err());
+    }
 
     #[test]
     fn times_and_durations() {

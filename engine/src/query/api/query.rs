@@ -91,7 +91,6 @@ fn settings(api: &Api, p: &Params) -> Result<Settings, ApiError> {
     {
         return Err(ApiError::bad_data("negative 'max_source_resolution' is not accepted. Try a positive integer"));
     }
-    refuse_unbuilt(p)?;
     if let Some(engine) = p.get("engine").filter(|e| !matches!(*e, "prometheus" | "thanos")) {
         return Err(ApiError::bad_data(format!("'{engine}' bad engine")));
     }
@@ -102,6 +101,9 @@ fn settings(api: &Api, p: &Params) -> Result<Settings, ApiError> {
         lookback_ms: p.duration("lookback_delta")?.filter(|l| *l > 0).unwrap_or(api.args.lookback_delta.0),
         // As in Thanos, everything else is no.
         analyze: matches!(p.get("analyze"), Some("true" | "1")),
+        max_resolution_ms: 0,
+        only: Arc::new(p.store_match()?),
+        shard: p.shard()?.map(Arc::new),
     })
 }
 
@@ -207,21 +209,4 @@ pub(super) async fn parse(State(api): State<Arc<Api>>, request: Request) -> Resu
 fn parsed(api: &Api, p: &Params) -> Result<promql::parse::Expr, ApiError> {
     let text = p.get("query").unwrap_or_default();
     promql::parse::parse_expr(text, &api.evaluator.options().parser).map_err(|e| invalid("query", &e.to_string()))
-}
-
-/// Parameters of Thanos that would change the answer and are not built: an error is better than a wrong answer.
-pub(super) fn refuse_unbuilt(p: &Params) -> Result<(), ApiError> {
-    let not_built = |name: &str| ApiError::bad_data(format!("'{name}' is not supported by this version: leave it out"));
-    if p.get("storeMatch[]").is_some() {
-        return Err(not_built("storeMatch[]"));
-    }
-    if let Some(text) = p.get("shard_info") {
-        let shards = serde_json::from_str::<serde_json::Value>(text).ok().and_then(|v| {
-            v.get("total_shards").or_else(|| v.get("totalShards")).map_or(Some(0), serde_json::Value::as_i64)
-        });
-        if shards.is_none_or(|n| n > 1) {
-            return Err(not_built("shard_info"));
-        }
-    }
-    Ok(())
 }

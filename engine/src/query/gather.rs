@@ -1,0 +1,173 @@
+//! One request to all endpoints that offer a service other than the StoreAPI: rules, targets, metadata, exemplars,
+//! statistics. Answers are small and unordered, so each is taken whole, within a deadline and the request's memory.
+
+use super::buffers::{Call, Grant};
+use super::fanout::{Failed, Fanout, Targets, Terms, push_warning};
+use super::metered::Metered;
+use super::store::{Offer, Question, Store, bounded};
+use crate::server::client;
+use crate::server::grpc_metrics::Method;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::task::JoinSet;
+use tonic::{Code, Status, Streaming};
+
+/// Most warnings that are taken from one endpoint.
+const MAX_SAID: usize = 100;
+
+/// What a message of an answer carries.
+pub(super) enum Part<T> {
+    /// A piece of the answer.
+    Data(T),
+    /// The endpoint lacks something.
+    Warning(String),
+    /// Nothing that we know.
+    Nothing,
+}
+
+/// A message of an answer.
+pub(super) trait Message: prost::Message + Default + 'static {
+    /// What it carries.
+    type Data: Send + 'static;
+    /// Takes it apart.
+    fn part(self) -> Part<Self::Data>;
+}
+
+/// One endpoint that is asked.
+pub(super) struct Asking {
+    /// The endpoint.
+    pub(super) store: Arc<Store>,
+    timeout: Duration,
+    memory: Arc<Call>,
+    terms: Terms,
+}
+
+impl Asking {
+    /// The channel to it.
+    pub(super) fn channel(&self) -> Metered {
+        self.store.channel(&self.memory)
+    }
+
+    /// A request with what the endpoint wants to see beside its body.
+    pub(super) fn request<T>(&self, body: T) -> tonic::Request<T> {
+        self.store.request(body, self.timeout)
+    }
+
+    /// Reads an answer to its end.
+    pub(super) async fn drain<M: Message>(&self, mut stream: Streaming<M>) -> Result<Said<M::Data>, Status> {
+        let mut said = Said::default();
+        loop {
+            self.memory.need();
+            let Some(message) = stream.message().await? else { return Ok(said) };
+            self.terms.budget.take(message.encoded_len()).map_err(|e| Status::resource_exhausted(e.0))?;
+            said.held.extend(self.memory.received());
+            match message.part() {
+                Part::Data(data) => said.data.push(data),
+                Part::Warning(w) if said.warnings.len() < MAX_SAID => said.warnings.push(bounded(w)),
+                Part::Warning(_) | Part::Nothing => {}
+            }
+        }
+    }
+}
+
+/// What one endpoint has answered.
+pub(super) struct Said<T> {
+    data: Vec<T>,
+    warnings: Vec<String>,
+    held: Vec<Grant>,
+}
+
+impl<T> Default for Said<T> {
+    fn default() -> Self {
+        Self { data: Vec::new(), warnings: Vec::new(), held: Vec::new() }
+    }
+}
+
+/// What all have answered, in a stable order of endpoints.
+pub(super) struct Gathered<T> {
+    /// The pieces, each with the endpoint that sent it.
+    pub(super) found: Vec<(Arc<Store>, T)>,
+    /// What is missing.
+    pub(super) warnings: Vec<String>,
+    /// The memory of `found`.
+    _held: Vec<Grant>,
+}
+
+/// A call to one endpoint.
+pub(super) trait Ask<T>: Fn(Arc<Asking>) -> Self::Answer + Clone + Send + Sync + 'static {
+    /// Its end.
+    type Answer: Future<Output = Result<Said<T>, Status>> + Send;
+}
+
+impl<T, F, A> Ask<T> for F
+where
+    F: Fn(Arc<Asking>) -> A + Clone + Send + Sync + 'static,
+    A: Future<Output = Result<Said<T>, Status>> + Send,
+{
+    type Answer = A;
+}
+
+impl Fanout {
+    /// Asks all endpoints that have `offer`, by `ask`.
+    pub(super) async fn gather<T: Send + 'static>(
+        &self,
+        offer: Offer,
+        method: Method,
+        terms: &Terms,
+        ask: impl Ask<T>,
+    ) -> Result<Gathered<T>, Failed> {
+        let Targets { stores, mut warnings } = self.offering(&Question::all(offer), terms)?;
+        // Dropped with this future: then all calls end.
+        let mut calls = JoinSet::new();
+        for (index, store) in stores.into_iter().enumerate() {
+            let (ask, counted) = (ask.clone(), self.count(method));
+            let timeout = self.deadlines(terms, &store).frame;
+            let memory = Call::needed(&terms.buffers);
+            let asking = Arc::new(Asking { store, timeout, memory, terms: terms.clone() });
+            calls.spawn(async move {
+                let call = client::retrying(|| ask(Arc::clone(&asking)));
+                let answer = match tokio::time::timeout(timeout, call).await {
+                    Ok(Ok(said)) => Ok(said),
+                    Ok(Err(status)) => Err((status.code(), asking.store.explain(&status))),
+                    Err(_) => Err((Code::DeadlineExceeded, format!("no answer within {timeout:?}"))),
+                };
+                counted.ended(answer.as_ref().map_or_else(|(code, _)| *code, |_| Code::Ok));
+                (index, Arc::clone(&asking.store), answer)
+            });
+        }
+        let mut answers = Vec::new();
+        while let Some(ended) = calls.join_next().await {
+            answers.push(ended.map_err(|e| Failed(format!("a call to an endpoint ended abnormally: {e}")))?);
+        }
+        answers.sort_by_key(|(index, ..)| *index);
+        let (mut found, mut held) = (Vec::new(), Vec::new());
+        for (_, store, answer) in answers {
+            let (texts, strict) = match answer {
+                Ok(said) => {
+                    found.extend(said.data.into_iter().map(|data| (Arc::clone(&store), data)));
+                    held.extend(said.held);
+                    let told = said.warnings.into_iter().map(|w| format!("store {}: {w}", store.name()));
+                    (told.collect(), false)
+                }
+                // What an older part does not have, it does not lack.
+                Err((Code::Unimplemented, _)) => (Vec::new(), false),
+                Err((_, reason)) => {
+                    let text = format!("no answer from store {}: {}", store.name(), bounded(reason));
+                    (vec![text], store.source().strict)
+                }
+            };
+            for text in texts {
+                if strict || !terms.partial {
+                    return Err(Failed(text));
+                }
+                push_warning(&mut warnings, text);
+            }
+        }
+        Ok(Gathered { found, warnings, _held: held })
+    }
+}
+
+/// A method of a service, as the metrics name it.
+pub(super) fn method(grpc_service: &'static str, grpc_method: &'static str) -> Method {
+    Method { grpc_type: "server_stream", grpc_service, grpc_method }
+}
