@@ -35,7 +35,7 @@ groups:
 
 const PAGE: &str = "# HELP requests Requests that were served.\n# TYPE requests counter\n\
 requests_total{code=\"200\"} 5 # {trace_id=\"abc\"} 0.5\nrequests_total{code=\"500\"} 1 # {trace_id=\"def\"} 2\n\
-# TYPE temperature gauge\n# UNIT temperature celsius\n# HELP temperature How warm it is.\n# EOF\n";
+# TYPE temperature_celsius gauge\n# UNIT temperature_celsius celsius\n# HELP temperature_celsius How warm it is.\ntemperature_celsius 20\n# EOF\n";
 
 struct Replica {
     prometheus: Prometheus,
@@ -149,10 +149,10 @@ async fn services_are_those_of_thanos_in_both_directions() {
         "/api/v1/targets?state=active".to_owned(),
         "/api/v1/targets?state=dropped".to_owned(),
         "/api/v1/metadata".to_owned(),
-        "/api/v1/metadata?metric=temperature".to_owned(),
+        "/api/v1/metadata?metric=temperature_celsius".to_owned(),
         "/api/v1/metadata?limit=0".to_owned(),
         exemplars("requests_total"),
-        exemplars("sum(rate(requests_total{code=\"200\", cluster=\"ops\"}[5m])) / temperature"),
+        exemplars("sum(rate(requests_total{code=\"200\", cluster=\"ops\"}[5m])) / temperature_celsius"),
         exemplars("requests_total{cluster=\"other\"}"),
         "/api/v1/status/tsdb".to_owned(),
         "/api/v1/status/tsdb?limit=2".to_owned(),
@@ -187,7 +187,7 @@ async fn services_are_those_of_thanos_in_both_directions() {
     let targets = data(&querier.http, "/api/v1/targets");
     assert_eq!(targets["activeTargets"].as_array().unwrap().len(), 1, "{targets}");
     assert_eq!(targets["droppedTargets"].as_array().unwrap().len(), 1, "{targets}");
-    assert_eq!(data(&querier.http, "/api/v1/metadata")["temperature"][0]["unit"], "celsius");
+    assert_eq!(data(&querier.http, "/api/v1/metadata")["temperature_celsius"][0]["unit"], "celsius");
     let tsdb = data(&querier.http, "/api/v1/status/tsdb?limit=2");
     assert_eq!(tsdb["seriesCountByMetricName"].as_array().unwrap().len(), 2);
     assert!(data(&querier.http, &exemplars("requests_total{cluster=\"other\"}")).as_array().unwrap().is_empty());
@@ -210,7 +210,7 @@ async fn services_are_those_of_thanos_in_both_directions() {
     for query in [
         "sum by (code) (requests_total)",
         "count(up)",
-        "max by (instance) (temperature) or vector(1)",
+        "max by (instance) (temperature_celsius) or vector(1)",
         "histogram_quantile(0.9, sum by (le) (rate(prometheus_http_request_duration_seconds_bucket[10s])))",
         "sum(rate(requests_total[10s]))",
     ] {
