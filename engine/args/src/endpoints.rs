@@ -44,7 +44,7 @@ pub struct ClientConfig {
     /// Name to verify in the server's certificate, and to send as authority.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub server_name: String,
-    /// `none` or empty; others are refused.
+    /// `snappy`, `none` or empty: how answers are to be packed.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub compression: String,
 }

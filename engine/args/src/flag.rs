@@ -117,7 +117,17 @@ macro_rules! scalar {
         }
     )*};
 }
-scalar!(String, u64, Millis, Size, crate::LogLevel, crate::LogFormat, crate::HashFunc, crate::HeaderStrategy);
+scalar!(
+    String,
+    u64,
+    Millis,
+    Size,
+    crate::LogLevel,
+    crate::LogFormat,
+    crate::HashFunc,
+    crate::HeaderStrategy,
+    crate::DedupFunc
+);
 
 impl FlagValue for Switch {
     fn arg(name: &'static str, default: &'static str) -> Arg {

@@ -15,7 +15,7 @@ mod store;
 pub mod yaml;
 
 pub use flag::{List, Millis, Size, Switch, normalize};
-pub use query::QueryArgs;
+pub use query::{DedupFunc, QueryArgs};
 pub use server::{HashFunc, HeaderStrategy, LogFormat, LogLevel, ServerArgs};
 pub use sidecar::SidecarArgs;
 pub use store::StoreArgs;

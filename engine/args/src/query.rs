@@ -2,6 +2,9 @@
 
 use crate::ServerArgs;
 use crate::flag::{List, Millis, Switch, flags};
+use crate::server::words;
+use std::fmt;
+use std::str::FromStr;
 
 flags! {
     /// The querier: PromQL over all stores, deduplicated; itself a store.
@@ -40,8 +43,19 @@ flags! {
         client_tls_key: String = "grpc-client-tls-key", "", since "0.1.0";
         /// Name to verify in the server's certificate instead of the address's host.
         client_server_name: String = "grpc-client-server-name", "", since "0.1.0";
+        /// How answers of endpoints that have no settings of their own are packed: none or snappy.
+        grpc_compression: String = "grpc-compression", "none", since "0.1.0";
         /// Labels that tell replicas of the same data apart; removed by deduplication. May be repeated.
         replica_labels: List = "query.replica-label", "", since "0.1.0";
+        /// How replicas become one: fill leaves no gap where any has data and no fall that none had; penalty and chain are
+        /// Thanos's. (Thanos: penalty.)
+        deduplication_func: DedupFunc = "deduplication.func", "fill", since "0.1.0";
+        /// Use downsampled data where a request names no resolution: up to a fifth of its step.
+        auto_downsampling: Switch = "query.auto-downsampling", "false", since "0.1.0";
+        /// Coarsest data of instant queries that name no resolution.
+        instant_max_resolution: Millis = "query.instant.default.max_source_resolution", "0s", since "0.1.0";
+        /// Look back at least one window of the coarsest data that a query may read.
+        dynamic_lookback_delta: Switch = "query.dynamic-lookback-delta", "true", since "0.1.0";
         /// Label that holds the cluster's name.
         cluster_label: String = "query.cluster-label", "cluster", since "0.1.0";
         /// Longest time that a query may take.
@@ -98,5 +112,17 @@ flags! {
         route_prefix: String = "web.route-prefix", "", since "0.1.0";
         /// Don't send CORS headers.
         disable_cors: Switch = "web.disable-cors", "false", since "0.1.0";
+    }
+}
+
+words! {
+    /// How replicas become one series.
+    DedupFunc {
+        /// Stay with a replica, fill its gaps from others, keep counters from falling.
+        Fill = "fill",
+        /// Thanos's usual one.
+        Penalty = "penalty",
+        /// All samples of all replicas.
+        Chain = "chain",
     }
 }

@@ -59,6 +59,8 @@ macro_rules! words {
     };
 }
 
+pub(crate) use words;
+
 words! {
     /// Least severe level that is logged.
     LogLevel {

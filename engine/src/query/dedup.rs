@@ -401,7 +401,7 @@ impl<R: Replica> Dedup<R> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use model::FloatHistogram;
     use model::sample::{STALE_NAN_BITS, stale_nan};
@@ -409,7 +409,7 @@ mod tests {
 
     /// Decoded stretches, as a replica; counts how many were read.
     #[derive(Clone, Debug, Default)]
-    struct Fake(std::collections::VecDeque<Vec<Sample>>);
+    pub(crate) struct Fake(std::collections::VecDeque<Vec<Sample>>);
 
     impl Replica for Fake {
         type Error = std::convert::Infallible;
@@ -421,7 +421,7 @@ mod tests {
         }
     }
 
-    fn replica(samples: &[(i64, f64)], stretch: usize) -> Fake {
+    pub(crate) fn replica(samples: &[(i64, f64)], stretch: usize) -> Fake {
         let s: Vec<Sample> = samples.iter().map(|(t, v)| Sample { t: *t, v: Value::Float(*v) }).collect();
         Fake(s.chunks(stretch).map(<[Sample]>::to_vec).collect())
     }

@@ -155,8 +155,12 @@ impl Reader {
             View::Presence => out.extend(need(a.count.as_ref(), "count")?.collect::<Result<Vec<_>, _>>()?),
             View::Sum => out.extend(need(a.sum.as_ref(), "sum")?.collect::<Result<Vec<_>, _>>()?),
             // Of histograms there is neither.
-            View::Min => out.extend(a.min.iter().map(samples).next().transpose()?.into_iter().flatten().collect::<Result<Vec<_>, _>>()?),
-            View::Max => out.extend(a.max.iter().map(samples).next().transpose()?.into_iter().flatten().collect::<Result<Vec<_>, _>>()?),
+            View::Min => out.extend(
+                a.min.iter().map(samples).next().transpose()?.into_iter().flatten().collect::<Result<Vec<_>, _>>()?,
+            ),
+            View::Max => out.extend(
+                a.max.iter().map(samples).next().transpose()?.into_iter().flatten().collect::<Result<Vec<_>, _>>()?,
+            ),
             View::Counter => {
                 for s in need(a.counter.as_ref(), "counter")? {
                     out.extend(self.counter.next(s?));

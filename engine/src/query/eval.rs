@@ -2,19 +2,22 @@
 
 use super::admission::Admission;
 use super::budget::Budget;
+use super::downsampled::{self, View};
 use super::fanout::{self, Detail, Fanout, Select, Terms};
 use super::samples::{Prefetched, Selected};
 use super::series::Series;
 use crate::server::metrics::Metrics;
 use crate::storeapi::wire::Shard;
-use args::QueryArgs;
+use args::{DedupFunc, QueryArgs};
 use futures::StreamExt;
 use model::Matcher;
 use model::world::World;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
-use promql::exec::{Account, EngineOptions, Explained, Helpers, Plan, QueryError, QueryResult, Stop, Times};
+use promql::exec::{
+    Account, EngineOptions, Explained, Helpers, Plan, QueryError, QueryResult, SelectRequest, Stop, Times,
+};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
@@ -84,6 +87,8 @@ pub struct Evaluator {
     base: EngineOptions,
     admission: Arc<Admission>,
     selects_at_once: usize,
+    dedup: DedupFunc,
+    dynamic_lookback: bool,
     places: Arc<Semaphore>,
     in_flight: Gauge,
     queries: Counter,
@@ -108,6 +113,8 @@ impl Evaluator {
             base: EngineOptions { process, helpers: helpers(args.threads), ..options(args)? },
             admission,
             selects_at_once: usize::try_from(args.max_concurrent_select).unwrap_or(usize::MAX).clamp(1, 10_000),
+            dedup: args.deduplication_func,
+            dynamic_lookback: args.dynamic_lookback_delta.0,
             places: Arc::new(Semaphore::new(places)),
             in_flight: metrics.register(
                 "thanos_query_concurrent_gate_queries_in_flight",
@@ -140,7 +147,10 @@ impl Evaluator {
     /// Parses and plans.
     pub fn plan(&self, query: &str, times: Times, settings: &Settings) -> Result<Plan, QueryError> {
         let options = EngineOptions {
-            lookback_ms: settings.lookback_ms,
+            lookback_ms: match self.dynamic_lookback {
+                true => downsampled::lookback_for(settings.lookback_ms, settings.max_resolution_ms),
+                false => settings.lookback_ms,
+            },
             dropped_labels: Some(settings.replica_labels.clone()),
             ..self.base.clone()
         };
@@ -177,11 +187,11 @@ impl Evaluator {
         let prepared = clock.elapsed();
         let stop = StopOnDrop(Stop::new());
         let (token, booked, analyze) = (stop.0.clone(), Arc::clone(&account), settings.analyze);
-        let watch = Arc::clone(clock);
+        let (watch, dedup) = (Arc::clone(clock), self.dedup);
         let evaluation = tokio::task::spawn_blocking(move || {
             // The place is free when the thread is, also when nobody waits for the answer any more.
             let _held = (place, in_flight);
-            let source = Prefetched(selected);
+            let source = Prefetched { selected, dedup };
             let answer = match analyze {
                 true => plan.analyze(&source, &token, &booked, &*watch).map(|(result, did)| (result, Some(did))),
                 false => plan.execute_on(&source, &token, &booked).map(|result| (result, None)),
@@ -210,17 +220,18 @@ impl Evaluator {
         terms: &Terms,
         settings: &Settings,
     ) -> Result<(Vec<Selected>, Vec<String>), fanout::Failed> {
-        let mut distinct: Vec<(Vec<Matcher>, i64, i64)> = Vec::new();
+        let mut distinct: Vec<(Vec<Matcher>, i64, i64, Detail)> = Vec::new();
         let mut of_select = Vec::with_capacity(plan.selects().len());
         for s in plan.selects() {
-            let key = (s.matchers.clone(), s.mint, s.maxt);
+            let detail = detail(plan.uses().iter().filter(|u| u.id == s.id), settings.max_resolution_ms);
+            let key = (s.matchers.clone(), s.mint, s.maxt, detail);
             let at = distinct.iter().position(|d| *d == key).unwrap_or_else(|| {
                 distinct.push(key);
                 distinct.len() - 1
             });
             of_select.push(at);
         }
-        let fetches = distinct.into_iter().map(|(matchers, mint, maxt)| {
+        let fetches = distinct.into_iter().map(|(matchers, mint, maxt, detail)| {
             let select = Select {
                 mint,
                 maxt,
@@ -228,12 +239,12 @@ impl Evaluator {
                 without: settings.replica_labels.clone(),
                 skip_chunks: false,
                 limit: None,
-                detail: Detail::default(),
+                detail,
                 only: Arc::clone(&settings.only),
                 shard: settings.shard.clone(),
                 terms: terms.clone(),
             };
-            self.clone().fetch_one(select)
+            self.clone().fetch_one(select, settings.max_resolution_ms)
         });
         let (mut fetched, mut missing) = (Vec::new(), Vec::new());
         let mut running = futures::stream::iter(fetches).buffered(self.selects_at_once);
@@ -252,11 +263,42 @@ impl Evaluator {
 }
 
 impl Evaluator {
-    async fn fetch_one(self, select: Select) -> Result<(Selected, Vec<String>), fanout::Failed> {
+    /// Fetches one select. What is there, but too coarse for its windows, is told of: `allowed` is how coarse the request
+    /// would take it.
+    async fn fetch_one(self, select: Select, allowed: i64) -> Result<(Selected, Vec<String>), fanout::Failed> {
         let mut stream = self.fanout.series(&select)?;
         let series: Vec<Series> = fanout::collect(&mut stream, &select.terms.budget).await?;
-        Ok((Selected(Arc::new(series)), stream.take_warnings()))
+        let mut warnings = stream.take_warnings();
+        drop(stream);
+        let wanted = select.detail.max_resolution;
+        if wanted < allowed && series.is_empty() {
+            let detail = Detail { max_resolution: allowed, ..select.detail.clone() };
+            let coarser = Select { detail, skip_chunks: true, limit: Some(1), ..select.clone() };
+            if self.fanout.series(&coarser)?.next().await?.is_some() {
+                warnings.push(format!(
+                    "the data of this range exists only at a coarser resolution than the {} s that its windows need: ask for \
+                     longer windows",
+                    wanted / 1000
+                ));
+            }
+        }
+        Ok((Selected(Arc::new(series)), warnings))
     }
+}
+
+/// What to ask stores for, so that each of these uses of one select can be answered.
+fn detail<'a>(uses: impl Iterator<Item = &'a SelectRequest>, most: i64) -> Detail {
+    if most <= 0 {
+        return Detail::default();
+    }
+    let (mut max_resolution, mut aggregates) = (most, Vec::new());
+    for hints in uses.map(|u| &u.hints) {
+        max_resolution = max_resolution.min(downsampled::resolution_for(most, &hints.func, hints.range_ms));
+        aggregates.extend(View::of(&hints.func).aggregates());
+    }
+    aggregates.sort_unstable();
+    aggregates.dedup();
+    Detail { max_resolution, aggregates }
 }
 
 /// One more, until it is dropped.

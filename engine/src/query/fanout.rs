@@ -99,6 +99,27 @@ pub struct Terms {
 #[error("{0}")]
 pub struct Failed(pub String);
 
+impl Failed {
+    /// Because of all these.
+    pub(super) fn of(mut reasons: Vec<String>) -> Self {
+        reasons.sort();
+        Self(reasons.join("; "))
+    }
+}
+
+/// How a warning about a store that is missing begins.
+const NO_ANSWER: &str = "no answer from store ";
+
+/// Says that a store is missing.
+pub(super) fn no_answer(name: &str, reason: &str) -> String {
+    format!("{NO_ANSWER}{name}: {reason}")
+}
+
+/// The store that a warning says is missing, and why; `None` of other warnings.
+pub fn missing(warning: &str) -> Option<(&str, &str)> {
+    warning.strip_prefix(NO_ANSWER)?.split_once(": ")
+}
+
 /// A call under way. It is counted when it is dropped, so that one which nobody waits for any more counts too.
 pub(super) struct Counted {
     handled: Family<Outcome, Counter>,
@@ -169,7 +190,7 @@ impl Fanout {
         if !partial && self.endpoints.is_empty() {
             return Err(Failed("no store is configured, so nothing can be complete".to_owned()));
         }
-        let (mut stores, mut warnings) = (Vec::new(), Vec::new());
+        let (mut stores, mut warnings, mut failed) = (Vec::new(), Vec::new(), Vec::new());
         for asked in self.endpoints.ask(question) {
             let (name, reason, strict) = match asked {
                 Asked::Store(s) if terms.silent.lock().contains(&s.place.address) => {
@@ -181,13 +202,10 @@ impl Fanout {
                 }
                 Asked::Missing { name, reason, strict } => (name, reason, strict),
             };
-            let text = format!("no answer from store {name}: {reason}");
-            if strict || !partial {
-                return Err(Failed(text));
-            }
-            push_warning(&mut warnings, text);
+            let said = if strict || !partial { &mut failed } else { &mut warnings };
+            push_warning(said, no_answer(&name, &reason));
         }
-        Ok(Targets { stores, warnings })
+        Ok(Targets { stores, warnings, failed })
     }
 
     pub(super) fn deadlines(&self, terms: &Terms, store: &Store) -> Deadlines {
@@ -208,7 +226,7 @@ impl Fanout {
 
     /// Opens the merged stream. Dropping it cancels all calls.
     pub fn series(&self, select: &Select) -> Result<SeriesStream, Failed> {
-        let Targets { stores, warnings } = self.targets(select)?;
+        let Targets { stores, warnings, failed } = self.targets(select)?;
         let mut tasks = JoinSet::new();
         let mut inputs = Vec::with_capacity(stores.len());
         let batch = (BATCHES / stores.len().max(1)).clamp(LEAST_BATCH, BATCH);
@@ -221,6 +239,7 @@ impl Fanout {
                 memory: Arc::clone(&memory),
                 series: VecDeque::new(),
                 held: None,
+                heard: false,
                 name: store.name(),
                 strict: store.source().strict,
             });
@@ -244,6 +263,7 @@ impl Fanout {
             merge: Merge::new(inputs.len()),
             inputs,
             warnings,
+            failed,
             shard: select.shard.clone(),
             partial: select.terms.partial,
             limit: select.limit,
@@ -255,7 +275,7 @@ impl Fanout {
     /// All label names, or all values of one label; sorted. With them what is missing.
     pub async fn labels(&self, asked: &LabelCall, select: &Select) -> Result<(Vec<String>, Vec<String>), Failed> {
         let partial = select.terms.partial;
-        let Targets { stores, mut warnings } = self.targets(select)?;
+        let Targets { stores, mut warnings, mut failed } = self.targets(select)?;
         // Dropped with this future: then all calls end.
         let mut calls = JoinSet::new();
         for store in stores {
@@ -293,16 +313,13 @@ impl Fanout {
                     let told = news.take(MAX_WARNINGS).map(|w| format!("store {}: {}", store.name(), bounded(w)));
                     (told.collect(), false)
                 }
-                Err(reason) => {
-                    (vec![format!("no answer from store {}: {}", store.name(), bounded(reason))], store.source().strict)
-                }
+                Err(reason) => (vec![no_answer(&store.name(), &bounded(reason))], store.source().strict),
             };
-            for text in said {
-                if strict || !partial {
-                    return Err(Failed(text));
-                }
-                push_warning(&mut warnings, text);
-            }
+            let told = if strict || !partial { &mut failed } else { &mut warnings };
+            said.into_iter().for_each(|text| push_warning(told, text));
+        }
+        if !failed.is_empty() {
+            return Err(Failed::of(failed));
         }
         let mut all: Vec<String> = all.into_iter().collect();
         if let Some(limit) = select.limit {
@@ -388,6 +405,8 @@ impl LabelCall {
 pub(super) struct Targets {
     pub(super) stores: Vec<Arc<Store>>,
     pub(super) warnings: Vec<String>,
+    /// Those without which the request fails. The others are asked all the same: the failure names all who are missing.
+    pub(super) failed: Vec<String>,
 }
 
 /// How long a store may take.
@@ -476,6 +495,7 @@ impl StoreCall {
         let mut counted = self.fanout.begin("server_stream", "Series");
         counted.code = match self.stream(&to).await {
             Ok(()) => tonic::Code::Ok,
+            Err(Some((code, _))) if model::protection::off("missing-told") => code,
             Err(Some((code, reason))) => {
                 // Nobody may listen any more.
                 let _ = to.send(Message::Failed(bounded(reason))).await;
@@ -552,7 +572,10 @@ impl StoreCall {
         let mut answer = std::pin::pin!(answer);
         loop {
             let left = self.deadlines.end.saturating_sub(self.fanout.world.clock.elapsed());
-            let limit = self.deadlines.frame.min(left);
+            let mut limit = self.deadlines.frame.min(left);
+            if model::protection::off("store-deadline") {
+                limit = Duration::from_secs(3600);
+            }
             tokio::select! {
                 biased;
                 () = to.closed() => return Err(None),
@@ -634,6 +657,8 @@ struct Input {
     series: VecDeque<Series>,
     /// The memory of `series`.
     held: Option<Grant>,
+    /// Something has come from it.
+    heard: bool,
     name: String,
     strict: bool,
 }
@@ -643,6 +668,7 @@ pub struct SeriesStream {
     merge: Merge,
     inputs: Vec<Input>,
     warnings: Vec<String>,
+    failed: Vec<String>,
     shard: Option<Arc<Shard>>,
     partial: bool,
     limit: Option<usize>,
@@ -657,6 +683,9 @@ impl SeriesStream {
             return Ok(None);
         }
         loop {
+            if !self.failed.is_empty() {
+                return Err(self.settle().await);
+            }
             match self.merge.step() {
                 // Not every store can tell shares apart.
                 Step::Series(s) if self.shard.as_ref().is_some_and(|shard| !shard.has_labels(&s.labels)) => {}
@@ -695,12 +724,9 @@ impl SeriesStream {
                         input.series.clear();
                         input.held = None;
                         self.merge.close(i);
-                        return if self.partial && !input.strict {
-                            push_warning(&mut self.warnings, text);
-                            Ok(())
-                        } else {
-                            Err(Failed(text))
-                        };
+                        let said = if self.partial && !input.strict { &mut self.warnings } else { &mut self.failed };
+                        push_warning(said, text);
+                        return Ok(());
                     }
                 }
             }
@@ -714,6 +740,7 @@ impl SeriesStream {
                     message
                 }
             };
+            input.heard = true;
             let (text, fatal) = match message {
                 Some(Message::Series(series, held)) => {
                     (input.series, input.held) = (series.into(), held);
@@ -724,13 +751,28 @@ impl SeriesStream {
                     return Ok(());
                 }
                 Some(Message::Warning(w)) => (format!("store {}: {w}", input.name), false),
-                Some(Message::Failed(r)) => (format!("no answer from store {}: {r}", input.name), input.strict),
+                Some(Message::Failed(r)) => (no_answer(&input.name, &r), input.strict),
             };
             if fatal || !self.partial {
-                return Err(Failed(text));
+                push_warning(&mut self.failed, text);
+                return Ok(());
             }
             push_warning(&mut self.warnings, text);
         }
+    }
+
+    /// The request has failed. Who has not been heard of yet is waited for, as long as the answer would have waited: so that
+    /// the failure names all who are missing.
+    async fn settle(&mut self) -> Failed {
+        for input in self.inputs.iter_mut().filter(|i| !i.heard) {
+            input.memory.need();
+            if let Some(Message::Failed(r)) = input.from.recv().await
+                && (input.strict || !self.partial)
+            {
+                push_warning(&mut self.failed, no_answer(&input.name, &r));
+            }
+        }
+        Failed::of(std::mem::take(&mut self.failed))
     }
 }
 

@@ -2,7 +2,7 @@
 //! statistics. Answers are small and unordered, so each is taken whole, within a deadline and the request's memory.
 
 use super::buffers::{Call, Grant};
-use super::fanout::{Failed, Fanout, Targets, Terms, push_warning};
+use super::fanout::{Failed, Fanout, Targets, Terms, no_answer, push_warning};
 use super::metered::Metered;
 use super::store::{Offer, Question, Store, bounded};
 use crate::server::client;
@@ -116,7 +116,7 @@ impl Fanout {
         terms: &Terms,
         ask: impl Ask<T>,
     ) -> Result<Gathered<T>, Failed> {
-        let Targets { stores, mut warnings } = self.offering(&Question::all(offer), terms)?;
+        let Targets { stores, mut warnings, mut failed } = self.offering(&Question::all(offer), terms)?;
         // Dropped with this future: then all calls end.
         let mut calls = JoinSet::new();
         for (index, store) in stores.into_iter().enumerate() {
@@ -151,17 +151,13 @@ impl Fanout {
                 }
                 // What an older part does not have, it does not lack.
                 Err((Code::Unimplemented, _)) => (Vec::new(), false),
-                Err((_, reason)) => {
-                    let text = format!("no answer from store {}: {}", store.name(), bounded(reason));
-                    (vec![text], store.source().strict)
-                }
+                Err((_, reason)) => (vec![no_answer(&store.name(), &bounded(reason))], store.source().strict),
             };
-            for text in texts {
-                if strict || !terms.partial {
-                    return Err(Failed(text));
-                }
-                push_warning(&mut warnings, text);
-            }
+            let said = if strict || !terms.partial { &mut failed } else { &mut warnings };
+            texts.into_iter().for_each(|text| push_warning(said, text));
+        }
+        if !failed.is_empty() {
+            return Err(Failed::of(failed));
         }
         Ok(Gathered { found, warnings, _held: held })
     }

@@ -2,6 +2,7 @@
 //! the message itself is read only when its bytes are granted. Until then the store is held back by HTTP/2's window.
 
 use super::buffers::{Call, Refused};
+use crate::server::snappy::{self, Unpacked};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use std::collections::VecDeque;
@@ -19,12 +20,13 @@ const PREFIX: usize = 5;
 pub struct Metered {
     channel: Channel,
     call: Arc<Call>,
+    snappy: bool,
 }
 
 impl Metered {
-    /// The answer to what is sent over this is counted as `call`'s.
-    pub fn new(channel: Channel, call: Arc<Call>) -> Self {
-        Self { channel, call }
+    /// The answer to what is sent over this is counted as `call`'s; with `snappy`, it is asked for in that form.
+    pub fn new(channel: Channel, call: Arc<Call>, snappy: bool) -> Self {
+        Self { channel, call, snappy }
     }
 }
 
@@ -39,10 +41,17 @@ impl tower::Service<http::Request<tonic::body::Body>> for Metered {
         self.channel.poll_ready(cx)
     }
 
-    fn call(&mut self, request: http::Request<tonic::body::Body>) -> Self::Future {
+    fn call(&mut self, mut request: http::Request<tonic::body::Body>) -> Self::Future {
+        if self.snappy {
+            snappy::ask(request.headers_mut());
+        }
         let (answer, call) = (self.channel.call(request), Arc::clone(&self.call));
         Box::pin(async move {
-            let answer = answer.await?;
+            let mut answer = answer.await?;
+            // Their length is known before they are unpacked, so that they are counted as they will be.
+            if snappy::taken(answer.headers_mut()) {
+                answer = answer.map(|body| tonic::body::Body::new(Unpacked::new(body)));
+            }
             Ok(answer.map(|inner| MeteredBody { inner, call, prefixes: Prefixes::default(), blocked: None }))
         })
     }

@@ -6,14 +6,18 @@ pub mod api;
 pub mod budget;
 pub mod buffers;
 pub mod dedup;
+pub mod downsampled;
 pub mod endpoints;
 pub mod eval;
 pub mod fanout;
+#[cfg(test)]
+mod g23;
 mod gather;
 pub mod grpc;
 pub mod merge;
 pub mod metered;
 pub mod metrics;
+pub mod pairwise;
 mod retry;
 pub mod samples;
 pub mod series;

@@ -1,7 +1,10 @@
 //! What a query reads from: selected series, merged already, deduplicated and decoded when the evaluation asks for them.
 
 use super::dedup::{Dedup, Replica};
+use super::downsampled::{Reader, View};
+use super::pairwise::{Chain, Penalty};
 use super::series::{Chunk, Series, split_replicas};
+use args::DedupFunc;
 use model::sample::{Sample, Value};
 use promql::exec::{Encoded, Entry, QueryError, Samples, SelectRequest, SeriesSet, Source};
 use std::collections::VecDeque;
@@ -12,21 +15,49 @@ use tsdb::chunk::{self, ChunkError, ChunkIter, Columns, Encoding};
 #[derive(Clone, Debug, Default)]
 pub struct Selected(pub Arc<Vec<Series>>);
 
-/// The series of all selects of a plan, by id.
-pub struct Prefetched(pub Vec<Selected>);
+/// The series of all selects of a plan.
+pub struct Prefetched {
+    /// By the id of the select.
+    pub selected: Vec<Selected>,
+    /// How replicas become one.
+    pub dedup: DedupFunc,
+}
+
+/// How a series is to be read.
+#[derive(Clone, Copy, Debug)]
+pub struct Reading {
+    /// First time, milliseconds since the epoch, inclusive.
+    pub mint: i64,
+    /// Last time, milliseconds since the epoch, inclusive.
+    pub maxt: i64,
+    /// What of downsampled data.
+    pub view: View,
+    /// How replicas become one.
+    pub dedup: DedupFunc,
+}
+
+impl Reading {
+    /// A fall is a reset to whoever reads it.
+    fn counter(&self) -> bool {
+        self.view == View::Counter
+    }
+}
 
 impl Source for Prefetched {
     fn select<'s>(&'s self, request: &SelectRequest) -> Result<Box<dyn SeriesSet<'s> + 's>, QueryError> {
         let selected = self
-            .0
+            .selected
             .get(request.id)
             .ok_or_else(|| QueryError::Storage(format!("select {} was not fetched", request.id)))?;
         Ok(Box::new(Set {
             selected,
             next: 0,
-            mint: request.mint,
-            maxt: request.maxt,
-            counter: reads_counters(&request.hints.func),
+            reading: Reading {
+                mint: request.mint,
+                maxt: request.maxt,
+                view: View::of(&request.hints.func),
+                dedup: self.dedup,
+            },
         }))
     }
 
@@ -35,28 +66,21 @@ impl Source for Prefetched {
     }
 
     fn series(&self, request: &SelectRequest) -> Option<u64> {
-        self.0.get(request.id).map(|s| s.0.len() as u64)
+        self.selected.get(request.id).map(|s| s.0.len() as u64)
     }
-}
-
-/// True of functions that take a fall for a reset.
-fn reads_counters(func: &str) -> bool {
-    matches!(func, "rate" | "increase" | "irate" | "resets")
 }
 
 struct Set<'a> {
     selected: &'a Selected,
     next: usize,
-    mint: i64,
-    maxt: i64,
-    counter: bool,
+    reading: Reading,
 }
 
 impl<'s> SeriesSet<'s> for Set<'s> {
     fn next_series(&mut self) -> Result<Option<Entry<'s>>, QueryError> {
         let Some(series) = self.selected.0.get(self.next) else { return Ok(None) };
         self.next += 1;
-        let data = One { series, mint: self.mint, maxt: self.maxt, counter: self.counter };
+        let data = One { series, reading: self.reading };
         Ok(Some(Entry { labels: series.labels.clone(), data: Box::new(data) }))
     }
 }
@@ -64,19 +88,22 @@ impl<'s> SeriesSet<'s> for Set<'s> {
 /// A series that waits to be decoded; its chunks are accounted for where they were fetched.
 struct One<'s> {
     series: &'s Series,
-    mint: i64,
-    maxt: i64,
-    counter: bool,
+    reading: Reading,
 }
 
 impl Encoded for One<'_> {
     fn decode(&self, out: &mut Samples) -> Result<(), QueryError> {
-        read(self.series, self.mint, self.maxt, self.counter, out)
+        read(self.series, self.reading, out)
             .map_err(|e| QueryError::Storage(format!("series {}: {e}", self.series.labels)))
     }
 
     fn samples(&self) -> Option<u64> {
-        let wanted = self.series.chunks.iter().filter(|c| c.max_time >= self.mint && c.min_time <= self.maxt);
+        let Reading { mint, maxt, .. } = self.reading;
+        let wanted = self.series.chunks.iter().filter(|c| c.max_time >= mint && c.min_time <= maxt);
+        if wanted.clone().any(|c| c.aggregates.is_some()) {
+            // A window may become many.
+            return None;
+        }
         let announced = |c: &Chunk| {
             c.raw.as_ref().and_then(|raw| chunk::announced_samples(Encoding::from_store_api(raw.encoding), &raw.data))
         };
@@ -84,22 +111,41 @@ impl Encoded for One<'_> {
     }
 }
 
-/// Decodes a series into `out`: the samples in `[mint, maxt]`, of several replicas those that deduplication picks.
-pub fn read(series: &Series, mint: i64, maxt: i64, counter: bool, out: &mut Samples) -> Result<(), ChunkError> {
-    let wanted = series.chunks.iter().filter(|c| c.max_time >= mint && c.min_time <= maxt && c.raw.is_some());
+/// Decodes a series into `out`: the samples in the range, of several replicas those that deduplication picks.
+pub fn read(series: &Series, reading: Reading, out: &mut Samples) -> Result<(), ChunkError> {
+    let Reading { mint, maxt, dedup, .. } = reading;
+    let wanted = series.chunks.iter().filter(|c| c.max_time >= mint && c.min_time <= maxt && c.has_data());
+    let coarse = wanted.clone().any(|c| c.aggregates.is_some());
     // The common case: what one store sent follows each other.
     let follow = |a: &Chunk, b: &Chunk| a.source == b.source && a.max_time < b.min_time;
-    if wanted.clone().zip(wanted.clone().skip(1)).all(|(a, b)| follow(a, b)) {
+    if !coarse && wanted.clone().zip(wanted.clone().skip(1)).all(|(a, b)| follow(a, b)) {
         return read_one(wanted, mint, maxt, out);
     }
     let mut replicas = split_replicas(wanted.cloned().collect());
-    if replicas.len() < 2 {
+    if replicas.len() < 2 && !coarse {
         return replicas.pop().map_or(Ok(()), |chunks| read_one(chunks.iter(), mint, maxt, out));
     }
-    let replicas =
-        replicas.into_iter().map(|chunks| Chunks { chunks: chunks.into(), mint, maxt, interval: None }).collect();
-    let mut dedup = Dedup::new(replicas, counter, maxt);
-    while let Some(sample) = dedup.next_sample()? {
+    // Thanos takes resets out of raw data, too.
+    let everywhere = reading.counter() && dedup == DedupFunc::Penalty;
+    let replicas: Vec<Chunks> = replicas.into_iter().map(|chunks| Chunks::new(chunks, reading, everywhere)).collect();
+    match dedup {
+        DedupFunc::Fill => {
+            let mut all = Dedup::new(replicas, reading.counter(), maxt);
+            give(out, || all.next_sample())
+        }
+        DedupFunc::Penalty => {
+            let mut all = Penalty::new(replicas, reading.counter())?;
+            give(out, || all.next_sample())
+        }
+        DedupFunc::Chain => {
+            let mut all = Chain::new(replicas);
+            give(out, || all.next_sample())
+        }
+    }
+}
+
+fn give(out: &mut Samples, mut next: impl FnMut() -> Result<Option<Sample>, ChunkError>) -> Result<(), ChunkError> {
+    while let Some(sample) = next()? {
         match sample.v {
             Value::Float(v) => out.push(sample.t, v),
             Value::Histogram(h) => out.push_histogram(sample.t, h),
@@ -179,6 +225,22 @@ struct Chunks {
     mint: i64,
     maxt: i64,
     interval: Option<i64>,
+    /// Needed where some of the chunks are downsampled.
+    reader: Option<Reader>,
+    /// No chunk may be left out: each goes on where the one before ended.
+    whole: bool,
+    /// What the reader gave, before it is cut.
+    read: Vec<Sample>,
+}
+
+impl Chunks {
+    fn new(chunks: Vec<Chunk>, reading: Reading, everywhere: bool) -> Self {
+        let Reading { mint, maxt, view, .. } = reading;
+        let coarse = chunks.iter().filter(|c| c.aggregates.is_some()).count();
+        let reader = (coarse > 0 || everywhere).then(|| Reader::new(view, coarse < chunks.len()));
+        let whole = reader.is_some() && view.runs_on();
+        Self { chunks: chunks.into(), mint, maxt, interval: None, reader, whole, read: Vec::new() }
+    }
 }
 
 /// Distances that an interval is taken from.
@@ -192,16 +254,15 @@ impl Replica for Chunks {
     }
 
     fn read(&mut self, after: i64, out: &mut Vec<Sample>) -> Result<bool, ChunkError> {
-        while self.chunks.get(1).is_some_and(|c| c.min_time <= after) {
+        while !self.whole && self.chunks.get(1).is_some_and(|c| c.min_time <= after) {
             self.chunks.pop_front();
         }
         while let Some(c) = self.chunks.pop_front() {
             let (mut last, mut least, mut distances) = (None, i64::MAX, 0);
-            for sample in open(&c)?.into_iter().flatten() {
-                let s = sample?;
+            let mut take = |s: Sample| {
                 if let Some(last) = last {
                     if s.t <= last {
-                        continue;
+                        return;
                     }
                     (least, distances) = (least.min(s.t - last), distances + 1);
                 }
@@ -209,6 +270,17 @@ impl Replica for Chunks {
                 // The chunk knows the interval even where the query wants few of its samples.
                 if s.t >= self.mint && s.t <= self.maxt {
                     out.push(s);
+                }
+            };
+            match &mut self.reader {
+                None => {
+                    for sample in open(&c)?.into_iter().flatten() {
+                        take(sample?);
+                    }
+                }
+                Some(reader) => {
+                    reader.read(&c, &mut self.read)?;
+                    self.read.drain(..).for_each(take);
                 }
             }
             self.interval = (distances >= DISTANCES).then_some(least);
@@ -247,7 +319,8 @@ mod tests {
 
     fn times(chunks: Vec<Chunk>, mint: i64, maxt: i64) -> Vec<i64> {
         let mut out = Samples::default();
-        read(&Series { labels: Labels::empty(), chunks }, mint, maxt, false, &mut out).unwrap();
+        let reading = Reading { mint, maxt, view: View::Average, dedup: DedupFunc::Fill };
+        read(&Series { labels: Labels::empty(), chunks }, reading, &mut out).unwrap();
         out.times
     }
 
@@ -301,7 +374,8 @@ mod tests {
         let mut c = encoded(0, &every15(0, 10));
         c.raw.as_mut().unwrap().data.truncate(9);
         let labels = Labels::from_pairs([("a", "b")]);
-        let set = Prefetched(vec![Selected(Arc::new(vec![Series { labels, chunks: vec![c] }]))]);
+        let selected = vec![Selected(Arc::new(vec![Series { labels, chunks: vec![c] }]))];
+        let set = Prefetched { selected, dedup: DedupFunc::Fill };
         let request = SelectRequest { id: 0, matchers: vec![], mint: 0, maxt: 1000, hints: Default::default() };
         let mut set = set.select(&request).unwrap();
         let entry = set.next_series().unwrap().unwrap();

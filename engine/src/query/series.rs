@@ -93,16 +93,24 @@ impl Chunk {
         ]
     }
 
-    /// Number of samples, from the head of the raw chunk: all three encodings begin with it, big-endian.
+    /// True if there is something in it.
+    pub fn has_data(&self) -> bool {
+        self.raw.is_some() || self.aggregates.is_some()
+    }
+
+    /// Number of samples or windows, from the head of a chunk in it: all encodings begin with it, big-endian. Counters have
+    /// two more, so another aggregate is looked at first.
     fn samples(&self) -> i64 {
-        match self.raw.as_ref().map(|s| s.data.as_ref()) {
+        let a = self.aggregates.as_deref();
+        let any = a.and_then(|a| [&a.count, &a.sum, &a.min, &a.max, &a.counter].into_iter().flatten().next());
+        match self.raw.as_ref().or(any).map(|s| s.data.as_ref()) {
             Some([a, b, ..]) => i64::from(u16::from_be_bytes([*a, *b])),
             _ => 0,
         }
     }
 
     /// Average distance of the samples, milliseconds; 0 if there are fewer than two.
-    fn interval(&self) -> i64 {
+    pub fn interval(&self) -> i64 {
         let n = self.samples();
         if n < 2 { 0 } else { self.max_time.saturating_sub(self.min_time) / (n - 1) }
     }

@@ -6,7 +6,7 @@ use super::metered::Metered;
 use super::retry::Backoff;
 use super::wanted::Source;
 use crate::server::client::{self, Target};
-use crate::server::{RECEIVE_MAX, tls};
+use crate::server::{RECEIVE_MAX, snappy, tls};
 use args::endpoints::ClientConfig;
 use args::links::{LinkMode, Probe};
 use args::state::{ErrorClass, StoreError};
@@ -125,6 +125,8 @@ pub struct Store {
     /// Name of the cluster label.
     pub cluster_label: String,
     channel: Channel,
+    /// Answers are asked for packed.
+    snappy: bool,
     /// What is known of its connections.
     pub connection: client::Link,
     truth: Mutex<Truth>,
@@ -177,9 +179,11 @@ impl Store {
     /// A store that has not been asked yet.
     pub fn new(place: Place, source: Arc<Source>, cluster_label: String) -> Result<Self, String> {
         let client = &source.client;
-        if !matches!(client.compression.as_str(), "" | "none") {
-            return Err(format!("{}: compression {:?} is not supported, use none", source.address, client.compression));
-        }
+        let snappy = match client.compression.as_str() {
+            "" | "none" => false,
+            snappy::NAME => true,
+            other => return Err(format!("{}: compression {other:?} is neither none nor snappy", source.address)),
+        };
         let target = Target {
             address: place.address.clone(),
             authority: authority(client, &place),
@@ -194,6 +198,7 @@ impl Store {
             source: Mutex::new(source),
             cluster_label,
             channel,
+            snappy,
             connection,
             truth: Mutex::new(Truth::default()),
             token: Mutex::new(None),
@@ -230,7 +235,7 @@ impl Store {
 
     /// A channel for one call of any service, whose answer is let in as there is memory for it.
     pub fn channel(&self, memory: &Arc<Call>) -> Metered {
-        Metered::new(self.channel.clone(), Arc::clone(memory))
+        Metered::new(self.channel.clone(), Arc::clone(memory), self.snappy)
     }
 
     /// A request with what this store wants to see beside its body, and the time that we wait for it.

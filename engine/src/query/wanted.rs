@@ -3,6 +3,7 @@
 //! The files are read again and again and compared by content. What can't be used leaves the last good state in use,
 //! with the reason kept for `/-/state`.
 
+use crate::server::snappy;
 use args::QueryArgs;
 use args::endpoints::{ClientConfig, Endpoint, Endpoints, TlsConfig};
 use args::links::{self, Links};
@@ -100,8 +101,13 @@ impl Loader {
         let default_client = ClientConfig {
             tls_config: args.client_tls_secure.0.then_some(tls),
             server_name: args.client_server_name.clone(),
-            compression: String::new(),
+            compression: args.grpc_compression.clone(),
         };
+        anyhow::ensure!(
+            matches!(args.grpc_compression.as_str(), "none" | "" | snappy::NAME),
+            "--grpc-compression={} is neither none nor snappy",
+            args.grpc_compression
+        );
         let mut fixed = Vec::new();
         for (list, strict) in [(&args.endpoints, false), (&args.strict_endpoints, true)] {
             for address in list.iter().flat_map(|l| l.split(',')).map(str::trim).filter(|a| !a.is_empty()) {

@@ -11,6 +11,7 @@ pub mod net;
 pub(crate) mod point;
 mod process;
 pub mod ready;
+pub mod snappy;
 pub mod tls;
 
 use anyhow::Context as _;
@@ -150,6 +151,7 @@ impl Bound {
                 grpc_metrics::observe,
             ),
         );
+        let grpc_router = grpc_router.layer(axum::middleware::from_fn(snappy::accept));
         let http_router = http::router(&context, service.component, service.state).merge(service.http);
 
         let background = shutdown.child_token();

@@ -196,7 +196,7 @@ async fn only_the_expected_cluster_is_used_and_every_other_case_is_told() {
     assert!(count.len() == 1 && warnings.is_empty(), "{count:?} {warnings:?}");
     assert!(other.take_asked().is_empty() && bare.take_asked().is_empty() && drained.take_asked().is_empty());
     // What we don't have is unknown, not forbidden.
-    for path in ["metadata", "rules", "query_exemplars?query=up", "no/such"] {
+    for path in ["notifications", "status/walreplay", "no/such"] {
         assert_eq!(get(format!("{}/api/v1/{path}", querier.http)).unwrap().0, 404, "{path}");
     }
     // A limit of the caller's own is no store's failure.

@@ -6,9 +6,11 @@
 mod chunks;
 #[allow(dead_code, reason = "the sidecar's own binary uses the rest")]
 mod common;
+mod downsampled;
 mod evaluation;
 mod fake_store;
 mod gateway;
+mod g14;
 mod hostile;
 mod links;
 mod querier;

@@ -3,7 +3,7 @@
 
 use super::common::{Sidecar, until};
 use super::querier::{Querier, args};
-use args::SidecarArgs;
+use args::{QueryArgs, SidecarArgs};
 use serde_json::Value;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use testkit::metrics_source::MetricsSource;
@@ -114,12 +114,19 @@ async fn services_are_those_of_thanos_in_both_directions() {
     let ours = Sidecar::start(SidecarArgs { prometheus_url: a.prometheus.url(), ..SidecarArgs::default() });
     ours.ready().await;
     let endpoints = [ours.grpc.clone(), theirs.grpc_address()];
-    let querier = Querier::start(args(&endpoints)).await;
+    // All that is asked here travels packed: Thanos's parts ask ours so, and ours ask Thanos's.
+    let snappy = "--grpc-compression=snappy".to_owned();
+    let packed = |endpoints: &[String]| QueryArgs { grpc_compression: "snappy".to_owned(), ..args(endpoints) };
+    let querier = Querier::start(packed(&endpoints)).await;
     let (thanos, above) = tokio::task::block_in_place(|| {
-        let thanos = Thanos::query(&endpoints, &["replica"]).unwrap();
-        (thanos, Thanos::query(std::slice::from_ref(&querier.grpc), &["replica"]).unwrap())
+        let over = |endpoints: &[String]| {
+            let mut flags: Vec<String> = endpoints.iter().map(|e| format!("--endpoint={e}")).collect();
+            flags.extend([snappy.clone(), "--query.replica-label=replica".to_owned()]);
+            Thanos::start("query", &flags).unwrap()
+        };
+        (over(&endpoints), over(std::slice::from_ref(&querier.grpc)))
     });
-    let over = Querier::start(args(&[thanos.grpc_address()])).await;
+    let over = Querier::start(packed(&[thanos.grpc_address()])).await;
     let found = async |path: &str, enough: &dyn Fn(&Value) -> bool| {
         until(path, async || enough(&data(&querier.http, path))).await;
     };
@@ -198,6 +205,7 @@ async fn services_are_those_of_thanos_in_both_directions() {
     // PromQL over gRPC: a Thanos querier hands parts of a query down to ours.
     let distributed = tokio::task::block_in_place(|| {
         let flags = [
+            snappy.clone(),
             format!("--endpoint={}", querier.grpc),
             "--query.mode=distributed".to_owned(),
             "--query.replica-label=replica".to_owned(),

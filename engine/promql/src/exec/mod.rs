@@ -88,6 +88,11 @@ impl Plan {
         &self.planned.selects
     }
 
+    /// What each selector asks of the select that its `id` names: several may share one.
+    pub fn uses(&self) -> &[SelectRequest] {
+        &self.planned.uses
+    }
+
     /// The type of the expression; a range query answers with a matrix whatever it is.
     pub fn value_type(&self) -> ValueType {
         self.value_type

@@ -14,7 +14,7 @@ mod values;
 mod watch;
 
 use super::eval::Evaluator;
-use super::fanout::Terms;
+use super::fanout::{Terms, missing};
 use super::{own_replica_labels, split_list};
 use crate::server::metrics::Metrics;
 use args::QueryArgs;
@@ -151,6 +151,16 @@ fn end(body: &mut String, warnings: &[String], infos: &[String]) {
             body.push_str("\":");
             json::strings(body, list);
         }
+    }
+    // The same for programs: who is missing, and why.
+    let missing: Vec<serde_json::Value> = warnings
+        .iter()
+        .filter_map(|w| missing(w))
+        .map(|(store, reason)| serde_json::json!({ "store": store, "reason": reason }))
+        .collect();
+    if !missing.is_empty() {
+        body.push_str(",\"missing\":");
+        body.push_str(&serde_json::Value::Array(missing).to_string());
     }
     body.push('}');
 }

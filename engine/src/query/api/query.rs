@@ -26,8 +26,9 @@ pub(super) async fn instant(State(api): State<Arc<Api>>, request: Request) -> Re
     let p = Params::read(request).await?;
     let limit = p.limit()?;
     let t = p.time("time")?.unwrap_or_else(|| api.world.clock.now_ms());
-    let settings = settings(&api, &p)?;
-    run(&api, &p, Times::Instant(t), settings, limit).await
+    let times = Times::Instant(t);
+    let settings = settings(&api, &p, times)?;
+    run(&api, &p, times, settings, limit).await
 }
 
 pub(super) async fn explain_instant(State(api): State<Arc<Api>>, request: Request) -> Result<Response, ApiError> {
@@ -40,7 +41,7 @@ pub(super) async fn range(State(api): State<Arc<Api>>, request: Request) -> Resu
     let p = Params::read(request).await?;
     let limit = p.limit()?;
     let times = range_of(&api, &p)?;
-    let settings = settings(&api, &p)?;
+    let settings = settings(&api, &p, times)?;
     run(&api, &p, times, settings, limit).await
 }
 
@@ -52,7 +53,7 @@ pub(super) async fn explain_range(State(api): State<Arc<Api>>, request: Request)
 
 /// Thanos's endpoint: the plan as a tree. There is one engine, so that any name of one will do.
 fn explain(api: &Api, p: &Params, times: Times) -> Result<Response, ApiError> {
-    let plan = api.evaluator.plan(p.get("query").unwrap_or_default(), times, &settings(api, p)?)?;
+    let plan = api.evaluator.plan(p.get("query").unwrap_or_default(), times, &settings(api, p, times)?)?;
     Ok(success(&plan.explain().json().to_string(), &[], &[]))
 }
 
@@ -84,13 +85,7 @@ fn range_of(api: &Api, p: &Params) -> Result<Times, ApiError> {
     Ok(Times::Range { start, end, step })
 }
 
-fn settings(api: &Api, p: &Params) -> Result<Settings, ApiError> {
-    // Accepted for callers of Thanos: all data is raw for now, which is never coarser than asked for.
-    if !matches!(p.get("max_source_resolution"), None | Some("auto"))
-        && p.duration("max_source_resolution")?.is_some_and(|r| r < 0)
-    {
-        return Err(ApiError::bad_data("negative 'max_source_resolution' is not accepted. Try a positive integer"));
-    }
+fn settings(api: &Api, p: &Params, times: Times) -> Result<Settings, ApiError> {
     if let Some(engine) = p.get("engine").filter(|e| !matches!(*e, "prometheus" | "thanos")) {
         return Err(ApiError::bad_data(format!("'{engine}' bad engine")));
     }
@@ -101,10 +96,29 @@ fn settings(api: &Api, p: &Params) -> Result<Settings, ApiError> {
         lookback_ms: p.duration("lookback_delta")?.filter(|l| *l > 0).unwrap_or(api.args.lookback_delta.0),
         // As in Thanos, everything else is no.
         analyze: matches!(p.get("analyze"), Some("true" | "1")),
-        max_resolution_ms: 0,
+        max_resolution_ms: max_resolution(api, p, times)?,
         only: Arc::new(p.store_match()?),
         shard: p.shard()?.map(Arc::new),
     })
+}
+
+/// How coarse the data may be, milliseconds: a fifth of the step if that is left to us.
+fn max_resolution(api: &Api, p: &Params, times: Times) -> Result<i64, ApiError> {
+    let auto = match times {
+        Times::Range { step, .. } => step / 5,
+        Times::Instant(_) => api.args.instant_max_resolution.0,
+    };
+    match p.get("max_source_resolution") {
+        None => Ok(if api.args.auto_downsampling.0 { auto } else { 0 }),
+        Some("auto") => Ok(auto),
+        Some(_) => match p.duration("max_source_resolution")?.unwrap_or(0) {
+            r if r < 0 => {
+                let text = "negative 'max_source_resolution' is not accepted. Try a positive integer";
+                Err(ApiError::bad_data(text))
+            }
+            r => Ok(r),
+        },
+    }
 }
 
 async fn run(
