@@ -14,6 +14,11 @@ flags! {
         endpoints: List = "endpoint", "", since "0.1.0";
         /// Address of a store whose absence must be an error even if it was never seen. May be repeated.
         strict_endpoints: List = "endpoint-strict", "", since "0.1.0";
+        /// Address of a group: all that its name stands for are replicas of one store, of which one is asked at a time. May be
+        /// repeated.
+        endpoint_groups: List = "endpoint-group", "", since "0.1.0";
+        /// The same for a group whose absence must be an error even if it was never seen. May be repeated.
+        strict_endpoint_groups: List = "endpoint-group-strict", "", since "0.1.0";
         /// Thanos's YAML list of endpoints, re-read when it changes.
         sd_config_file: String = "endpoint.sd-config-file", "", since "0.1.0";
         /// Directory that holds endpoints.yaml (own parts), links.yaml (other clusters) and certificates, as the

@@ -239,7 +239,8 @@ impl Endpoints {
                     if found.is_err() {
                         self.failed_lookups.inc();
                     }
-                    found.map(|places| if address.scheme == Scheme::Static { one_of(&entry, places) } else { places })
+                    let one = address.scheme == Scheme::Static || entry.source().group;
+                    found.map(|places| if one { one_of(&entry, places) } else { places })
                 }
                 Err(e) => Err(e.to_string()),
             };

@@ -110,7 +110,7 @@ fn thanos(replicas: Vec<Fake>) -> Data {
     collect(|| d.next_sample().unwrap())
 }
 
-fn collect(mut next: impl FnMut() -> Option<model::Sample>) -> Data {
+fn collect(mut next: impl FnMut() -> Option<model::sample::Sample>) -> Data {
     let mut out = Vec::new();
     while let Some(s) = next() {
         let Value::Float(v) = s.v else { panic!("floats went in") };

@@ -3,7 +3,7 @@
 
 use super::endpoints::Endpoints;
 use super::fanout::{self, Detail, Fanout, LabelCall, Select, Terms};
-use crate::storeapi::{self, Frames, Limits, deadline, frames, request};
+use crate::storeapi::{self, Frames, Limits, frames, request};
 use proto::info::info_server::Info;
 use proto::info::{
     ExemplarsInfo, InfoRequest, InfoResponse, MetricMetadataInfo, QueryApiInfo, RulesInfo, StatusInfo, StoreInfo,
@@ -46,7 +46,7 @@ impl QueryStore {
 
     /// The caller's deadline, if it is sooner than ours.
     fn timeout(&self, metadata: &tonic::metadata::MetadataMap) -> Duration {
-        deadline::of(metadata).map_or(self.timeout, |a| a.min(self.timeout))
+        request::deadline(metadata).map_or(self.timeout, |a| a.min(self.timeout))
     }
 }
 

@@ -290,7 +290,7 @@ mod tests {
 
     #[test]
     fn the_replica_in_use_stays_while_it_goes_on_and_a_gap_is_not_filled_at_once() {
-        let (a, b) = (every(15_000, 0, 20), every(15_000, 7_000, 20));
+        let (a, b) = (every(15_000, 0, 20), every(15_000, 3_000, 20));
         assert_eq!(penalty(vec![replica(&a, 4), replica(&b, 9)], false)[..20], a[..]);
         let mut gappy = a.clone();
         gappy.drain(5..10);

@@ -20,6 +20,8 @@ pub struct Source {
     pub address: String,
     /// Its absence is an error.
     pub strict: bool,
+    /// All places behind its name are replicas of one store: one is asked at a time.
+    pub group: bool,
     /// How to connect; paths are absolute or relative to the process.
     pub client: ClientConfig,
     /// The link that it belongs to; `None` for the cluster's own stores.
@@ -39,7 +41,7 @@ impl Source {
     /// True if both are meant to be the same store, however it is reached.
     pub fn same_store(&self, other: &Self) -> bool {
         match (&self.link, &other.link) {
-            (None, None) => self.address == other.address,
+            (None, None) => (&self.address, self.group) == (&other.address, other.group),
             (Some(a), Some(b)) => (&a.namespace, &a.name, &a.cluster) == (&b.namespace, &b.name, &b.cluster),
             _ => false,
         }
@@ -109,14 +111,20 @@ impl Loader {
             args.grpc_compression
         );
         let mut fixed = Vec::new();
-        for (list, strict) in [(&args.endpoints, false), (&args.strict_endpoints, true)] {
+        for (list, strict, group) in [
+            (&args.endpoints, false, false),
+            (&args.strict_endpoints, true, false),
+            (&args.endpoint_groups, false, true),
+            (&args.strict_endpoint_groups, true, true),
+        ] {
             for address in list.iter().flat_map(|l| l.split(',')).map(str::trim).filter(|a| !a.is_empty()) {
                 let parsed = super::address::Address::parse(address)?;
                 anyhow::ensure!(
-                    !strict || parsed.scheme == super::address::Scheme::Static,
+                    !strict || group || parsed.scheme == super::address::Scheme::Static,
                     "--endpoint-strict={address}: a strict endpoint is one store, so it can't have a DNS prefix"
                 );
-                fixed.push(Source { address: address.to_owned(), strict, client: default_client.clone(), link: None });
+                let client = default_client.clone();
+                fixed.push(Source { address: address.to_owned(), strict, group, client, link: None });
             }
         }
         let path = |s: &str| (!s.is_empty()).then(|| PathBuf::from(s));
@@ -162,6 +170,7 @@ impl Loader {
                 sources.push(Source {
                     address: link.address.clone(),
                     strict: link.criticality == links::Criticality::Required,
+                    group: false,
                     client,
                     link: Some(link),
                 });
@@ -189,7 +198,7 @@ impl Loader {
         found
             .endpoints
             .into_iter()
-            .map(|Endpoint { address, strict, client_config, .. }| {
+            .map(|Endpoint { address, strict, group, client_config, .. }| {
                 super::address::Address::parse(&address).map_err(|e| format!("{}: {e}", path.display()))?;
                 let client = match client_config {
                     Some(mut c) => {
@@ -198,7 +207,7 @@ impl Loader {
                     }
                     None => default.clone(),
                 };
-                Ok(Source { address, strict, client, link: None })
+                Ok(Source { address, strict, group, client, link: None })
             })
             .collect()
     }

@@ -7,7 +7,7 @@ use super::remote_read::{self, FrameReader, ReadError};
 use super::watch::{Seen, Watch};
 use crate::storeapi::limits::Used;
 use crate::storeapi::wire::{self, Relabel, Shard};
-use crate::storeapi::{Frames, Limits, Select, deadline, external, frames, request};
+use crate::storeapi::{Frames, Limits, Select, external, frames, request};
 use model::{Labels, Matcher};
 use proto::thanos::info::{
     ExemplarsInfo, InfoRequest, InfoResponse, MetricMetadataInfo, RulesInfo, StatusInfo, StoreInfo, TargetsInfo,
@@ -362,7 +362,7 @@ impl Store for SidecarStore {
     type SeriesStream = ReceiverStream<Result<SeriesResponse, Status>>;
 
     async fn series(&self, r: Request<SeriesRequest>) -> Result<Response<Self::SeriesStream>, Status> {
-        let deadline = deadline::of(r.metadata());
+        let deadline = request::deadline(r.metadata());
         let select = Select::read(r.get_ref())?;
         let seen = self.0.watch.usable()?;
         let inner = Arc::clone(&self.0);
@@ -384,11 +384,11 @@ impl Store for SidecarStore {
     }
 
     async fn label_names(&self, r: Request<LabelNamesRequest>) -> Result<Response<LabelNamesResponse>, Status> {
-        within(deadline::of(r.metadata()), self.0.label_names(r.into_inner())).await.map(Response::new)
+        within(request::deadline(r.metadata()), self.0.label_names(r.into_inner())).await.map(Response::new)
     }
 
     async fn label_values(&self, r: Request<LabelValuesRequest>) -> Result<Response<LabelValuesResponse>, Status> {
-        within(deadline::of(r.metadata()), self.0.label_values(r.into_inner())).await.map(Response::new)
+        within(request::deadline(r.metadata()), self.0.label_values(r.into_inner())).await.map(Response::new)
     }
 }
 

@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 
 const STORES: usize = 16;
 /// What a query may take.
-const DEADLINE: Duration = Duration::from_millis(1_000);
+const DEADLINE: Duration = Duration::from_millis(800);
 /// What its answer may be late.
 const LATE: Duration = Duration::from_millis(250);
 
@@ -130,20 +130,20 @@ async fn copy(
 ) {
     let mut buffer = vec![0; 16 << 10];
     while let Ok(n @ 1..) = from.read(&mut buffer).await {
-        for part in [&buffer[..n]] {
-            match *way.borrow() {
-                Way::BlackHole => continue,
-                Way::Drips if answers => {}
-                _ => {
-                    if to.write_all(part).await.is_err() {
+        let part = &buffer[..n];
+        let now = *way.borrow();
+        match now {
+            Way::BlackHole => {}
+            Way::Drips if answers => {
+                for byte in part {
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                    if to.write_all(&[*byte]).await.is_err() {
                         return;
                     }
-                    continue;
                 }
             }
-            for byte in part {
-                tokio::time::sleep(Duration::from_secs(1)).await;
-                if to.write_all(&[*byte]).await.is_err() {
+            _ => {
+                if to.write_all(part).await.is_err() {
                     return;
                 }
             }

@@ -130,7 +130,7 @@ async fn services_are_those_of_thanos_in_both_directions() {
     let found = async |path: &str, enough: &dyn Fn(&Value) -> bool| {
         until(path, async || enough(&data(&querier.http, path))).await;
     };
-    found("/api/v1/alerts", &|d| d["alerts"].as_array().unwrap().len() == 2).await;
+    found("/api/v1/alerts", &|d| d["alerts"].as_array().unwrap().len() == 4).await;
     found("/api/v1/query_exemplars?query=requests_total", &|d| d.as_array().unwrap().len() == 2).await;
     found("/api/v1/rules?rule_name[]=broken", &|d| d["groups"][0]["rules"][0]["health"] == "err").await;
 

@@ -563,3 +563,25 @@ async fn readers_that_stall_do_not_keep_others_from_their_answers() {
         assert!(frames > 5, "{frames}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_group_one_is_asked_and_another_when_that_is_gone() {
+    let one = Fake::live(&[&[("s", "1")]]).start().await;
+    let port = one.address.rsplit_once(':').unwrap().1.to_owned();
+    let two = Fake::live(&[&[("s", "1")]]).start_at(&format!("127.0.0.2:{port}")).await;
+    let names = Names::default();
+    names.set("group", &["127.0.0.1", "127.0.0.2"]);
+    let args = QueryArgs { endpoint_groups: vec![format!("dns+group:{port}")], ..args(&[]) };
+    let querier = Querier::with_names(args, names).await;
+    let (status, answer) = querier.query("up", "&partial_response=false").await;
+    assert_eq!((status, answer["data"]["result"].as_array().unwrap().len()), (200, 1), "{answer}");
+    let asked = (one.take_asked().len(), two.take_asked().len());
+    assert_eq!(asked, (1, 0), "both are the same store");
+    drop(one);
+    until("the other to be asked", async || {
+        let (status, answer) = querier.query("up", "&partial_response=false").await;
+        status == 200 && answer["data"]["result"].as_array().is_some_and(|r| r.len() == 1)
+    })
+    .await;
+    assert!(!two.take_asked().is_empty());
+}

@@ -12,7 +12,7 @@ use super::eval::Evaluator;
 use super::fanout::{Failed, Fanout, Terms};
 use super::store::Store;
 use crate::server::RECEIVE_MAX;
-use crate::storeapi::{deadline, request};
+use crate::storeapi::request;
 use args::QueryArgs;
 use model::world::World;
 use proto::thanos::LabelSet;
@@ -64,7 +64,7 @@ impl Services {
 
     fn timeout<T>(&self, request: &Request<T>) -> Duration {
         let most = self.args.timeout.duration();
-        deadline::of(request.metadata()).map_or(most, |asked| asked.min(most))
+        request::deadline(request.metadata()).map_or(most, |asked| asked.min(most))
     }
 
     /// Gathers for a call, and sends what was found: `wrap` makes messages of data, `warn` of warnings.

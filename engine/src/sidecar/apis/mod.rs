@@ -12,7 +12,7 @@ use super::prometheus::{Answer, Prometheus};
 use super::store::within;
 use super::watch::{Seen, Watch};
 use crate::server::{FRAME_MAX, RECEIVE_MAX};
-use crate::storeapi::deadline;
+use crate::storeapi::request;
 use prost::Message;
 use proto::thanos::exemplars_server::{Exemplars, ExemplarsServer};
 use proto::thanos::metadata_server::{Metadata, MetadataServer};
@@ -74,7 +74,7 @@ impl Apis {
         request: Request<Q>,
         work: impl AsyncFnOnce(Asked<'_>, Q) -> Result<Vec<A>, Status>,
     ) -> Result<Response<Answers<A>>, Status> {
-        let deadline = deadline::of(request.metadata());
+        let deadline = request::deadline(request.metadata());
         let inner = &*self.0;
         let found = within(deadline, async {
             // The semaphore is never closed.
