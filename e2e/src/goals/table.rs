@@ -41,6 +41,16 @@ pub(super) const GOALS: &[Goal] = &[
         negatives: &[Negative { protection: "retention-waits", line: "lost by retention" }],
     },
     ours("G20", "g20::goal_g20_decoders_of_chunks", &[]),
+    Goal {
+        number: "G14",
+        package: "engine",
+        target: "roles",
+        test: "g14::goal_g14_k_of_n_hung",
+        negatives: &[
+            Negative { protection: "store-deadline", line: "query timed out" },
+            Negative { protection: "missing-told", line: "these are missing, and the answer says others" },
+        ],
+    },
     ours("G20", "g20::goal_g20_decoders_of_blocks", &[]),
     ours(
         "G20",
@@ -84,6 +94,13 @@ pub(super) const GOALS: &[Goal] = &[
             Negative { protection: "meta-committed", line: "in meta.json" },
         ],
     ),
+    Goal {
+        number: "G23",
+        package: "engine",
+        target: "lib",
+        test: "query::g23::goal_g23_schedules_of_replicas",
+        negatives: &[Negative { protection: "dedup-counter", line: "a fall that no replica had" }],
+    },
     ours(
         "G41",
         "g41::goal_g41_names",
