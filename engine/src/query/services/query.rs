@@ -140,7 +140,7 @@ fn time_series(value: QueryValue) -> Result<Vec<TimeSeries>, Status> {
             })
             .collect(),
         QueryValue::Matrix(all) => all
-            .into_iter()
+            .iter()
             .map(|s| TimeSeries {
                 histograms: s.histograms.iter().map(|(t, h)| proto::histograms::encode(*t, h)).collect(),
                 ..floats(&s.labels, s.floats.iter().map(|(t, v)| Sample { value: *v, timestamp: *t }).collect())

@@ -7,8 +7,7 @@ use model::Labels;
 use tsdb::BlockMeta;
 use tsdb::disk::RealDisk;
 
-const INDEX: &[u8] =
-    include_bytes!("../../../tsdb/testdata/blocks/prometheus-3.14/01M82BTHEDETCZG07V9EZN2C95/index");
+const INDEX: &[u8] = include_bytes!("../../../tsdb/testdata/blocks/prometheus-3.14/01M82BTHEDETCZG07V9EZN2C95/index");
 
 struct House {
     dir: tempfile::TempDir,
