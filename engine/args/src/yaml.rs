@@ -7,6 +7,8 @@ use serde_saphyr::{Error, Options};
 /// A document may hold this many values, and one more per so many bytes: what a value becomes takes a hundred bytes and more.
 const FREE_VALUES: usize = 8192;
 const BYTES_PER_VALUE: usize = 12;
+/// The same of what people write in one line where others take ten: `[{targets: ['a:1']}]`.
+const DENSE_BYTES_PER_VALUE: usize = 4;
 /// The most values of a small document.
 const SMALL_VALUES: usize = 1000;
 
@@ -17,6 +19,15 @@ const SMALL_VALUES: usize = 1000;
 /// With line and column, when it is no YAML, has other fields than `T`, repeats itself too often, or has more values than real ones of its length.
 pub fn read<T: DeserializeOwned>(text: &str) -> Result<T, Error> {
     read_up_to(text, FREE_VALUES + text.len() / BYTES_PER_VALUE)
+}
+
+/// As [`read`], of scrape configurations and rules, which may have a value every four bytes: a Secret or a ConfigMap, where they
+/// come from, holds a megabyte.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_dense<T: DeserializeOwned>(text: &str) -> Result<T, Error> {
+    read_up_to(text, FREE_VALUES + text.len() / DENSE_BYTES_PER_VALUE)
 }
 
 /// As [`read`], of a document that has some dozens of values however long they are: a bucket's configuration.

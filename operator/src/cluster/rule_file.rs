@@ -119,7 +119,7 @@ fn file_name(map: &str, stem: &str) -> String {
 
 /// Whether Prometheus would load it; else why not.
 pub(crate) fn parse(text: &str, options: &Options) -> Result<(), String> {
-    let file: File = args::yaml::read(text).map_err(|e| {
+    let file: File = args::yaml::read_dense(text).map_err(|e| {
         let said = e.to_string();
         format!("it is no rule file{}: {}", at(&e), said.lines().next().unwrap_or_default())
     })?;

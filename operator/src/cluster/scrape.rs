@@ -73,7 +73,7 @@ fn parse(bytes: &[u8], source: &str, taken: &BTreeSet<String>) -> Result<Vec<Add
     if let Some(variable) = variables(text).find(|name| *name != "POD_NAME") {
         return Err(format!("it holds $({variable}), but only $(POD_NAME) is known there"));
     }
-    let value: Value = args::yaml::read(text).map_err(|e| format!("it is not YAML{}", at(&e)))?;
+    let value: Value = args::yaml::read_dense(text).map_err(|e| format!("it is not YAML{}", at(&e)))?;
     let list = value.as_array().ok_or("it is not a list of scrape configurations")?;
     let mut names = taken.clone();
     let mut jobs = Vec::new();
