@@ -30,3 +30,6 @@ pub struct Home {
     /// Postings and series.
     pub cache: IndexCache,
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,156 @@
+use super::filters::Policy;
+use super::relabel::Selector;
+use super::sync::{Options, Status, Syncer};
+use super::{Home, Set};
+use crate::server::Context;
+use crate::storage::Storage;
+use crate::store::cache::IndexCache;
+use crate::store::headers::{Headers, Limits};
+use crate::store::metrics::Metrics;
+use crate::store::ranges::Ranges;
+use args::HeaderStrategy;
+use bucket::verify::Right;
+use bucket::{Bucket, block, mark};
+use model::BlockId;
+use model::world::World;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use testkit::gcs::Gcs;
+use tokio_util::sync::CancellationToken;
+use tsdb::BlockMeta;
+use tsdb::disk::RealDisk;
+use tsdb::marks::DeletionMark;
+
+/// A store gateway's set, followed until dropped.
+struct Followed {
+    set: Set,
+    status: Status,
+    stop: CancellationToken,
+}
+
+impl Drop for Followed {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+fn yaml(gcs: &Gcs) -> String {
+    format!("type: GCS\nconfig:\n  bucket: b\n  endpoint: {}\n", gcs.url())
+}
+
+fn follow(gcs: &Gcs, dir: &Path) -> Followed {
+    let context = Context::new("store", World::real());
+    let storage = Storage::new((&yaml(gcs), ""), "test", Right::READER, Duration::from_secs(60), &context).unwrap();
+    let world = context.world.clone();
+    let seconds = Duration::from_secs;
+    let limits = Limits { open: 10, open_bytes: 1 << 30, idle: seconds(60), fetches: 4, deadline: seconds(60) };
+    let home = Home {
+        world: world.clone(),
+        headers: Headers::new(dir.to_owned(), Arc::new(RealDisk), world, limits),
+        ranges: Ranges::new(),
+        cache: IndexCache::new(1 << 20, 1 << 20),
+    };
+    let all = (i64::MIN, i64::MAX);
+    let (set, status, stop) = (Set::default(), Status::default(), CancellationToken::new());
+    let syncer = Syncer {
+        set: set.clone(),
+        home: Arc::new(home),
+        storage: storage.unwrap(),
+        options: Options {
+            window: ("0000-01-01".parse().unwrap(), "9999-12-31".parse().unwrap()),
+            policy: Policy { window: all, selector: Selector::default(), consistency_delay: 0, deletion_delay: 1000 },
+            catalogue: Duration::from_millis(200),
+            listing: Duration::from_millis(500),
+            headers: HeaderStrategy::Lazy,
+            header_concurrency: 4,
+            meta_concurrency: 4,
+            memory: dir.join("blocks"),
+        },
+        status: status.clone(),
+        metrics: Metrics::new(&context.metrics),
+    };
+    tokio::spawn(syncer.run(|| {}, stop.clone()));
+    Followed { set, status, stop }
+}
+
+impl Followed {
+    async fn until(&self, what: &str, condition: impl Fn(&Self) -> bool) {
+        for _ in 0..600 {
+            if condition(self) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("{what}: {:?}", self.status.state(&self.set));
+    }
+
+    fn has(&self, ids: &[BlockId]) -> bool {
+        let served = self.set.snapshot();
+        served.len() == ids.len() && served.blocks().all(|b| ids.contains(&b.id))
+    }
+}
+
+fn id(n: u64) -> BlockId {
+    BlockId::from_parts(n, 1)
+}
+
+async fn put(bucket: &Bucket, n: u64) {
+    bucket.put(&block::object(id(n), block::INDEX), "x").await.unwrap();
+    let meta = BlockMeta::new(id(n), 0, 1).write().unwrap();
+    bucket.put(&block::object(id(n), block::META), meta).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_set_follows_the_bucket_and_survives_its_absence() {
+    let gcs = Gcs::start().unwrap();
+    gcs.make_bucket("b");
+    let config = bucket::Config::parse(&yaml(&gcs)).unwrap();
+    let bucket = Bucket::open(&config, bucket::Options::new(World::real())).unwrap();
+    put(&bucket, 1).await;
+    put(&bucket, 2).await;
+    let dir = tempfile::tempdir().unwrap();
+    let followed = follow(&gcs, dir.path());
+    followed.until("two blocks", |f| f.has(&[id(1), id(2)])).await;
+    // A foreign block, a mark, a block that is none.
+    put(&bucket, 3).await;
+    let json = format!(r#"{{"id":"{}","version":1,"deletion_time":1}}"#, id(1));
+    mark::create(&bucket, &<DeletionMark as tsdb::marks::Mark>::read("m", json.as_bytes()).unwrap()).await.unwrap();
+    bucket.put(&block::object(id(4), block::META), "{").await.unwrap();
+    followed.until("one came, one is marked", |f| f.has(&[id(2), id(3)])).await;
+    followed.until("a broken one is told", |f| f.status.state(&f.set).missing == 1).await;
+    let state = followed.status.state(&followed.set);
+    assert_eq!((state.loaded, state.expected, state.missing_blocks[0].block.clone()), (2, 3, id(4).to_string()));
+    // It goes under a request, long before the next look would tell.
+    let served = followed.set.snapshot();
+    let gone = Arc::clone(served.blocks().find(|b| b.id == id(3)).unwrap());
+    let there = Arc::clone(served.blocks().find(|b| b.id == id(2)).unwrap());
+    block::delete(&bucket, id(3)).await.unwrap();
+    put(&bucket, 5).await;
+    let newer = followed.set.gone(&gone, &served).await.unwrap();
+    let ids: Vec<_> = newer.blocks().map(|b| b.id).collect();
+    assert_eq!(ids, [id(2), id(5)]);
+    // One of which an object is missing is damaged, and stays told.
+    followed.set.gone(&there, &served).await.unwrap();
+    assert!(there.trouble().is_some());
+
+    // What is known is left on disk with each listing.
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    gcs.deny(&[testkit::gcs::Right::List]);
+    followed.until("the failure is told", |f| f.status.state(&f.set).failing_since_ms.is_some()).await;
+    assert!(followed.has(&[id(2), id(5)]) && followed.status.state(&followed.set).error.is_some());
+    // A start while the bucket can't be read: what the last run knew, and said so.
+    let again = follow(&gcs, dir.path());
+    // Marks are not remembered.
+    again.until("what was remembered", |f| f.has(&[id(1), id(2), id(5)])).await;
+    let state = again.status.state(&again.set);
+    assert!(state.source == "disk" && state.last_sync_ms.is_none() && state.error.is_some(), "{state:?}");
+    // Nothing remembered: nothing is served, and that is no empty bucket.
+    let other = tempfile::tempdir().unwrap();
+    let empty = follow(&gcs, other.path());
+    empty.until("the failure is told", |f| f.status.state(&f.set).error.is_some()).await;
+    assert_eq!(empty.set.snapshot().generation, 0);
+    gcs.deny(&[]);
+    again.until("it is read again", |f| f.has(&[id(2), id(5)]) && f.status.state(&f.set).error.is_none()).await;
+    empty.until("the first pass", |f| f.has(&[id(2), id(5)])).await;
+}
