@@ -6,10 +6,12 @@
 
 pub mod bench;
 pub mod blocks;
+pub mod buckets;
 pub mod cluster;
 pub mod demo;
 pub mod dns;
 pub mod fleet;
+pub mod gateway;
 pub mod goals;
 pub mod grpc;
 pub mod history;

@@ -100,7 +100,7 @@ impl Querier {
 }
 
 /// Highest resident memory of a process so far.
-pub(super) fn peak_mib(pid: u32) -> anyhow::Result<f64> {
+pub(crate) fn peak_mib(pid: u32) -> anyhow::Result<f64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = status.lines().find(|l| l.starts_with("VmHWM:")).context("no VmHWM")?;
     let kib: f64 = line.split_whitespace().nth(1).context("no VmHWM")?.parse()?;
@@ -108,14 +108,14 @@ pub(super) fn peak_mib(pid: u32) -> anyhow::Result<f64> {
 }
 
 #[allow(clippy::disallowed_methods, reason = "a benchmark measures real time")]
-fn timed<T>(f: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<f64> {
+pub(super) fn timed<T>(f: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<f64> {
     let start = std::time::Instant::now();
     f()?;
     Ok(start.elapsed().as_secs_f64())
 }
 
 /// User and system time of a process, in seconds (Linux counts 100 ticks a second).
-pub(super) fn cpu_s(pid: u32) -> anyhow::Result<f64> {
+pub(crate) fn cpu_s(pid: u32) -> anyhow::Result<f64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
     // The second field is the name in parentheses and may hold anything.
     let (_, fields) = stat.rsplit_once(") ").context("stat")?;
@@ -123,7 +123,7 @@ pub(super) fn cpu_s(pid: u32) -> anyhow::Result<f64> {
     Ok(ticks as f64 / 100.0)
 }
 
-fn median(values: &[f64]) -> f64 {
+pub(super) fn median(values: &[f64]) -> f64 {
     let mut v = values.to_vec();
     v.sort_by(f64::total_cmp);
     v.get(v.len() / 2).copied().unwrap_or(f64::NAN)

@@ -2,8 +2,9 @@
 
 mod dashboard;
 mod data;
-mod measure;
+pub(crate) mod measure;
 mod promql;
+mod store;
 mod stores;
 mod upload;
 
@@ -22,8 +23,14 @@ const ROUNDS: usize = 5;
 
 /// The rows by name.
 type Row = (&'static str, fn(&Path) -> anyhow::Result<()>);
-const ROWS: [Row; 4] =
-    [("dashboard", dashboard_row), ("stores", stores_row), ("upload", upload::run), ("promql", promql::run)];
+const ROWS: &[Row] = &[
+    ("dashboard", dashboard_row),
+    ("stores", stores_row),
+    ("upload", upload::run),
+    ("promql", promql::run),
+    ("store-start", store::start),
+    ("store", store::series),
+];
 
 /// Runs the benchmarks with the given `panoptes` binary, all or those named, and prints the tables for `docs/benchmarks.md`.
 ///
@@ -31,7 +38,10 @@ const ROWS: [Row; 4] =
 /// When a peer is missing, or an answer of ours is not the peer's.
 pub fn run(binary: &Path, names: &[String]) -> anyhow::Result<()> {
     if let Some(unknown) = names.iter().find(|n| ROWS.iter().all(|(name, _)| name != n)) {
-        anyhow::bail!("there is no benchmark {unknown}, only {}", ROWS.map(|(name, _)| name).join(", "));
+        anyhow::bail!(
+            "there is no benchmark {unknown}, only {}",
+            ROWS.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ")
+        );
     }
     for (_, row) in ROWS.iter().filter(|(name, _)| names.is_empty() || names.iter().any(|n| n == name)) {
         row(binary)?;

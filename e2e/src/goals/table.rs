@@ -76,6 +76,21 @@ pub(super) const GOALS: &[Goal] = &[
             Negative { protection: "yaml-values", line: "endpoints: it takes" },
         ],
     ),
+    Goal { number: "G16", package: "panoptes", target: "goals", test: "g16::goal_g16_delete_race", negatives: &[] },
+    Goal {
+        number: "G17",
+        package: "panoptes",
+        target: "goals",
+        test: "g17::goal_g17_start_over_many_blocks",
+        negatives: &[Negative { protection: "catalogue-read", line: "requests, 200 are the most" }],
+    },
+    Goal {
+        number: "G34",
+        package: "panoptes",
+        target: "goals",
+        test: "g34::goal_g34_requests_to_the_bucket",
+        negatives: &[],
+    },
     ours(
         "G21",
         "g21::goal_g21_damaged_bucket",

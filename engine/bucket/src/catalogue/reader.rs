@@ -66,6 +66,9 @@ impl Reader {
     /// # Errors
     /// As the store says. Damage and unknown formats are no error but [`State::Unusable`].
     pub async fn read(&mut self) -> Result<State> {
+        if protection::off("catalogue-read") {
+            return Ok(State::Unusable("it is not read: PANOPTES_BREAK".to_owned()));
+        }
         for _ in 0..ATTEMPTS {
             match self.once().await {
                 Ok(state) => return Ok(state),

@@ -3,3 +3,6 @@
 #![allow(clippy::disallowed_methods, reason = "tests of real processes wait in real time")]
 
 mod g03;
+mod g16;
+mod g17;
+mod g34;
