@@ -71,7 +71,7 @@ pub(super) fn start(binary: &Path) -> anyhow::Result<()> {
 
 /// What is asked.
 enum Ask {
-    Series(SeriesRequest),
+    Series(Box<SeriesRequest>),
     Values(LabelValuesRequest),
 }
 
@@ -87,7 +87,8 @@ pub(super) fn series(binary: &Path) -> anyhow::Result<()> {
         gcs.make_bucket(bucket);
         sizes.push(buckets::add(&gcs, bucket, buckets::meta(n, "a", START, end)?, shape)?);
     }
-    let series = |matchers: &[(i32, &str, &str)]| Ask::Series(request(matchers, START, START + 84 * TWO_HOURS));
+    let series =
+        |matchers: &[(i32, &str, &str)]| Ask::Series(Box::new(request(matchers, START, START + 84 * TWO_HOURS)));
     let values = Ask::Values(LabelValuesRequest {
         label: "pod".to_owned(),
         start: START,
@@ -145,7 +146,7 @@ fn asked(kind: Kind<'_>, dir: &Path, gcs: &Gcs, bucket: &str, expected: usize, a
     let mut once = || {
         timed(|| {
             let found = match ask {
-                Ask::Series(request) => runtime.block_on(client.series(request.clone()))?.len(),
+                Ask::Series(request) => runtime.block_on(client.series(request.as_ref().clone()))?.len(),
                 Ask::Values(request) => runtime.block_on(client.label_values(request.clone()))?.len(),
             };
             anyhow::ensure!(found == expected, "{found} instead of {expected}");

@@ -29,6 +29,8 @@ struct Told {
     asked: usize,
     failed: Vec<String>,
     incomplete: Vec<String>,
+    /// The end of the store's log.
+    log: String,
 }
 
 /// `thanos compact`, which looks again every second and deletes what was compacted after a delay.
@@ -123,9 +125,7 @@ fn run(kind: Kind<'_>, goal: &Goal, args: &[String]) -> (Told, usize) {
         goal.size() == Size::Ci && first_gone.get().is_some_and(|at| at.elapsed() > Duration::from_secs(2))
     });
     let deleted = gone();
-    if !told.failed.is_empty() || !told.incomplete.is_empty() {
-        println!("{}", gateway.log());
-    }
+    let told = Told { log: gateway.log(), ..told };
     assert!(deleted > 0, "the compactor deleted nothing: {}", compactor.log());
     (told, deleted)
 }
@@ -139,7 +139,14 @@ fn goal_g16_delete_race() {
     let binary = Path::new(env!("CARGO_BIN_EXE_panoptes"));
     let (ours, deleted) = run(Kind::Ours(binary), &goal, &["--catalogue.interval=500ms".to_owned()]);
     let first = |all: &[String]| all.first().cloned().unwrap_or_default();
-    assert!(ours.failed.is_empty(), "{} of {} queries failed: {}", ours.failed.len(), ours.asked, first(&ours.failed));
+    assert!(
+        ours.failed.is_empty(),
+        "{} of {} queries failed: {}\n{}",
+        ours.failed.len(),
+        ours.asked,
+        first(&ours.failed),
+        ours.log
+    );
     assert!(
         ours.incomplete.is_empty(),
         "{} of {} answers are incomplete: {}",
