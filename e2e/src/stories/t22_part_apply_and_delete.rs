@@ -14,7 +14,8 @@ use crate::fleet::{Stack, example};
 pub(super) const STORY: Story =
     Story { name: "t22_part_apply_and_delete", changes: &[Thing::Tutorial, Thing::Lab], needs: &[], run };
 
-const KINDS: &str =
+/// What the operator makes in a namespace.
+pub(super) const KINDS: &str =
     "statefulsets,deployments,daemonsets,services,configmaps,secrets,serviceaccounts,poddisruptionbudgets";
 
 fn run(world: &World) -> anyhow::Result<()> {
@@ -118,7 +119,8 @@ fn selector(stack: &Stack) -> String {
     format!("app.kubernetes.io/managed-by=panoptes-operator,app.kubernetes.io/instance={}", stack.name)
 }
 
-fn names(stack: &Stack, kinds: &str, selector: &str) -> anyhow::Result<Vec<String>> {
+/// Names of what a selector finds.
+pub(super) fn names(stack: &Stack, kinds: &str, selector: &str) -> anyhow::Result<Vec<String>> {
     let listed = stack.kubectl(&["get", kinds, "-l", selector, "-o", "name"])?;
     Ok(listed.lines().map(str::to_owned).collect())
 }

@@ -5,6 +5,7 @@ use serde_json::json;
 use testkit::gcs::Right;
 use testkit::http;
 
+use super::t22_part_apply_and_delete::{KINDS, names};
 use super::world::{CHANGE, READY, World, eventually, no_restarts, now, same_pods};
 use super::{Story, Thing};
 use crate::cluster::LAB;
@@ -69,9 +70,14 @@ fn run(world: &World) -> anyhow::Result<()> {
     stack.wait_ready("rstore/dr", CHANGE)?;
     no_restarts(&stack.pods("remote-dr")?)?;
 
+    let gateway = format!("app.kubernetes.io/instance={},app.kubernetes.io/component=remote-dr", stack.name);
+    let made = names(stack, KINDS, &gateway)?;
+    for kind in ["statefulset.apps/", "secret/", "serviceaccount/", "service/"] {
+        anyhow::ensure!(made.iter().any(|name| name.starts_with(kind)), "the selector finds no {kind} in {made:?}");
+    }
     stack.kubectl(&["delete", "rstore", "dr"])?;
     eventually("its end", CHANGE, || {
-        let (found, left) = (rows()?, stack.pods("remote-dr")?);
+        let (found, left) = (rows()?, names(stack, &format!("{KINDS},pods,persistentvolumeclaims"), &gateway)?);
         anyhow::ensure!(found.as_array().is_some_and(Vec::is_empty) && left.is_empty(), "{found}, {left:?}");
         Ok(())
     })?;

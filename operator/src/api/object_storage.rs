@@ -41,7 +41,8 @@ pub struct Gcs {
     /// Name of the bucket.
     #[schemars(length(min = 3, max = 222), regex(pattern = r"^[a-z0-9][-_.a-z0-9]*[a-z0-9]$"))]
     pub bucket: String,
-    /// Secret key that holds a service account's key as JSON. Without it the pods' workload identity is used.
+    /// Secret key that holds a service account's key as JSON. Without it the pods' workload identity is used: of the ServiceAccounts `<name>-prometheus`
+    /// and `<name>-store`, or with bucketRef `<name>-remote-<remotestore>`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials_secret_ref: Option<KeyRef>,
     /// URL of another server that speaks the same protocol, such as `https://storage.example:4443`.
@@ -67,7 +68,8 @@ pub struct S3 {
     #[schemars(length(min = 1, max = 63), regex(pattern = r"^[-a-z0-9]+$"))]
     pub region: Option<String>,
     /// Secret with the keys `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`, and `AWS_SESSION_TOKEN` if there is one. Without
-    /// it the pods' workload identity is used.
+    /// it the pods' workload identity is used: of the ServiceAccounts `<name>-prometheus`
+    /// and `<name>-store`, or with bucketRef `<name>-remote-<remotestore>`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials_secret_ref: Option<LocalRef>,
     /// Secret key that holds the authority of the server's certificate (PEM), if it is none that everybody knows.
@@ -89,7 +91,8 @@ pub struct Azure {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253), regex(pattern = r"^[a-z0-9][-.a-z0-9]*$"))]
     pub endpoint: Option<String>,
-    /// Secret key that holds a key of the account. Without it the pods' workload identity is used.
+    /// Secret key that holds a key of the account. Without it the pods' workload identity is used: of the ServiceAccounts `<name>-prometheus`
+    /// and `<name>-store`, or with bucketRef `<name>-remote-<remotestore>`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials_secret_ref: Option<KeyRef>,
 }
@@ -98,7 +101,8 @@ pub struct Azure {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Filesystem {
-    /// PersistentVolumeClaim in the same namespace. Pods on several nodes need one of mode ReadWriteMany.
+    /// PersistentVolumeClaim in the same namespace. Servers and store gateways are spread over
+    /// nodes where there are several: then it must be of mode ReadWriteMany, or pods on other nodes never start.
     #[schemars(length(min = 1, max = 253))]
     pub volume_claim_name: String,
 }

@@ -97,8 +97,16 @@ enum Ownership {
 }
 
 impl Applier {
-    /// Makes the world match. Each object is tried on its own: what fails is told, and the rest goes on.
-    pub async fn run(&mut self, client: &Client, fence: &Fence, owner: &Owner, wanted: &[Object]) -> Report {
+    /// Makes the world match. Each object is tried on its own: what fails is told, and the rest goes on. Objects of the
+    /// components in `parked` stay as they are.
+    pub async fn run(
+        &mut self,
+        client: &Client,
+        fence: &Fence,
+        owner: &Owner,
+        wanted: &[Object],
+        parked: &BTreeSet<String>,
+    ) -> Report {
         let mut report = Report::default();
         let mut live: BTreeMap<(String, String), Live> = BTreeMap::new();
         let mut listed = BTreeSet::new();
@@ -126,6 +134,7 @@ impl Applier {
                 report.faults.push(fault);
             }
         }
+        live.retain(|_, one| one.labels.get("app.kubernetes.io/component").is_none_or(|of| !parked.contains(of)));
         self.prune(client, fence, owner, wanted, &live, &listed, &mut report).await;
         report
     }

@@ -17,7 +17,7 @@ mod store;
 mod template;
 mod volume;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use kube::ResourceExt as _;
 
@@ -61,8 +61,8 @@ pub struct ValidCluster {
     pub object_storage: Option<ValidObjectStorage>,
     /// The bucket's files as they were rendered before, while the Secret of a bucket is not good.
     pub object_storage_before: Option<ValidObjectStorage>,
-    /// The cache of each store gateway; absent where none runs.
-    pub store: Option<Volume>,
+    /// The cache of the store gateways, by shard; none where none runs.
+    pub store: Vec<Volume>,
     /// What keeps Prometheus from compacting a block before it is uploaded.
     pub compaction: Compaction,
     /// Raw scrape configurations that parsed, or that ran before.
@@ -83,6 +83,16 @@ pub struct ValidCluster {
     pub problems: Vec<Problem>,
     /// Objects whose newest content is not in the configuration.
     pub rejected: Vec<RejectedObject>,
+}
+
+impl ValidCluster {
+    /// Components of the links that can't be carried out as they are wished for. What runs for them stays as it is, until
+    /// the RemoteStore is corrected or deleted: a cache is not fetched anew because of a typo.
+    #[must_use]
+    pub fn parked(&self) -> BTreeSet<String> {
+        let used = |name: &str| self.links.iter().any(|link| link.remote.name_any() == name);
+        self.link_problems.keys().filter(|name| !used(name)).map(|name| names::remote_component(name)).collect()
+    }
 }
 
 /// A port that leads out of the cluster.

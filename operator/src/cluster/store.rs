@@ -11,29 +11,28 @@ use super::volume::{self, Volume};
 
 const CACHE: &str = "spec.storeGateway.cache";
 
-/// The cache of each store gateway; `None` where none runs: without a bucket, or switched off.
+/// The cache of the store gateways, by shard; none where none runs: without a bucket, or switched off.
 pub(super) fn check(
     name: &str,
     spec: &MonitoringClusterSpec,
     observed: &Observed,
     problems: &mut Vec<Problem>,
-) -> Option<Volume> {
+) -> Vec<Volume> {
     let gateway = &spec.store_gateway;
     let wanted = volume::wanted_cache(&gateway.cache, spec.profile);
     volume::check_size(&wanted, "spec.storeGateway.cache.size", problems);
     times(gateway.min_time.as_deref(), gateway.max_time.as_deref(), problems);
     if !gateway.enabled || spec.object_storage.is_none() {
-        return None;
+        return Vec::new();
     }
-    let mut kept = None;
-    for shard in 0..gateway.shards.max(1) {
+    let cache = |shard| {
         let set = names::store_shard(name, shard);
-        if let Err((existing, problem)) = volume::keep(wanted.clone(), &set, (CACHE, &instead(&set)), observed) {
+        volume::keep(wanted.clone(), &set, (CACHE, &instead(&set)), observed).unwrap_or_else(|(existing, problem)| {
             problems.push(problem);
-            kept = Some(existing);
-        }
-    }
-    Some(kept.unwrap_or(wanted))
+            existing
+        })
+    };
+    (0..gateway.shards.max(1)).map(cache).collect()
 }
 
 /// The same for the store gateway of a link; what can't be changed stays as it is, and is told with the link.

@@ -148,9 +148,11 @@ async fn one(
     let mut valid = cluster::validate(&seen.observed.cluster, &seen.observed);
     let mut wanted = valid.as_ref().map(desired::objects).unwrap_or_default();
     let mut report = Report::default();
-    if valid.is_ok() && !seen.observed.cluster.spec.paused {
+    if let Ok(possible) = &valid
+        && !seen.observed.cluster.spec.paused
+    {
         let applier = memory.appliers.entry(owner.name.clone()).or_default();
-        report = applier.run(&context.client, &context.fence, &owner, &wanted).await;
+        report = applier.run(&context.client, &context.fence, &owner, &wanted, &possible.parked()).await;
         note(context, &owner, &report);
         if !report.written.is_empty() || !report.deleted.is_empty() {
             // What was just written is not what was seen before: look again, so that nothing old is told as new.

@@ -20,6 +20,7 @@ use super::Context;
 use super::backoff::Backoff;
 use crate::api::LabelSelector;
 use crate::apply::{KINDS, MANAGED_BY, MANAGER};
+use crate::observe::CLAIMS;
 
 const FIRST: Duration = Duration::from_secs(1);
 const LIMIT: Duration = Duration::from_secs(10);
@@ -124,7 +125,7 @@ pub(super) async fn children(
         })
         .collect();
     kinds.push((ApiResource::erase::<k8s_openapi::api::core::v1::Pod>(&()), Some(MANAGED_BY.to_owned())));
-    let claims = "app.kubernetes.io/instance,app.kubernetes.io/component".to_owned();
+    let claims = format!("app.kubernetes.io/instance,{CLAIMS}");
     kinds.push((ApiResource::erase::<k8s_openapi::api::core::v1::PersistentVolumeClaim>(&()), Some(claims)));
     let watches =
         kinds.into_iter().map(|(resource, labels)| child(&context, &namespace, &trigger, &interest, resource, labels));

@@ -26,6 +26,9 @@ pub fn query_exposed(cr: &str) -> String {
     format!("{cr}-query-grpc")
 }
 
+/// The component of Prometheus.
+pub(crate) const PROMETHEUS: &str = "prometheus";
+
 /// The component of store gateways of the cluster's own bucket.
 pub(crate) const STORE: &str = "store";
 

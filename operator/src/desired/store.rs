@@ -41,11 +41,13 @@ pub(super) fn objects(cluster: &ValidCluster) -> Vec<Object> {
 }
 
 fn own(cluster: &ValidCluster) -> Vec<Object> {
-    let (Some(cache), Some(bucket)) = (&cluster.store, &cluster.spec.object_storage) else { return Vec::new() };
+    let Some(bucket) = cluster.spec.object_storage.as_ref().filter(|_| !cluster.store.is_empty()) else {
+        return Vec::new();
+    };
     let account = names::store(&cluster.name);
     let shards = cluster.spec.store_gateway.shards.max(1);
     let mut objects = service(cluster, meta::STORE, &account);
-    for shard in 0..shards {
+    for (shard, cache) in (0..shards).zip(&cluster.store) {
         objects.extend(set(
             cluster,
             &Gateway {

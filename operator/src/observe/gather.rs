@@ -13,7 +13,11 @@ use serde::de::DeserializeOwned;
 
 use super::{Defaults, Fault, FaultKind, Found, Live, Observed, States, call, conflicts, references};
 use crate::api::{MonitoringCluster, RemoteStore};
+use crate::desired::names;
+use crate::desired::pod::DATA_VOLUME;
 
+/// Labels that claims of ours have, of which others may have some too.
+pub(crate) const CLAIMS: &str = "app.kubernetes.io/name in (prometheus,panoptes),app.kubernetes.io/component";
 /// How many calls run at once.
 const AT_ONCE: usize = 8;
 
@@ -38,7 +42,7 @@ pub async fn gather(
     let name = cluster.name_any();
     let ours = format!("app.kubernetes.io/managed-by=panoptes-operator,app.kubernetes.io/instance={name}");
     // Claims are made from templates, which carry no more than selector labels.
-    let claims = format!("app.kubernetes.io/instance={name},app.kubernetes.io/component");
+    let claims = format!("app.kubernetes.io/instance={name},{CLAIMS}");
     let named = references(&cluster, &remotes);
     let rules = cluster.spec.rules.config_map_selector.to_query();
 
@@ -57,7 +61,7 @@ pub async fn gather(
         daemon_sets: keep(daemon_sets, &mut faults),
         services: keep(services, &mut faults),
         pods: keep(pods, &mut faults),
-        claims: keep(claims, &mut faults),
+        claims: keep(claims, &mut faults).into_iter().filter(|(_, claim)| is_ours(&name, claim)).collect(),
     };
 
     let secrets = by_name::<Secret>(client, &namespace, named.secrets, &mut faults).await;
@@ -103,6 +107,23 @@ pub async fn gather(
         defaults,
     };
     Gathered { observed, faults }
+}
+
+/// Whether a claim is one that a StatefulSet of ours made, by its name: the labels are what other tools use as well.
+fn is_ours(cluster: &str, claim: &PersistentVolumeClaim) -> bool {
+    let label = |name: &str| claim.labels().get(name).map(String::as_str).unwrap_or_default();
+    let set = match label("app.kubernetes.io/component") {
+        names::PROMETHEUS => names::prometheus(cluster),
+        names::STORE => match label("panoptes.dev/shard").parse() {
+            Ok(shard) => names::store_shard(cluster, shard),
+            Err(_) => return false,
+        },
+        component if names::is_remote(component) => format!("{cluster}-{component}"),
+        _ => return false,
+    };
+    let name = claim.name_any();
+    let ordinal = name.strip_prefix(DATA_VOLUME).and_then(|rest| rest.strip_prefix('-')?.strip_prefix(set.as_str()));
+    ordinal.and_then(|rest| rest.strip_prefix('-')).is_some_and(|ordinal| ordinal.parse::<u32>().is_ok())
 }
 
 /// The plural with its group, as RBAC names it.

@@ -14,6 +14,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Secret, 
 use crate::api::{MonitoringCluster, RemoteStore};
 
 pub use fault::{Fault, FaultKind, call};
+pub(crate) use gather::CLAIMS;
 pub use gather::{Gathered, gather};
 pub use links::{Assignment, assign, conflicts};
 pub use references::{References, references};

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim as Claim, Pod};
 use kube::ResourceExt as _;
 use serde_json::Value;
 
@@ -18,7 +18,7 @@ use crate::cluster::{ConditionType as C, Problem, Reason, ValidCluster, ValidObj
 use crate::desired::{Object, names};
 use crate::observe::{Fault, FaultKind, Observed};
 
-pub(super) const PROMETHEUS: &str = "prometheus";
+pub(super) const PROMETHEUS: &str = names::PROMETHEUS;
 const QUERY: &str = "query";
 const STORE: &str = names::STORE;
 
@@ -52,6 +52,8 @@ struct Workload {
     version: Option<String>,
     trouble: Option<Trouble>,
     message: Option<String>,
+    /// It only waits for the bucket, which another condition tells about.
+    waits_for_bucket: bool,
 }
 
 /// The status.
@@ -201,6 +203,9 @@ fn workloads(facts: &Facts<'_>) -> Vec<Workload> {
         let current = status.observed_generation.is_some() && status.observed_generation >= set.metadata.generation;
         each("DaemonSet", name, set.labels(), counts, current);
     }
+    for ((_, name), workload) in found.iter_mut().filter(|(_, workload)| workload.component == STORE) {
+        workload.waits_for_bucket = workload.exists && waits_for_bucket(facts, name);
+    }
     // The store gateway of a link is told with the link.
     let mut all: Vec<Workload> = found.into_values().filter(|w| !names::is_remote(&w.component)).collect();
     all.sort_by(|a, b| rank(&a.component).cmp(&rank(&b.component)).then_with(|| a.component.cmp(&b.component)));
@@ -308,20 +313,31 @@ fn gateways<'a>(facts: &Facts<'a>) -> impl Iterator<Item = history::Part<'a>> {
     })
 }
 
-/// Whether a part that is not ready only waits for the bucket, which another condition tells about.
-fn waits_for_bucket(workload: &Workload, conditions: &Conditions) -> bool {
-    let well = |status| status == ConditionStatus::True;
-    let bucket = conditions.get(C::ObjectStorageReady).is_some_and(|(status, ..)| well(status));
-    workload.component == STORE && workload.exists && !bucket
+/// Whether it is the bucket that keeps the pods of a StatefulSet from being ready: one of them says so itself, or there is
+/// no good Secret that they could start with. Of a pod that says nothing, nothing is known.
+fn waits_for_bucket(facts: &Facts<'_>, set: &str) -> bool {
+    let Ok(valid) = facts.valid else { return false };
+    let Some(files) = valid.object_storage.as_ref().or(valid.object_storage_before.as_ref()) else { return true };
+    let wanted = &files.hash();
+    let of = |pod: &str| pod.rsplit_once('-').is_some_and(|(name, _)| name == set);
+    let parts: Vec<bucket::Part<'_>> = states(facts, STORE).filter(|(pod, _)| of(pod)).collect();
+    bucket::wrong(&bucket::Seen { wanted, parts: &parts, total: parts.len(), now: facts.now }).is_some()
 }
 
 fn available(workloads: &[Workload], conditions: &mut Conditions) {
     let down = |workload: &&Workload| {
         let serves = workload.exists && (workload.desired == 0 || workload.ready > 0);
-        !serves && !waits_for_bucket(workload, conditions)
+        !serves && !workload.waits_for_bucket
     };
     let Some(first) = workloads.iter().find(down) else {
-        return conditions.yes(C::Available, Reason::AllAvailable, "Every part has a replica that serves.");
+        let waits = workloads.iter().find(|w| w.waits_for_bucket && w.desired > 0 && w.ready == 0);
+        let message = match waits {
+            Some(part) => {
+                format!("Every other part has a replica that serves; {} waits for the bucket.", part.component)
+            }
+            None => "Every part has a replica that serves.".to_owned(),
+        };
+        return conditions.yes(C::Available, Reason::AllAvailable, message);
     };
     let reason = match first.component.as_str() {
         PROMETHEUS => Reason::PrometheusDown,
@@ -335,17 +351,26 @@ fn available(workloads: &[Workload], conditions: &mut Conditions) {
 }
 
 fn storage(facts: &Facts<'_>, conditions: &mut Conditions) {
-    let claims = &facts.observed.live.claims;
-    let phase = |claim: &k8s_openapi::api::core::v1::PersistentVolumeClaim| {
+    // The claims of a link's cache are told with the link.
+    let component = |claim: &Claim| claim.labels().get("app.kubernetes.io/component").cloned().unwrap_or_default();
+    let claims: Vec<(&String, &Claim)> =
+        facts.observed.live.claims.iter().filter(|(_, claim)| !names::is_remote(&component(claim))).collect();
+    let phase = |claim: &Claim| {
         claim.status.as_ref().and_then(|status| status.phase.clone()).unwrap_or_else(|| "Pending".to_owned())
     };
-    let pending: Vec<_> = claims.iter().filter(|(_, claim)| phase(claim) != "Bound").collect();
+    let mut pending: Vec<_> = claims.iter().filter(|(_, claim)| phase(claim) != "Bound").collect();
+    pending.sort_by_key(|(_, claim)| rank(&component(claim)));
     match pending.first() {
         Some((name, claim)) => {
+            let (what, field) = match component(claim).as_str() {
+                STORE => ("Claim of a cache", "spec.storeGateway.cache.storageClassName"),
+                _ => ("Claim", "spec.storage.storageClassName"),
+            };
             let class = claim.spec.as_ref().and_then(|spec| spec.storage_class_name.clone());
             let class = class.map_or_else(|| "the default class".to_owned(), |class| format!("class {class}"));
             let message = format!(
-                "Claim {name} ({} of {}) is {}: no volume of {class} yet. See kubectl describe pvc {name}.",
+                "{what} {name} ({} of {}) is {}: no volume of {class} yet. See kubectl describe pvc {name}; the class is \
+                 {field}.",
                 pending.len(),
                 claims.len(),
                 phase(claim),
@@ -511,7 +536,7 @@ fn reconciling(
     if conditions.get(C::Stalled).is_some() || facts.observed.cluster.spec.paused {
         return;
     }
-    let moves = |w: &&Workload| !w.exists || (!w.settled || w.ready < w.desired) && !waits_for_bucket(w, conditions);
+    let moves = |w: &&Workload| !w.exists || (!w.settled || w.ready < w.desired) && !w.waits_for_bucket;
     let moving = workloads.iter().find(moves);
     // Until a first configuration is known to be loaded, nothing has ever worked.
     let creating = previous.configuration.as_ref().is_none_or(|configuration| configuration.last_good_hash.is_none());

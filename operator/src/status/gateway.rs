@@ -35,7 +35,10 @@ pub(super) fn judge(gateway: &Gateway<'_>, now: Timestamp, conditions: &mut Cond
     let parts: Vec<bucket::Part<'_>> = answers.iter().map(|(pod, state)| (pod.as_str(), state)).collect();
     let seen = bucket::Seen { wanted: &gateway.wanted, parts: &parts, total: gateway.total, now };
     let reached = conditions.when(C::Reachable, ConditionStatus::True).is_some();
-    if let Some((reason, message)) = bucket::wrong(&seen) {
+    // While one replica serves, the link's data is in all answers.
+    let serves = |part: &bucket::Part<'_>| bucket::wrong(&bucket::Seen { parts: &[*part], ..seen }).is_none();
+    let wrong = bucket::wrong(&seen).filter(|_| !(reached && parts.iter().any(serves)));
+    if let Some((reason, message)) = wrong {
         return unreachable(reason, message, conditions);
     }
     if reached {
@@ -71,4 +74,40 @@ fn unreachable(reason: Reason, message: String, conditions: &mut Conditions) {
 fn waiting(message: String, conditions: &mut Conditions) {
     conditions.yes(C::Resolved, Reason::Resolved, "It leads to a store gateway in this namespace.");
     conditions.unknown(C::Reachable, Reason::Pending, message);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use args::state::{Bucket, BucketError, BucketErrorClass};
+    use serde_json::json;
+
+    fn said(errors: [bool; 2], reached: bool) -> (ConditionStatus, Reason) {
+        let pod = |name: &str| -> Pod { serde_json::from_value(json!({"metadata": {"name": name}})).unwrap() };
+        let state = |wrong: bool| {
+            let message = "403".to_owned();
+            let class = BucketErrorClass::Denied;
+            let error = wrong.then_some(BucketError { class, message, missing_right: None, since_ms: 1 });
+            let bucket = Bucket { configuration: Some("h".to_owned()), error, ..Bucket::default() };
+            State { bucket: Some(bucket), ..State::default() }
+        };
+        let pods = [pod("ops-remote-dr-0"), pod("ops-remote-dr-1")];
+        let states = errors.map(state);
+        let pods = pods.iter().zip(&states).map(|(pod, state)| (pod, Some(state))).collect();
+        let mut conditions = Conditions::default();
+        match reached {
+            true => conditions.yes(C::Reachable, Reason::Reachable, "It answers."),
+            false => conditions.no(C::Reachable, Reason::Unreachable, "It has no address."),
+        }
+        judge(&Gateway { wanted: "h".to_owned(), pods, total: 2 }, Timestamp::UNIX_EPOCH, &mut conditions);
+        let (status, reason, _) = conditions.get(C::Reachable).unwrap();
+        (status, reason)
+    }
+
+    #[test]
+    fn one_replica_that_serves_is_enough() {
+        assert_eq!(said([true, false], true), (ConditionStatus::True, Reason::Reachable));
+        assert_eq!(said([true, true], true), (ConditionStatus::False, Reason::AccessDenied));
+        assert_eq!(said([true, false], false), (ConditionStatus::False, Reason::AccessDenied));
+    }
 }

@@ -200,6 +200,11 @@ impl Bench {
         });
     }
 
+    /// From now on the pod answers nobody.
+    pub(crate) fn silent(&self, pod: &str) {
+        self.parts.lock().unwrap().remove(pod);
+    }
+
     /// A pod of a part, ready, as its controller and a kubelet would have it.
     pub(crate) fn pod(&self, name: &str, component: &str) {
         let template = match component {

@@ -1,5 +1,6 @@
 //! Deleting a wish removes its children and keeps volumes; an immutable field costs no pod.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use operator::apply::{Applier, Owner};
@@ -72,7 +73,7 @@ async fn an_immutable_field_keeps_the_pods() {
     let owner = Owner { namespace: "immutable".to_owned(), name: "x".to_owned(), uid: uid.clone() };
     let mut applier = Applier::default();
     let fence = Fence::open();
-    let first = applier.run(&bench.client, &fence, &owner, &[set("one", &uid)]).await;
+    let first = applier.run(&bench.client, &fence, &owner, &[set("one", &uid)], &BTreeSet::new()).await;
     assert_eq!((first.faults.len(), first.created.len()), (0, 1), "{first:?}");
     let old = bench.get("statefulset", "x-prometheus").unwrap();
     let pod = json!({
@@ -84,7 +85,7 @@ async fn an_immutable_field_keeps_the_pods() {
         "spec": {"containers": [{"name": "c", "image": "i"}]},
     });
     bench.apply(&pod.to_string());
-    let second = applier.run(&bench.client, &fence, &owner, &[set("two", &uid)]).await;
+    let second = applier.run(&bench.client, &fence, &owner, &[set("two", &uid)], &BTreeSet::new()).await;
     assert_eq!(second.recreated, ["StatefulSet/x-prometheus"], "{second:?}");
     let new = bench.get("statefulset", "x-prometheus").unwrap();
     assert_eq!(new["spec"]["serviceName"], json!("two"));
@@ -93,6 +94,6 @@ async fn an_immutable_field_keeps_the_pods() {
     let pod = bench.get("pod", "x-prometheus-0").expect("the pod outlives its set");
     assert_eq!(pod["metadata"]["deletionTimestamp"], Value::Null);
     assert_eq!(pod["metadata"]["ownerReferences"], Value::Null, "free to be adopted");
-    let third = applier.run(&bench.client, &fence, &owner, &[set("two", &uid)]).await;
+    let third = applier.run(&bench.client, &fence, &owner, &[set("two", &uid)], &BTreeSet::new()).await;
     assert!(third.written.is_empty() && third.recreated.is_empty(), "{third:?}");
 }

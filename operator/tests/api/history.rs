@@ -90,13 +90,34 @@ async fn what_the_store_gateway_says_is_told() {
     bench.says("ops-store-0", store(bucket.clone(), blocks(7))).await;
     bench.condition(OPS, "Ready", "True", "Ready").await;
 
+    // A second replica rolls out: that is told as long as it goes on.
+    let rolling = json!({"status": {"updatedReplicas": 0}}).to_string();
+    bench.kubectl(&["patch", "statefulset", "ops-store", "--subresource=status", "--type=merge", "-p", &rolling]);
+    bench.condition(OPS, "Reconciling", "True", "RollingOut").await;
+    bench.condition(OPS, "Ready", "False", "RollingOut").await;
+    bench.settled("statefulset", "ops-store");
+    bench.condition(OPS, "Ready", "True", "Ready").await;
+
+    // It is lost with its node: nobody answers for it any more, and the bucket is not why.
+    bench.silent("ops-store-0");
+    bench.kubectl(&["delete", "pod", "ops-store-0", "--grace-period=0", "--force"]);
+    let lost = json!({"status": {"readyReplicas": 0, "replicas": 0, "updatedReplicas": 0}}).to_string();
+    bench.kubectl(&["patch", "statefulset", "ops-store", "--subresource=status", "--type=merge", "-p", &lost]);
+    bench.condition(OPS, "Available", "False", "StoreDown").await;
+    bench.condition(OPS, "Ready", "False", "RollingOut").await;
+    bench.settled("statefulset", "ops-store");
+    bench.pod("ops-store-0", "store");
+    bench.says("ops-store-0", store(bucket.clone(), blocks(7))).await;
+    bench.condition(OPS, "Ready", "True", "Ready").await;
+
     // None is ready: that is told, unless the bucket is why.
     let down = json!({"status": {"readyReplicas": 0}}).to_string();
     bench.kubectl(&["patch", "statefulset", "ops-store", "--subresource=status", "--type=merge", "-p", &down]);
     bench.condition(OPS, "Available", "False", "StoreDown").await;
     bench.says("ops-store-0", store(denied(bucket, "storage.objects.list"), Blocks::default())).await;
     bench.condition(OPS, "Ready", "False", "AccessDenied").await;
-    bench.condition(OPS, "Available", "True", "AllAvailable").await;
+    let message = bench.condition(OPS, "Available", "True", "AllAvailable").await;
+    assert!(message.contains("store waits for the bucket"), "{message}");
 
     // Switched off, everything of it goes.
     bench.cluster(json!({"objectStorage": {"gcs": {"bucket": "long-term"}}, "storeGateway": {"enabled": false}}));
@@ -160,6 +181,16 @@ async fn a_link_to_a_bucket() {
     let message = bench.condition(DR, "Fresh", "False", "Lagging").await;
     assert!(message.contains("4h"), "{message}");
 
+    // A mistake in the object costs the link, not what its store gateway has fetched.
+    let uid = |kind, name| bench.get(kind, name).map(|object| object["metadata"]["uid"].clone());
+    let before = (uid("statefulset", "ops-remote-dr"), uid("secret", "ops-remote-dr-objstore"));
+    bench.remote("dr", json!({"address": null, "bucketRef": bucket, "probe": {"interval": "10s", "timeout": "20s"}}));
+    bench.condition(DR, "Accepted", "False", "InvalidSpec").await;
+    bench.until("unused", || bench.links().unwrap().links.is_empty().then_some(())).await;
+    // What is not wanted goes within one look at the world, of which there are several.
+    tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+    assert_eq!((uid("statefulset", "ops-remote-dr"), uid("secret", "ops-remote-dr-objstore")), before);
+
     bench.kubectl(&["delete", "rstore", "dr"]);
     bench
         .until("all of it is gone", || {
@@ -169,4 +200,44 @@ async fn a_link_to_a_bucket() {
             (!left && !more).then_some(())
         })
         .await;
+}
+
+/// Claims that only share the object's name, as other releases and other tools label theirs.
+#[tokio::test(flavor = "multi_thread")]
+async fn claims_of_others_are_not_ours() {
+    let Some(bench) = Bench::start("claims").await else { return };
+    let claim = |name: &str, labels: Value| {
+        json!({
+            "apiVersion": "v1", "kind": "PersistentVolumeClaim",
+            "metadata": {"name": name, "namespace": bench.namespace, "labels": labels},
+            "spec": {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "1Gi"}}},
+        })
+        .to_string()
+    };
+    let labels = |name: &str, component: &str| {
+        json!({
+            "app.kubernetes.io/name": name, "app.kubernetes.io/instance": "ops",
+            "app.kubernetes.io/component": component,
+        })
+    };
+    bench.apply(&claim("bucket", labels("panoptes", "storage")));
+    bench.apply(&claim("ops-grafana", labels("grafana", "store")));
+    bench.apply(&claim("data-ops-prometheus-server-0", labels("prometheus", "prometheus")));
+    bench.cluster(json!({"objectStorage": {"filesystem": {"volumeClaimName": "bucket"}}}));
+    bench.until("the store gateway", || bench.get("statefulset", "ops-store")).await;
+    bench.condition(OPS, "StorageReady", "True", "NotUsed").await;
+
+    // The claim of a cache counts, and what helps is said; that of a link is told with the link.
+    let cache = |component: &str, set: &str| {
+        let mut labels = labels("panoptes", component);
+        labels["panoptes.dev/shard"] = json!("0");
+        claim(&format!("data-{set}-0"), labels)
+    };
+    bench.apply(&cache("remote-dr", "ops-remote-dr"));
+    bench.apply(&cache("store", "ops-store"));
+    let message = bench.condition(OPS, "StorageReady", "False", "PVCPending").await;
+    assert!(
+        message.contains("data-ops-store-0 (1 of 1)") && message.contains("spec.storeGateway.cache.storageClassName"),
+        "{message}"
+    );
 }

@@ -128,6 +128,31 @@ fn shards_divide_the_blocks() {
     assert_eq!(of(&one), of(&all));
 }
 
+/// What is told to do is done one StatefulSet after another, and ends.
+#[test]
+fn a_cache_is_changed_shard_by_shard() {
+    let mut observed = with(json!({"shards": 2, "cache": {"size": "20Gi", "persistent": true}}));
+    let all = objects(&valid_in(&observed));
+    carried_out(&mut observed, &all).expect("carried out");
+    observed.cluster.spec.store_gateway.cache.size = Some("40Gi".into());
+    let size = |all: &[Object], set: &str| {
+        let claim = find(all, "StatefulSet", set).0["spec"]["volumeClaimTemplates"][0].clone();
+        let size = claim["spec"]["resources"]["requests"]["storage"].as_str().expect("a size").to_owned();
+        (size, flags(all, set).disk_cache_size.0 >> 30)
+    };
+    let (large, small) = (("40Gi".to_owned(), 20), ("20Gi".to_owned(), 10));
+    observed.live.stateful_sets.remove("ops-store");
+    let all = objects(&valid_in(&observed));
+    assert_eq!((size(&all, "ops-store"), size(&all, "ops-store-shard-1")), (large.clone(), small));
+    let (_, message) = said_under(&observed, Stalled);
+    assert!(message.contains("kubectl delete statefulset ops-store-shard-1"), "{message}");
+    carried_out(&mut observed, &all).expect("carried out");
+    observed.live.stateful_sets.remove("ops-store-shard-1");
+    let all = objects(&valid_in(&observed));
+    assert_eq!((size(&all, "ops-store"), size(&all, "ops-store-shard-1")), (large.clone(), large));
+    assert!(said(&observed).iter().all(|problem| problem.condition != Stalled));
+}
+
 #[test]
 fn what_is_refused() {
     for (gateway, field, part) in [
