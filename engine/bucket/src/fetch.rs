@@ -93,6 +93,9 @@ pub struct View {
     pub blocks: BTreeMap<BlockId, Block>,
     /// What is no block.
     pub partial: BTreeMap<BlockId, Partial>,
+    /// Of the blocks that are not in this view, those whose meta.json is there and can't be read now, and why: readers go on
+    /// with what they know of them, or name them as missing.
+    pub unread: BTreeMap<BlockId, String>,
     /// What could not be read: the view is incomplete, and nobody may delete because of it.
     pub errors: Vec<Error>,
     /// Whether the catalogue tells of every block that is there; if so, a refresh sees all new ones of our producers.
@@ -379,6 +382,7 @@ impl Fetcher {
         let wanted: Vec<BlockId> = there.iter().filter(is_asked).copied().collect();
         let mut view = self.view.clone().unwrap_or_default();
         view.errors.clear();
+        view.unread.clear();
         let bucket = self.bucket.clone();
         let mut reads = futures::stream::iter(wanted)
             .map(|id| {
@@ -400,7 +404,10 @@ impl Fetcher {
                     self.dead.insert(id);
                     self.metas.remove(&id);
                 }
-                Err(e) => view.errors.push(e),
+                Err(e) => {
+                    view.unread.insert(id, e.to_string());
+                    view.errors.push(e);
+                }
             }
         }
         drop(reads);
@@ -414,6 +421,10 @@ impl Fetcher {
                 (None, meta) => meta,
             };
             match (meta, self.metas.get(id)) {
+                // Neither a block nor a partial one.
+                _ if view.unread.contains_key(id) => {
+                    view.partial.remove(id);
+                }
                 (Some(meta), _) => {
                     view.partial.remove(id);
                     let block = old.map(|b| Block { meta: Arc::clone(meta), ..b });
@@ -446,7 +457,7 @@ impl Fetcher {
         view.blocks.retain(|id, _| told.contains(id) || !self.told.contains(id));
         self.told = told;
         for (id, meta) in blocks {
-            if !self.dead.contains(&id) {
+            if !self.dead.contains(&id) && !view.unread.contains_key(&id) {
                 view.partial.remove(&id);
                 view.blocks.entry(id).or_insert_with(|| Block::told(meta));
             }
@@ -476,7 +487,12 @@ impl Fetcher {
                     self.metas.insert(id, (meta.version, meta.size, meta.modified_ms, cached));
                 }
                 // Also one that is gone: it was listed, so what is true now is not known.
-                Err(e) => view.errors.push(e),
+                Err(e) => {
+                    if !e.is_not_found() {
+                        view.unread.insert(id, e.to_string());
+                    }
+                    view.errors.push(e);
+                }
             }
         }
     }

@@ -161,6 +161,7 @@ impl Inner {
     ) -> Result<(), Status> {
         let clock = &self.world.clock;
         let begin = clock.elapsed();
+        self.known()?;
         let _turn = self.gate.acquire().await.map_err(|e| Status::internal(e.to_string()))?;
         self.metrics.turn(clock.elapsed().saturating_sub(begin));
         let _running = Running::new(&self.metrics);
@@ -180,7 +181,18 @@ impl Inner {
         outcome.map_err(|fault| self.status(fault))
     }
 
+    /// Before the first pass nobody knows what the bucket holds: an empty answer would say that it holds nothing.
+    fn known(&self) -> Result<(), Status> {
+        match self.shared.set.snapshot().generation {
+            0 => Err(Status::unavailable(
+                "the blocks of the bucket are not known yet: ask again when the store is ready",
+            )),
+            _ => Ok(()),
+        }
+    }
+
     async fn labels(&self, asked: labels::Asked) -> Result<labels::Answer, Status> {
+        self.known()?;
         let budget = Budget::new(self.limits.bytes());
         let answer = labels::answer(&self.shared, asked, budget, self.limits.start()).await;
         answer.map_err(|fault| self.status(fault))

@@ -16,6 +16,11 @@ pub fn narrow(external: &Labels, matchers: Vec<Matcher>) -> Option<Vec<Matcher>>
     Some(rest)
 }
 
+/// Whether no matcher on a name of `external` fails, so that series here may match.
+pub fn touches(external: &Labels, matchers: &[Matcher]) -> bool {
+    matchers.iter().all(|m| external.get(&m.name).is_none_or(|value| m.matches(value)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -27,6 +32,8 @@ mod tests {
         let m = |op, n: &str, v: &str| Matcher::new(op, n, v).unwrap();
         let rest = narrow(&external, vec![m(MatchOp::Regex, "cluster", "o.*"), m(MatchOp::Equal, "job", "x")]);
         assert_eq!(rest.unwrap(), [m(MatchOp::Equal, "job", "x")]);
+        assert!(touches(&external, &[m(MatchOp::Regex, "cluster", "o.*"), m(MatchOp::Equal, "job", "x")]));
+        assert!(!touches(&external, &[m(MatchOp::Equal, "cluster", "prod")]));
         assert!(narrow(&external, vec![m(MatchOp::Equal, "cluster", "prod")]).is_none());
         assert!(narrow(&external, vec![m(MatchOp::NotRegex, "replica", "0|1")]).is_none());
     }

@@ -31,6 +31,8 @@ pub struct Plan {
     pub denied: Vec<Operation>,
     /// Listings don't show the objects whose names contain one of these.
     pub unlisted: Vec<String>,
+    /// Calls on objects whose names contain one of these never end.
+    pub hangs: Vec<String>,
 }
 
 /// A store with faults.
@@ -88,6 +90,9 @@ impl Faults {
         let mut plan = self.plan.lock().clone();
         if !plan.delay.is_zero() {
             tokio::time::sleep(plan.delay).await;
+        }
+        if plan.hangs.iter().any(|h| path.contains(h)) {
+            std::future::pending::<()>().await;
         }
         let fail = |kind, what| Err(Error::new(kind, operation, path, what));
         if plan.denied.contains(&operation) {

@@ -140,7 +140,7 @@ impl Block {
         let (file, told) = (File::Segment(number), self.segments.get((number as usize).saturating_sub(1)));
         let size = match told.filter(|n| **n > 0) {
             Some(size) => *size,
-            None => self.home.ranges.bucket()?.head(&file.object(self.id)).await?.size,
+            None => self.home.ranges.size(self.id, file).await?,
         };
         let clip = |r: &Range<u64>| r.start.min(size)..r.end.min(size);
         let clipped: Vec<Range<u64>> = ranges.iter().map(clip).collect();

@@ -3,6 +3,7 @@
 use super::{Block, Served};
 use arc_swap::ArcSwap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
 
@@ -21,6 +22,8 @@ struct Shared {
     generation: watch::Sender<u64>,
     /// Blocks of which an object was not found; the next pass looks at them.
     suspects: parking_lot::Mutex<Vec<Arc<Block>>>,
+    /// True from a request that found a block deleted until somebody takes the suspects.
+    fresh: AtomicBool,
     wake: Notify,
 }
 
@@ -30,6 +33,7 @@ impl Default for Set {
             served: ArcSwap::default(),
             generation: watch::Sender::new(0),
             suspects: parking_lot::Mutex::default(),
+            fresh: AtomicBool::new(false),
             wake: Notify::new(),
         };
         Self { shared: Arc::new(shared) }
@@ -70,6 +74,7 @@ impl Set {
                 suspects.push(Arc::clone(block));
             }
         }
+        self.shared.fresh.store(true, Ordering::Release);
         self.shared.wake.notify_one();
         let waiting = async {
             while changes.changed().await.is_ok() {
@@ -89,9 +94,16 @@ impl Set {
         }
     }
 
-    /// Waits until a request met a block that was deleted.
+    /// Waits until there are blocks that a request found deleted. They stay until [`Set::suspects`] takes them, so whoever
+    /// stops waiting misses nothing.
     pub async fn suspicion(&self) {
-        self.shared.wake.notified().await;
+        loop {
+            let woken = self.shared.wake.notified();
+            if self.shared.fresh.load(Ordering::Acquire) {
+                return;
+            }
+            woken.await;
+        }
     }
 
     /// Puts back what could not be looked at; the next pass does.
@@ -101,6 +113,7 @@ impl Set {
 
     /// Takes the blocks of which an object was not found.
     pub fn suspects(&self) -> Vec<Arc<Block>> {
+        self.shared.fresh.store(false, Ordering::Release);
         std::mem::take(&mut *self.shared.suspects.lock())
     }
 }

@@ -142,6 +142,8 @@ struct Followed {
     catalogue_at: Duration,
     listing_at: Duration,
     failures: u32,
+    /// Passes in a row that could not read some meta.json.
+    unread: u32,
     /// What is kept of each meta, as long as it is the same one.
     entries: BTreeMap<BlockId, (Arc<BlockMeta>, Arc<Entry>)>,
 }
@@ -231,6 +233,7 @@ impl Syncer {
             catalogue_at: Duration::ZERO,
             listing_at: Duration::MAX,
             failures: 0,
+            unread: 0,
             entries: BTreeMap::new(),
         });
     }
@@ -256,6 +259,8 @@ impl Syncer {
                 f.failures = f.failures.saturating_add(1);
                 let pause = RETRY.saturating_mul(1 << (f.failures - 1).min(10)).min(self.options.listing);
                 f.catalogue_at = now + pause;
+                // A listing that fails is not tried again before that, either.
+                f.listing_at = f.listing_at.max(f.catalogue_at);
                 let mut known = self.status.inner.lock();
                 if known.error.is_none() {
                     tracing::warn!(%error, "the bucket can't be read; what was served is served on");
@@ -282,6 +287,20 @@ impl Syncer {
             f.listing_at = now + self.options.listing;
         } else if !view.listed {
             f.listing_at = f.listing_at.min(now + self.options.listing.min(FIRST_LISTING));
+        }
+        if !view.unread.is_empty() {
+            // What is there and can't be read now is looked at soon: only a listing finds it again.
+            f.unread = f.unread.saturating_add(1);
+            let pause = RETRY.saturating_mul(1 << (f.unread - 1).min(10)).min(self.options.listing);
+            f.listing_at = f.listing_at.min(now + pause);
+        } else {
+            f.unread = 0;
+        }
+        let (unread, suspects): (Vec<_>, Vec<_>) = suspects.into_iter().partition(|b| view.unread.contains_key(&b.id));
+        if !unread.is_empty() {
+            // Whether they are there is not known yet: those who wait for them wait on.
+            self.set.suspect(unread);
+            f.catalogue_at = f.catalogue_at.min(now + RETRY);
         }
         let served = self.apply(f, &view, &suspects, now_ms);
         if pass == Pass::Listing || view.listed && f.failures == 0 && self.status.last_sync_ms().is_none() {
@@ -316,7 +335,7 @@ impl Syncer {
     fn apply(&self, f: &mut Followed, view: &View, suspects: &[Arc<Block>], now_ms: i64) -> HashSet<BlockId> {
         let (from, to) = self.options.window;
         let policy = Policy { window: (from.at(now_ms), to.at(now_ms)), ..self.options.policy.clone() };
-        let entries: Vec<_> = view
+        let mut entries: Vec<_> = view
             .blocks
             .values()
             .map(|b| {
@@ -327,12 +346,27 @@ impl Syncer {
                 (entry, deletion_time, held, &b.problems[..])
             })
             .collect();
-        f.entries = view
+        let mut known: BTreeMap<_, _> = view
             .blocks
             .values()
             .zip(&entries)
             .map(|(b, e)| (e.0.id, (Arc::clone(&b.meta), Arc::clone(&e.0))))
             .collect();
+        // A meta.json that can't be read now: what was known of its block is served on; one that was never read is missing.
+        let mut unknown = Vec::new();
+        for (id, why) in &view.unread {
+            match f.entries.remove(id) {
+                Some((meta, entry)) => {
+                    let is_served = self.set.snapshot().blocks().any(|b| b.id == *id);
+                    if is_served {
+                        entries.push((Arc::clone(&entry), None, (false, false), &[]));
+                    }
+                    known.insert(*id, (meta, entry));
+                }
+                None => unknown.push((*id, why)),
+            }
+        }
+        f.entries = known;
         let candidates = entries.iter().map(|(entry, deletion_time, held, problems)| Candidate {
             entry,
             deletion_time: *deletion_time,
@@ -349,6 +383,10 @@ impl Syncer {
                     decision.missing.push(Missing { id: *id, external: None, min_t, max_t, reason: why.clone() });
                 }
             }
+        }
+        for (id, why) in unknown {
+            let reason = format!("its meta.json can't be read now: {why}");
+            decision.missing.push(Missing { id, external: None, min_t: i64::MIN, max_t: i64::MAX, reason });
         }
         decision.states.failed = view.errors.len() as u64;
         let ids = decision.serve.iter().map(|e| e.id).collect();

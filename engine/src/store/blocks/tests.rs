@@ -154,3 +154,33 @@ async fn the_set_follows_the_bucket_and_survives_its_absence() {
     again.until("it is read again", |f| f.has(&[id(2), id(5)]) && f.status.state(&f.set).error.is_none()).await;
     empty.until("the first pass", |f| f.has(&[id(2), id(5)])).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_meta_json_that_cannot_be_read_now_takes_no_block_away_without_a_word() {
+    let gcs = Gcs::start().unwrap();
+    gcs.make_bucket("b");
+    let config = bucket::Config::parse(&yaml(&gcs)).unwrap();
+    let bucket = Bucket::open(&config, bucket::Options::new(World::real())).unwrap();
+    put(&bucket, 1).await;
+    put(&bucket, 2).await;
+    let dir = tempfile::tempdir().unwrap();
+    let followed = follow(&gcs, dir.path());
+    followed.until("two blocks", |f| f.has(&[id(1), id(2)])).await;
+    gcs.deny(&[testkit::gcs::Right::Get]);
+    // One that nobody has read yet: it is named.
+    put(&bucket, 3).await;
+    let names = |f: &Followed| f.set.snapshot().missing.iter().any(|m| m.id == id(3) && m.reason.contains("read now"));
+    followed.until("the new one is named", names).await;
+    // One that is suspected: whoever asks waits, it is not taken for deleted.
+    let served = followed.set.snapshot();
+    let one = Arc::clone(served.blocks().find(|b| b.id == id(1)).unwrap());
+    let asked = tokio::spawn({
+        let (set, one, served) = (followed.set.clone(), Arc::clone(&one), Arc::clone(&served));
+        async move { set.gone(&one, &served).await.map(|now| now.len()) }
+    });
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert!(!asked.is_finished() && one.trouble().is_none() && followed.has(&[id(1), id(2)]));
+    gcs.deny(&[]);
+    followed.until("all are there", |f| f.has(&[id(1), id(2), id(3)]) && f.set.snapshot().missing.is_empty()).await;
+    assert_eq!(asked.await.unwrap().unwrap(), 3);
+}

@@ -342,6 +342,7 @@ impl Shared {
             have => have?,
         };
         let (disk, path, handle) = (Arc::clone(&self.disk), path.to_owned(), tokio::runtime::Handle::current());
+        let deadline = self.limits.deadline;
         blocking(move || {
             if let Some(dir) = path.parent() {
                 disk.create_dir(dir)?;
@@ -351,7 +352,10 @@ impl Shared {
                 if let Some(bytes) = have.iter().find_map(|(at, bytes)| cut(*at, bytes, &range)) {
                     return Ok(bytes);
                 }
-                handle.block_on(bucket.get_range(&object, range.clone())).map_err(|e| {
+                // Whoever waits for this thread gives up, but the thread does not end with that.
+                let read = async { tokio::time::timeout(deadline, bucket.get_range(&object, range.clone())).await };
+                let late = |_| tsdb::Error::refused(&object, "fetch", format!("no answer within {deadline:?}"));
+                handle.block_on(read).map_err(late)?.map_err(|e| {
                     let shown = e.to_string();
                     *failed.lock() = Some(e);
                     tsdb::Error::refused(&object, "fetch", shown)

@@ -205,6 +205,22 @@ impl Ranges {
         cut(ranges, &parts)
     }
 
+    /// Bytes of a file, as the bucket tells.
+    ///
+    /// # Errors
+    /// [`Trouble`].
+    pub async fn size(&self, id: BlockId, file: File) -> Result<u64, Trouble> {
+        let (bucket, path) = (self.bucket()?, file.object(id));
+        let _turn = self.shared.turns.acquire().await.map_err(|e| Trouble::Unavailable(e.to_string()))?;
+        match tokio::time::timeout(self.shared.limits.deadline, bucket.head(&path)).await {
+            Ok(meta) => Ok(meta?.size),
+            Err(_) => Err(Trouble::Unavailable(format!(
+                "{path}: its size did not come within {:?}",
+                self.shared.limits.deadline
+            ))),
+        }
+    }
+
     /// Runs of a file, each with where it begins.
     async fn fetch(
         &self,

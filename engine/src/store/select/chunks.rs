@@ -11,6 +11,8 @@ use tsdb::segment;
 
 /// Bytes of a chunk's length, encoding and checksum, at most.
 const FRAME: u64 = 5 + 1 + 4;
+/// Longest chunk, in bytes: one that announces more is damaged, and is not read.
+const CHUNK_MAX: u64 = 16 << 20;
 /// Longest read that several chunks share, in bytes.
 const READ_MAX: u64 = 16 << 20;
 
@@ -103,14 +105,14 @@ pub fn take(file: &str, loaded: &Loaded, place: &Place) -> tsdb::Result<Found> {
     }
 }
 
-/// Where a chunk ends, as its first bytes tell; nothing for one that announces more than a segment holds.
+/// Where a chunk ends, as its first bytes tell; nothing for one that announces more than [`CHUNK_MAX`].
 fn whole(at: u64, head: &[u8]) -> Option<Range<u64>> {
     let mut length = 0u64;
     for (i, byte) in head.iter().take(5).enumerate() {
         length |= u64::from(byte & 0x7f) << (7 * i);
         if *byte < 0x80 {
             let end = at + (i as u64 + 1) + length + FRAME - 5;
-            return (length <= segment::MAX_SEGMENT_BYTES).then_some(at..end);
+            return (length <= CHUNK_MAX).then_some(at..end);
         }
     }
     // So few bytes that not even the length is there.
@@ -165,6 +167,11 @@ mod tests {
         let Found::Whole(Encoding::Xor, found) = take("f", &load(bytes.len()), &place).unwrap() else { panic!() };
         assert_eq!(found, data);
         bytes[50] ^= 1;
+        let load = Loaded::new(&[8..bytes.len() as u64], vec![bytes[8..].to_vec().into()]);
+        assert!(take("f", &load, &place).unwrap_err().is_damage());
+        // A length that has fallen over is not read.
+        bytes[9..13].copy_from_slice(&[0xff, 0xff, 0x7f, 0x7f]);
+        bytes[8] = 0xff;
         let load = Loaded::new(&[8..bytes.len() as u64], vec![bytes[8..].to_vec().into()]);
         assert!(take("f", &load, &place).unwrap_err().is_damage());
         assert!(take("f", &load, &Place { start: 3, ..place }).is_err());

@@ -8,6 +8,9 @@ use tsdb::index::{Version, series_offset};
 /// Bytes of an entry's own length and checksum, at most.
 const FRAME: u64 = 10 + 4;
 
+/// Longest entry, in bytes: one that announces more is damaged, and is not read. Prometheus's are a few kilobytes.
+pub const ENTRY_MAX: u64 = 16 << 20;
+
 /// The entries of a block's series, read in parts of bounded size.
 #[derive(Debug)]
 pub struct Parts {
@@ -98,7 +101,7 @@ impl Parts {
             length |= u64::from(byte & 0x7f) << (7 * i);
             if *byte < 0x80 {
                 let end = at.saturating_add(length).saturating_add(FRAME).min(self.section.end);
-                return (end > at).then_some(at..end);
+                return (end > at && end - at <= ENTRY_MAX).then_some(at..end);
             }
         }
         None
@@ -149,6 +152,10 @@ mod tests {
         assert_eq!(parts.ask().unwrap().ranges, [1600..2000]);
         assert_eq!(parts.whole(1600, &[0x80, 0x01]), Some(1600..1742));
         assert_eq!(parts.whole(1600, &[0xff; 20]), None);
+        // A bit that has fallen over in a length costs no gigabyte.
+        let parts = Parts::new(vec![100], Version::V2, 16..u64::MAX, 4096, 1 << 20);
+        assert_eq!(parts.whole(1600, &[0xff, 0xff, 0xff, 0x7f]), None);
+        assert_eq!(parts.whole(1600, &[0xff, 0xff, 0x7f]), Some(1600..1600 + (2 << 20) - 1 + FRAME));
     }
 
     #[test]

@@ -15,6 +15,9 @@ use std::sync::Arc;
 use tsdb::header::Reader;
 use tsdb::index::{INDEX_FILE, MAX_LABEL_BYTES, Series, SymbolMemory};
 
+/// After so many collected bytes they are counted: labels may be as long as a mebibyte.
+const COUNT_EVERY: usize = 1 << 20;
+
 /// What a cursor can do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
@@ -66,6 +69,8 @@ pub struct Cursor {
     ready: VecDeque<(Labels, Box<[Place]>)>,
     /// Bytes that wait in `order` and `ready`, counted only when all are collected.
     collected: Option<usize>,
+    /// Of these, the bytes that `held` knows of.
+    counted: usize,
     ended: bool,
     held: Held,
     /// The first entry that could not be read, and how many.
@@ -99,6 +104,7 @@ impl Cursor {
             order: Order::new(all),
             ready: VecDeque::new(),
             collected: all.then_some(0),
+            counted: 0,
             ended: false,
             held,
             damage: None,
@@ -180,7 +186,9 @@ impl Cursor {
 
     fn hold(&mut self) -> Result<(), Refused> {
         let loaded: usize = self.loaded.iter().map(|(_, l)| l.memory()).sum();
-        self.held.set(self.parts.memory() + loaded + self.collected.unwrap_or(0))
+        let extra = self.extra.as_ref().map_or(0, |(_, bytes)| bytes.len());
+        self.counted = self.collected.unwrap_or(0);
+        self.held.set(self.parts.memory() + loaded + extra + self.counted)
     }
 
     /// Reads the next entry; false if more of it is needed.
@@ -224,7 +232,7 @@ impl Cursor {
                     *collected += labels.packed_len() + 64 + size_of_val(&*places);
                 }
                 self.order.push(labels, places, &mut self.ready);
-                if self.collected.is_some() && self.next.is_multiple_of(1024) {
+                if self.collected.is_some_and(|all| all - self.counted >= COUNT_EVERY) {
                     self.hold()?;
                 }
             }

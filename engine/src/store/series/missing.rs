@@ -31,8 +31,7 @@ impl Lacks {
     /// All that is missing of what is served and touches a request.
     pub fn served(&mut self, served: &Served, (min_t, max_t): (i64, i64), matchers: &[Matcher]) {
         for m in served.missing.iter().filter(|m| m.min_t <= max_t && min_t < m.max_t) {
-            let touches = |l: &Labels| external::narrow(l, matchers.to_vec()).is_some();
-            if m.external.as_ref().is_none_or(touches) {
+            if m.external.as_ref().is_none_or(|l| external::touches(l, matchers)) {
                 let Missing { id, external, min_t, max_t, reason } = m;
                 self.note(*id, external.as_ref(), (*min_t, *max_t), reason);
             }
@@ -50,9 +49,11 @@ impl Lacks {
         troubles: Vec<(Arc<Block>, Trouble)>,
         excluded: &mut BTreeSet<BlockId>,
     ) -> Result<Arc<Served>, Fault> {
+        // All of them were in this one: a newer one that lacks them is news for each, so that one look is enough.
+        let seen = Arc::clone(&served);
         for (block, trouble) in troubles {
             let reason = match trouble {
-                Trouble::Gone(what) => match set.gone(&block, &served).await {
+                Trouble::Gone(what) => match set.gone(&block, &seen).await {
                     Ok(now) => {
                         let found = now.blocks().find(|b| b.id == block.id).map(|b| b.trouble());
                         served = now;

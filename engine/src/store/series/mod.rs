@@ -39,7 +39,7 @@ use missing::Lacks;
 use model::{BlockId, Labels, Matcher};
 use open::Opener;
 use spec::{Aggregates, Spec, Stats, Stop};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc::error::SendTimeoutError;
@@ -143,9 +143,16 @@ pub type Chosen = (Arc<Block>, Arc<[Matcher]>);
 pub fn choose_blocks(served: &Served, wanted: Wanted<'_>) -> Vec<Chosen> {
     let Wanted { range, max_resolution, matchers, block_matchers, excluded } = wanted;
     let mut blocks = Vec::new();
+    // Most groups have the same external names, so the same matchers are left: they may be long, and are kept once.
+    let mut rests: BTreeMap<Vec<usize>, Arc<[Matcher]>> = BTreeMap::new();
     for group in &served.groups {
-        let Some(rest) = external::narrow(&group.external, matchers.to_vec()) else { continue };
-        let rest: Arc<[Matcher]> = rest.into();
+        if !external::touches(&group.external, matchers) {
+            continue;
+        }
+        let own = |(i, m): (usize, &Matcher)| group.external.get(&m.name).is_none().then_some(i);
+        let left: Vec<usize> = matchers.iter().enumerate().filter_map(own).collect();
+        let take = |left: &Vec<usize>| left.iter().filter_map(|i| matchers.get(*i).cloned()).collect();
+        let rest = Arc::clone(rests.entry(left).or_insert_with_key(take));
         let there: Vec<&Arc<Block>> = group.blocks.iter().filter(|b| !excluded.contains(&b.id)).collect();
         // The other way round, the finest come first and the coarser fill the holes.
         let rank = |b: &Block| if max_resolution.is_some() { b.resolution } else { i64::MAX - b.resolution };
@@ -441,7 +448,20 @@ impl Line {
             self.spec.stats.data.fetched(read.ranges.len(), size, read.ranges.len());
             Ok::<_, Fault>(Loaded::new(&read.ranges, bytes))
         }));
-        let loaded: Vec<Loaded> = reads.buffered(CONCURRENT).try_collect().await?;
+        let mut reads = reads.buffered(CONCURRENT).boxed();
+        let (mut loaded, mut troubles) = (Vec::new(), Vec::new());
+        while let Some(one) = reads.next().await {
+            match one {
+                Ok(one) => loaded.push(one),
+                // All that can't be read is told at once: each attempt may take as long as a read that never answers.
+                Err(Fault::Blocks(t)) => troubles.extend(t),
+                Err(other) => return Err(other),
+            }
+        }
+        drop(reads);
+        if !troubles.is_empty() {
+            return Err(Fault::Blocks(troubles));
+        }
         reading.feed(loaded);
         let (spec, batch) = (Arc::clone(&self.spec), self.batch);
         let taken = self.cpu.run(move || {

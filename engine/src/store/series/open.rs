@@ -160,12 +160,12 @@ fn has_own(header: &Reader, external: &Labels, without: &[String]) -> bool {
     changed.into_iter().any(|name| !name.is_empty() && header.table().values(name).next().is_some())
 }
 
-/// A text that stands for matchers, whatever their order.
+/// A text that stands for matchers, whatever their order. Names and values may hold anything, so their lengths are told.
 fn text(matchers: &[Matcher]) -> String {
-    let mut all: Vec<String> =
-        matchers.iter().map(|m| format!("{}\u{0}{}\u{0}{}", m.name, m.op.as_str(), m.value)).collect();
+    let one = |m: &Matcher| format!("{}:{}{}{}:{}", m.name.len(), m.name, m.op.as_str(), m.value.len(), m.value);
+    let mut all: Vec<String> = matchers.iter().map(one).collect();
     all.sort_unstable();
-    all.join("\u{1}")
+    all.concat()
 }
 
 /// References and the names of lazy matchers, for the cache: how many names, each after its length, then references.
@@ -211,5 +211,10 @@ mod tests {
         turned.reverse();
         assert_eq!(text(&turned), text(&matchers));
         assert_ne!(text(&matchers[1..]), text(&matchers));
+        // Values may hold whatever stands between.
+        let one = [m("a", MatchOp::NotEqual, "x\u{1}b\u{0}=\u{0}y")];
+        let two = [m("a", MatchOp::NotEqual, "x"), m("b", MatchOp::Equal, "y")];
+        assert_ne!(text(&one), text(&two));
+        assert_ne!(text(&[m("a", MatchOp::Equal, "b=1:c1:d")]), text(&[m("a=1:b", MatchOp::Equal, "c1:d")]));
     }
 }

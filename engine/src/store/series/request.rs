@@ -26,6 +26,13 @@ pub struct Hints {
 /// `InvalidArgument`: what is wrong with it is the caller's fault.
 pub fn read(r: &SeriesRequest, (min_t, max_t): (i64, i64)) -> Result<(Asked, Hints), Status> {
     let select = Select::read(r)?;
+    // Thanos's store answers a request without matchers, or with matchers on external labels only, as if it had nothing: a
+    // hole that nobody is told of. Nobody but a mistaken client asks without any (queriers refuse it, as sidecars do), so that
+    // is refused here, too. `{cluster="a"}` is good PromQL, and a querier passes it on: all series of these blocks are the
+    // answer, as much as the limits allow.
+    if select.matchers.is_empty() {
+        return Err(Status::invalid_argument("no matchers specified: give at least one"));
+    }
     let (mut hints, mut block_matchers) = (Hints::default(), Vec::new());
     if let Some(any) = r.hints.as_ref().filter(|any| any.type_url == SERIES_HINTS) {
         let asked = SeriesRequestHints::decode(&*any.value)

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 #![allow(clippy::disallowed_methods, reason = "tests live in real time")]
 
+mod bad_input;
 mod oracle;
 mod truth;
 
@@ -12,6 +13,7 @@ use super::headers::{Headers, Limits};
 use super::ranges::Ranges;
 use crate::server::Context;
 use args::StoreArgs;
+use bucket::layers::faults::{Faults, Plan};
 use bucket::{Bucket, Directory, Options};
 use futures::StreamExt as _;
 use model::world::World;
@@ -42,6 +44,7 @@ pub(super) struct House {
     pub(super) set: Set,
     pub(super) home: Arc<Home>,
     pub(super) gateway: StoreGateway,
+    pub(super) faults: Faults,
     generation: u64,
 }
 
@@ -56,20 +59,22 @@ pub(super) struct Got {
 
 impl House {
     pub(super) fn new(args: StoreArgs) -> Self {
+        Self::patient(args, Duration::from_secs(60))
+    }
+
+    /// With so much patience for a read of the bucket.
+    pub(super) fn patient(args: StoreArgs, deadline: Duration) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let world = World::real();
         let root = dir.path().join("bucket");
         std::fs::create_dir(&root).unwrap();
-        let store = Arc::new(Directory::new(root, Arc::clone(&world.entropy)));
-        let bucket = Bucket::over(store, "test", Options::new(world.clone()));
-        let limits = Limits {
-            open: 100,
-            open_bytes: 1 << 30,
-            idle: Duration::from_secs(60),
-            fetches: 4,
-            deadline: Duration::from_secs(60),
-        };
-        let ranges = Ranges::new();
+        let store = Directory::new(root, Arc::clone(&world.entropy));
+        let faults = Faults::new(store, Arc::clone(&world.entropy), Plan::default());
+        let bucket = Bucket::over(Arc::new(faults.clone()), "test", Options::new(world.clone()));
+        let limits = Limits { open: 100, open_bytes: 1 << 30, idle: Duration::from_secs(60), fetches: 4, deadline };
+        // Few reads at a time: what hangs for ever would soon be felt.
+        let concurrency = 8;
+        let ranges = Ranges::with(super::ranges::Limits { concurrency, deadline }, None);
         ranges.use_bucket(bucket);
         let headers = Headers::new(dir.path().join("data"), Arc::new(RealDisk), world.clone(), limits);
         let home = Arc::new(Home { world: world.clone(), headers, ranges, cache: IndexCache::new(1 << 20, 1 << 20) });
@@ -77,7 +82,7 @@ impl House {
         let context = Context::new("store", world);
         context.ready.ready();
         let gateway = StoreGateway::new(set.clone(), &args, || (i64::MIN, i64::MAX), &context);
-        Self { dir, set, home, gateway, generation: 0 }
+        Self { dir, set, home, gateway, faults, generation: 0 }
     }
 
     pub(super) fn block_dir(&self, n: u64) -> PathBuf {

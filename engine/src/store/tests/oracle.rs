@@ -85,7 +85,7 @@ proptest! {
     fn as_brute_force(
         blocks in prop::collection::vec((externals(), content()), 1..4),
         requests in prop::collection::vec((
-            prop::collection::vec(matcher(), 0..4), (0i64..200, 0i64..200), prop::collection::vec(name(), 0..3),
+            prop::collection::vec(matcher(), 1..4), (0i64..200, 0i64..200), prop::collection::vec(name(), 0..3),
             (0i64..4, prop_oneof![Just(0i64), Just(64i64)]), any::<bool>(), prop::option::of((1i64..4, any::<bool>(), prop::collection::vec(name(), 0..3))),
         ), 6),
     ) {

@@ -1,0 +1,240 @@
+//! A bucket that hangs, matchers and labels beyond reason: bounded, typed, cancellable.
+
+use super::{Content, House, by_labels, id};
+use args::StoreArgs;
+use bucket::layers::faults::Plan;
+use model::Labels;
+use proto::thanos::store_server::Store as _;
+use proto::thanos::{LabelMatcher, LabelNamesRequest, LabelValuesRequest, SeriesRequest};
+use std::sync::Arc;
+use std::time::Duration;
+use tonic::{Code, Request};
+
+/// How long a read may take here.
+const DEADLINE: Duration = Duration::from_millis(400);
+
+fn external(cluster: &str) -> Labels {
+    Labels::from_pairs([("cluster", cluster)])
+}
+
+fn content(n: usize) -> Content {
+    let labels = |i: usize| Labels::from_pairs([("__name__", "m"), ("pod", &format!("pod-{i:06}"))]);
+    (0..n).map(|i| (labels(i), vec![(0, 10, 1, vec![i as u8; 600])])).collect()
+}
+
+fn matcher(kind: i32, name: &str, value: impl Into<String>) -> LabelMatcher {
+    LabelMatcher { r#type: kind, name: name.into(), value: value.into() }
+}
+
+fn request(matchers: Vec<LabelMatcher>) -> SeriesRequest {
+    SeriesRequest { min_time: 0, max_time: 100, matchers, response_batch_size: 64, ..Default::default() }
+}
+
+fn all() -> SeriesRequest {
+    request(vec![matcher(0, "__name__", "m")])
+}
+
+/// Blocks 1, 2 and 3 of the clusters a, b and c; of 1 and 3 meta.json does not tell the sizes of its segments.
+fn three() -> House {
+    let mut house = House::patient(StoreArgs::default(), DEADLINE);
+    let blocks = [(1, "a"), (2, "b"), (3, "c")].map(|(n, c)| house.write(n, &external(c), 0, &content(20)));
+    house.serve(blocks, Vec::new());
+    house
+}
+
+fn hang(house: &House, what: &[String]) {
+    house.faults.set(Plan { hangs: what.to_vec(), ..Plan::default() });
+}
+
+/// Everything that requests held is given back.
+async fn at_rest(house: &House) {
+    for _ in 0..200 {
+        if house.gateway.held() == 0 && house.gateway.in_flight() == 0 {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("{} bytes and {} requests are held", house.gateway.held(), house.gateway.in_flight());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_that_never_comes_is_named_and_the_rest_is_answered() {
+    let house = three();
+    hang(&house, &[format!("{}/index", id(1))]);
+    let got = house.series(all()).await.unwrap();
+    assert_eq!(got.series.len(), 40);
+    let text = got.warnings.join("\n");
+    assert!(got.warnings.len() == 1 && text.contains(&id(1).to_string()) && text.contains("400ms"), "{text}");
+    let names = LabelNamesRequest { start: 0, end: 100, ..Default::default() };
+    let got = house.gateway.label_names(Request::new(names)).await.unwrap().into_inner();
+    assert!(got.names.len() == 3 && got.warnings.len() == 1, "{got:?}");
+    let abort = SeriesRequest { partial_response_disabled: true, ..all() };
+    let status = house.series(abort).await.unwrap_err();
+    assert!(status.code() == Code::Aborted && status.message().contains(&id(1).to_string()), "{status}");
+    at_rest(&house).await;
+    // Nobody holds it against the block once it answers.
+    hang(&house, &[]);
+    let got = house.series(all()).await.unwrap();
+    assert!(got.series.len() == 60 && got.warnings.is_empty(), "{:?}", got.warnings);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn chunks_that_never_come_are_named_together() {
+    let house = three();
+    // Their index-headers are there.
+    assert_eq!(house.series(all()).await.unwrap().series.len(), 60);
+    hang(&house, &[format!("{}/chunks", id(1)), format!("{}/chunks", id(2))]);
+    let clock = &house.home.world.clock;
+    let begin = clock.elapsed();
+    let got = house.series(all()).await.unwrap();
+    let took = clock.elapsed().saturating_sub(begin);
+    assert_eq!(got.series.len(), 20, "{:?}", got.warnings);
+    assert!(got.warnings.len() == 2 && got.warnings.iter().all(|w| w.contains("400ms")), "{:?}", got.warnings);
+    // Both at once: not one deadline after the other.
+    assert!(took < DEADLINE * 2, "{took:?}");
+    at_rest(&house).await;
+    hang(&house, &[]);
+    assert_eq!(house.series(all()).await.unwrap().series.len(), 60);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_with_less_patience_is_told_and_one_that_leaves_takes_all_with_it() {
+    let house = three();
+    hang(&house, &["chunks".to_owned()]);
+    let mut asked = Request::new(all());
+    asked.metadata_mut().insert("grpc-timeout", "100m".parse().unwrap());
+    let mut stream = house.gateway.series(asked).await.unwrap().into_inner();
+    let first = futures::StreamExt::next(&mut stream).await.unwrap();
+    assert_eq!(first.unwrap_err().code(), Code::DeadlineExceeded);
+    at_rest(&house).await;
+    let leaving = house.gateway.frames(&Request::new(all())).unwrap();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(house.gateway.in_flight(), 1);
+    drop(leaving);
+    at_rest(&house).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn matchers_beyond_reason_are_answered_or_refused_by_name() {
+    let mut house = House::new(StoreArgs::default());
+    let block = house.write(1, &external("a"), 0, &content(300));
+    house.serve([block], Vec::new());
+    let count = async |m: Vec<LabelMatcher>| house.series(request(m)).await.map(|got| got.series.len());
+    let many = |from: usize| (from..from + 10_000).map(|i| format!("pod-{i:06}")).collect::<Vec<_>>().join("|");
+    assert_eq!(count(vec![matcher(2, "pod", many(100))]).await.unwrap(), 200);
+    assert_eq!(count(vec![matcher(3, "pod", many(100))]).await.unwrap(), 100);
+    // Of literals and not.
+    assert_eq!(count(vec![matcher(2, "pod", format!("{}|.*7", many(290)))]).await.unwrap(), 39);
+    // Nothing that keeps, only what drops.
+    assert_eq!(count(vec![matcher(1, "pod", "pod-000001"), matcher(3, "pod", ".*[02468]")]).await.unwrap(), 149);
+    // What an absent label passes.
+    for (kind, value, want) in [(0, "", 300), (2, ".*", 300), (2, "|x", 300), (1, "x", 300), (2, ".+", 0), (1, "", 0)] {
+        assert_eq!(count(vec![matcher(kind, "absent", value)]).await.unwrap(), want, "{kind} {value:?}");
+    }
+    assert_eq!(count(vec![matcher(0, "pod", "")]).await.unwrap(), 0);
+    // As many as may be, and one more.
+    let ones = |n: usize| (0..n).map(|i| matcher(3, "pod", format!("pod-{i:06}"))).collect::<Vec<_>>();
+    assert_eq!(count(ones(1000)).await.unwrap(), 0);
+    let status = count(ones(1001)).await.unwrap_err();
+    assert!(status.code() == Code::InvalidArgument && status.message().contains("1001 matchers"), "{status}");
+    // Expressions that no machine has the memory for.
+    for huge in
+        ["(((a{1000}){1000}){1000})".to_owned(), "(".repeat(100_000), format!("x({}y)", ".*a".repeat(2_000_000))]
+    {
+        let status = count(vec![matcher(2, "pod", huge)]).await.unwrap_err();
+        assert!(
+            status.code() == Code::InvalidArgument && status.message().contains("matcher 0 on label \"pod\""),
+            "{status}"
+        );
+    }
+    // A value of 8 MiB, which is no series's.
+    assert_eq!(count(vec![matcher(0, "pod", "x".repeat(8 << 20))]).await.unwrap(), 0);
+    at_rest(&house).await;
+}
+
+/// Long matchers are kept once, not once per external label set.
+#[test]
+fn matchers_are_shared_by_groups() {
+    let mut house = House::new(StoreArgs::default());
+    let blocks = [1, 2].map(|n| house.write(n, &external(&n.to_string()), 0, &content(1)));
+    house.serve(blocks, Vec::new());
+    let matchers = [model::Matcher::new(model::MatchOp::Equal, "pod", "x").unwrap()];
+    let wanted = crate::store::series::Wanted {
+        range: (0, 100),
+        max_resolution: None,
+        matchers: &matchers,
+        block_matchers: &[],
+        excluded: &Default::default(),
+    };
+    let chosen = crate::store::series::choose_blocks(&house.set.snapshot(), wanted);
+    assert!(chosen.len() == 2 && Arc::ptr_eq(&chosen[0].1, &chosen[1].1));
+}
+
+/// Thanos's store answers both with an empty success.
+#[tokio::test(flavor = "multi_thread")]
+async fn matchers_on_external_labels_alone_give_all_and_none_at_all_are_refused() {
+    let house = three();
+    let got = house.series(request(vec![matcher(2, "cluster", "a|b")])).await.unwrap();
+    assert_eq!((got.series.len(), got.warnings.len()), (40, 0));
+    let status = house.series(request(Vec::new())).await.unwrap_err();
+    assert!(status.code() == Code::InvalidArgument && status.message().contains("no matchers"), "{status}");
+    // Label calls need none.
+    let values = LabelValuesRequest { label: "cluster".into(), start: 0, end: 100, ..Default::default() };
+    let got = house.gateway.label_values(Request::new(values)).await.unwrap().into_inner();
+    assert_eq!(got.values, ["a", "b", "c"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn before_the_first_pass_nothing_is_answered() {
+    let house = House::new(StoreArgs::default());
+    assert_eq!(house.series(all()).await.unwrap_err().code(), Code::Unavailable);
+    let names = LabelNamesRequest { start: 0, end: 100, ..Default::default() };
+    assert_eq!(house.gateway.label_names(Request::new(names)).await.unwrap_err().code(), Code::Unavailable);
+}
+
+/// What one request leaves in the cache is not what another finds, whatever its values hold.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_matcher_is_taken_for_another() {
+    let house = three();
+    let all = house.series(request(vec![matcher(1, "a", "x\u{1}pod\u{0}=\u{0}pod-000001")])).await.unwrap();
+    assert_eq!(all.series.len(), 60);
+    let few = house.series(request(vec![matcher(1, "a", "x"), matcher(0, "pod", "pod-000001")])).await.unwrap();
+    assert_eq!(few.series.len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_series_of_ten_thousand_labels_and_a_value_of_a_mebibyte_come_whole() {
+    let mut house = House::new(StoreArgs::default());
+    let names: Vec<String> = (0..10_000).map(|i| format!("label_{i:05}")).collect();
+    let wide = Labels::from_pairs(names.iter().map(|n| (n.as_str(), "v")).chain([("__name__", "m"), ("pod", "a")]));
+    let long = "x".repeat((1 << 20) - 100);
+    let long = Labels::from_pairs([("__name__", "m"), ("pod", long.as_str())]);
+    let chunk = || vec![(0, 10, 1, vec![7; 600])];
+    let mut content: Content = vec![(wide, chunk()), (long, chunk())];
+    content.sort();
+    let block = house.write(1, &external("a"), 0, &content);
+    house.serve([block], Vec::new());
+    let got = house.series(all()).await.unwrap();
+    assert!(got.warnings.is_empty(), "{:?}", got.warnings);
+    let want: Content = content.iter().map(|(l, c)| (l.overlay(&external("a")), c.clone())).collect();
+    assert!(by_labels(&got.series) == want, "something is missing of long labels");
+    at_rest(&house).await;
+}
+
+/// Series that have to be sorted anew are held: long labels count.
+#[tokio::test(flavor = "multi_thread")]
+async fn long_labels_that_have_to_be_held_are_bounded() {
+    let mut house = House::new(StoreArgs { chunk_pool_size: args::Size(16 << 20), ..StoreArgs::default() });
+    let one = |i: usize| {
+        let long = format!("{i:06}{}", "x".repeat(100_000));
+        (
+            Labels::from_pairs([("__name__", "m"), ("cluster", "own"), ("pod", long.as_str())]),
+            vec![(0, 10, 1, vec![7; 9])],
+        )
+    };
+    let block = house.write(1, &external("a"), 0, &(0..300).map(one).collect());
+    house.serve([block], Vec::new());
+    let status = house.series(all()).await.unwrap_err();
+    assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
+    at_rest(&house).await;
+}
