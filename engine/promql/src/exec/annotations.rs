@@ -43,12 +43,6 @@ impl Annotations {
         }
     }
 
-    /// Only what was told about a part of the query.
-    pub(super) fn within(mut self, part: Span) -> Self {
-        self.by_text.retain(|_, a| a.span.is_some_and(|s| part.start <= s.start && s.end <= part.end));
-        self
-    }
-
     /// As if the text at `from` stood at `to`.
     pub(super) fn moved(mut self, from: Span, to: Span) -> Self {
         for a in self.by_text.values_mut() {

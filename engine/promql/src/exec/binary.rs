@@ -238,17 +238,22 @@ impl Exec<'_> {
         sink: &mut Sink<'_>,
     ) -> Result<(), QueryError> {
         let operator = Operator { op: b.op, return_bool: b.return_bool, span: node.span };
+        let mut notes = StepNotes::default();
         match (b.lhs.value_type, b.rhs.value_type) {
             (ValueType::Scalar, _) => {
                 let scalar = self.scalar(&b.lhs, grid)?;
-                self.vector_scalar(operator, &b.rhs, &scalar, true, grid, sink)
+                self.vector_scalar(operator, &b.rhs, (&scalar, true), grid, &mut notes, sink)?;
             }
             (_, ValueType::Scalar) => {
-                let scalar = self.scalar(&b.rhs, grid)?;
-                self.vector_scalar(operator, &b.lhs, &scalar, false, grid, sink)
+                let scalar = || self.scalar(&b.rhs, grid);
+                self.both(true, &b.lhs, grid, scalar, |scalar| {
+                    self.vector_scalar(operator, &b.lhs, (&scalar, false), grid, &mut notes, sink)
+                })?;
             }
-            _ => self.stream_join(operator, b, grid, sink),
+            _ => return self.stream_join(operator, b, grid, sink),
         }
+        notes.tell(&operator, &mut self.notes.borrow_mut());
+        Ok(())
     }
 
     /// A vector with a scalar, which stands on the left if `swapped`.
@@ -256,23 +261,20 @@ impl Exec<'_> {
         &self,
         operator: Operator,
         vector: &Node,
-        scalar: &ScalarColumn,
-        swapped: bool,
+        (scalar, swapped): (&ScalarColumn, bool),
         grid: &Grid,
+        notes: &mut StepNotes,
         sink: &mut Sink<'_>,
     ) -> Result<(), QueryError> {
-        let mut notes = StepNotes::default();
-        let mut map = |column: &mut Column| operator.column_scalar(column, scalar, swapped, &mut notes);
+        let mut map = |column: &mut Column| operator.column_scalar(column, scalar, swapped, notes);
         if changes_metric(operator.op) || operator.return_bool {
-            self.renamed(vector, grid, sink, &mut map)?;
+            self.renamed(vector, grid, sink, &mut map)
         } else {
             self.stream(vector, grid, &mut |mut series| {
                 map(&mut series.column);
                 if series.column.is_empty() { Ok(()) } else { sink(series) }
-            })?;
+            })
         }
-        notes.tell(&operator, &mut self.notes.borrow_mut());
-        Ok(())
     }
 }
 

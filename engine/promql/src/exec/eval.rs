@@ -276,13 +276,26 @@ impl<'q> Exec<'q> {
         if grid.len == 0 {
             return Ok(());
         }
-        if node.sliced && self.slice.is_none() {
-            return self.stream_slices(node, grid, sink);
-        }
-        match self.meter {
-            Some(meter) => meter.measure(node.id, sink, |sink| self.stream_node(node, grid, sink)),
-            None => self.stream_node(node, grid, sink),
-        }
+        // As in Prometheus, where all series are there before an operator takes them, what is told while they are taken
+        // comes after all that is told here.
+        let before = self.notes.take();
+        let above = RefCell::default();
+        let mut take = |series: SeriesColumn| {
+            self.notes.swap(&above);
+            let taken = sink(series);
+            self.notes.swap(&above);
+            taken
+        };
+        let result = match self.meter {
+            _ if node.sliced && self.slice.is_none() => self.stream_slices(node, grid, &mut take),
+            Some(meter) => meter.measure(node.id, &mut take, |sink| self.stream_node(node, grid, sink)),
+            None => self.stream_node(node, grid, &mut take),
+        };
+        let told = self.notes.replace(before);
+        let mut notes = self.notes.borrow_mut();
+        notes.merge(told);
+        notes.merge(above.into_inner());
+        result
     }
 
     fn stream_node(&self, node: &Node, grid: &Grid, sink: &mut Sink<'_>) -> Result<(), QueryError> {

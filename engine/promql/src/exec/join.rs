@@ -60,7 +60,7 @@ impl Exec<'_> {
 
     /// Evaluates `first`, then `second`, whatever is told and goes wrong in the order of the text, in which `first` is
     /// the right side if `right_first`.
-    fn both<T>(
+    pub(super) fn both<T>(
         &self,
         right_first: bool,
         other: &Node,

@@ -244,6 +244,9 @@ impl Exec<'_> {
     #[inline(never)]
     pub(super) fn stream_quantile(&self, a: &Aggregate, grid: &Grid, sink: &mut Sink<'_>) -> Result<(), QueryError> {
         let (param, name) = self.param(a, grid)?;
+        self.with_input(&a.arg, (grid, 0), Holder::Ranking, sink, &mut |grid, first, held, sink| {
+            self.quantile_at(a, &param, name, (grid, first), &held, sink)
+        })?;
         if let Some(node) = &a.param {
             let mut notes = self.notes.borrow_mut();
             if param.any_nan {
@@ -256,9 +259,7 @@ impl Exec<'_> {
                 notes.invalid_quantile(param.min, node.span);
             }
         }
-        self.with_input(&a.arg, (grid, 0), Holder::Ranking, sink, &mut |grid, first, held, sink| {
-            self.quantile_at(a, &param, name, (grid, first), &held, sink)
-        })
+        Ok(())
     }
 
     /// A part of the steps, of which `first` is the first.

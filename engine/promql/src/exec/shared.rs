@@ -67,8 +67,7 @@ impl Exec<'_> {
         let told = self.notes.replace(before);
         self.notes.borrow_mut().merge(told.clone());
         let span = shared.node.span;
-        // What was told further up in the meantime is outside the span.
-        let kept = series.map(|series| Rc::new(Kept { series, notes: told.within(span), span, cost }));
+        let kept = series.map(|series| Rc::new(Kept { series, notes: told, span, cost }));
         self.kept.borrow_mut().insert(shared.id, kept);
         result
     }

@@ -342,20 +342,22 @@ impl<'a> Builder<'a> {
         Ok(Built { node: node(expr, kind, injective), invariant, wrap: invariant })
     }
 
-    /// `info()` selects twice: its argument, and the info series that may belong to it.
+    /// `info()` selects twice: its argument, and the info series that may belong to it. As in Prometheus it is evaluated
+    /// once if its arguments do not depend on the step, even though the info series do.
     fn info(&mut self, expr: &Expr, c: &'a crate::parse::Call, cx: Context<'a>) -> Result<Built, QueryError> {
         let mut args = Vec::new();
         let mut base = None;
+        let (matchers, mut invariant): (&[Matcher], _) = match c.args.get(1).map(Expr::unparen) {
+            Some(Expr::Vector(v)) => (&v.matchers, v.at.is_some()),
+            Some(_) => return Err(QueryError::execution("expected label selectors only")),
+            None => (&[], true),
+        };
         if let Some(first) = c.args.first() {
             let built = self.expr(first, cx)?;
             base = reference(&built.node);
-            args.push(built.wrapped());
+            invariant &= built.invariant;
+            args.push(if invariant { built.node } else { built.wrapped() });
         }
-        let matchers: &[Matcher] = match c.args.get(1).map(Expr::unparen) {
-            Some(Expr::Vector(v)) => &v.matchers,
-            Some(_) => return Err(QueryError::execution("expected label selectors only")),
-            None => &[],
-        };
         let id = self.selects.len();
         let (at, offset) = base.unwrap_or((None, 0));
         let selector =
@@ -377,7 +379,7 @@ impl<'a> Builder<'a> {
         let (value_type, injective) = (ValueType::Vector, false);
         args.push(Node { kind: Kind::Instant(selector), span, value_type, injective, id: 0, sliced: false });
         let kind = Kind::Call(Box::new(Call { func: c.func, args }));
-        Ok(Built { node: node(expr, kind, false), invariant: false, wrap: false })
+        Ok(Built { node: node(expr, kind, false), invariant, wrap: invariant })
     }
 }
 

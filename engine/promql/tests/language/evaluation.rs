@@ -382,3 +382,44 @@ fn each_select_is_read_once() {
         assert_eq!(asked, (0..plan.selects().len()).collect::<Vec<_>>(), "{query}");
     }
 }
+
+/// Of equal notes the one that Prometheus 3.14 tells last keeps its position: an operator tells after all its operands,
+/// and operands from left to right. The positions are what a real Prometheus answered.
+#[test]
+fn the_outermost_of_equal_notes_keeps_its_position() {
+    let lab = Lab::new().load(10, r#"up{a="x"}"#, [1.0, 2.0, 3.0]).load(10, "limit", [1.0, 2.0, 3.0]);
+    let quantile = |at: &str| [format!("PromQL warning: quantile value should be between 0 and 1, got 2 ({at})")];
+    assert_eq!(lab.notes(20, "quantile(2, quantile by (a) (2, up))"), quantile("1:10"));
+    assert_eq!(lab.notes(20, "quantile(2, up unless quantile by (b) (2, limit))"), quantile("1:10"));
+    assert_eq!(lab.notes(20, "quantile(2, up) unless on(a) quantile(2, limit)"), quantile("1:39"));
+    let subquery = "quantile_over_time(2, (up unless quantile by (b) (2, limit))[1m:10s])";
+    assert_eq!(lab.notes(20, subquery), quantile("1:20"));
+    let counter = |at: &str| {
+        [format!(
+            "PromQL info: metric might not be a counter, name does not end in _total/_sum/_count/_bucket: \"limit\" ({at})"
+        )]
+    };
+    assert_eq!(lab.notes(20, "rate(limit[5m]) + scalar(rate(limit[2m]))"), counter("1:31"));
+    assert_eq!(lab.notes(20, "scalar(rate(limit[2m])) + rate(limit[5m])"), counter("1:32"));
+}
+
+/// As in Prometheus 3.14 `info()` of what does not depend on the step is evaluated once, at the first step, and so is
+/// what stands around it.
+#[test]
+fn info_of_a_constant_is_constant() {
+    let lab = Lab::new().load(10, r#"x{instance="i",job="j"}"#, [1.0, 1.0, 1.0]).load(
+        20,
+        r#"target_info{instance="i",job="j",version="1"}"#,
+        [1.0, 1.0],
+    );
+    let over = |query: &str| {
+        let times = Times::Range { start: 0, end: 20_000, step: 10_000 };
+        let result = lab.run(query, times).unwrap_or_else(|e| panic!("{query}: {e}"));
+        result.annotations.strings(query, 10).0.len()
+    };
+    assert_eq!(over("sort(info(vector(1)))"), 0, "sorted at the only step that there is");
+    assert_eq!(over("sort(info(x @ 10))"), 0);
+    assert_eq!(over("sort(info(x))"), 1);
+    assert_eq!(over(r#"sort(info(vector(1), {version=~".*"}))"#), 1, "its second argument is pinned to no time");
+    assert_eq!(lab.over(0, 20, 10, "info(vector(7))"), ["{} 7@0 7@10 7@20"]);
+}

@@ -2,8 +2,8 @@
 
 use model::FloatHistogram;
 use model::sample::Value;
-use promql::exec::{QueryError, QueryResult, QueryValue};
-use promql::parse::{Expr, Options, parse_expr};
+use promql::exec::{QueryError, QueryResult, QueryValue, Times};
+use promql::parse::{AggregateOp, Expr, Options, ValueType, parse_expr};
 use serde_json::Value as Json;
 use std::collections::BTreeMap;
 
@@ -219,16 +219,61 @@ pub(crate) fn is_unstable(query: &str, what: &str) -> bool {
         // If two things are wrong, either may be told.
         return pinned || (!what.contains("None") && !what.contains("parse error"));
     }
-    // limitk takes any, and Prometheus has no order below rankings, `or` and label functions.
     let turns = TURN.iter().any(|w| query.contains(w)) && ROUGH.iter().any(|w| query.contains(w));
-    pinned || turns || query.contains("limitk")
+    // Any series will do for limitk.
+    pinned || turns || holds(query, |e| matches!(e, Expr::Aggregate(a) if a.op == AggregateOp::Limitk))
 }
 
-/// What Prometheus 3.14 does by accident: it has no answer at all to `predict_linear` over a subquery that is pinned to a
-/// time; a selector that is pinned inside a subquery with an offset moves by that offset, if the subquery begins with the
-/// query; the parameter of an aggregation that is pinned to a time moves along with the steps.
+/// True if a part of the query is so.
+fn holds(query: &str, mut is: impl FnMut(&Expr) -> bool) -> bool {
+    let mut found = false;
+    if let Ok(expr) = parse_expr(query, &Options::ALL) {
+        expr.walk(&mut |e| found |= is(e));
+    }
+    found
+}
+
+/// True if a ranking, which breaks ties by the order of its series, stands above something whose series Prometheus gives
+/// in no order.
+pub(crate) fn ranks_without_order(query: &str, times: Times) -> bool {
+    let range = matches!(times, Times::Range { .. });
+    holds(query, |e| match e {
+        Expr::Aggregate(a) => matches!(a.op, AggregateOp::Topk | AggregateOp::Bottomk) && has_no_order(&a.expr, range),
+        // Below it all is evaluated at several times.
+        Expr::Subquery(s) => ranks_without_order(&s.expr.to_string(), Times::Range { start: 0, end: 1, step: 1 }),
+        _ => false,
+    })
+}
+
+/// True if Prometheus may collect the series in a Go map, whose order is chance: always in `info`, `count_values` and where
+/// series that became equal are joined (label functions, signs), at several steps in all that is neither a selector, a
+/// function of ranges nor an aggregation to one value per group.
+fn has_no_order(expr: &Expr, range: bool) -> bool {
+    match expr.unparen() {
+        Expr::Vector(_) | Expr::Matrix(_) | Expr::Number(_) | Expr::String(_) => false,
+        Expr::Subquery(s) => has_no_order(&s.expr, true),
+        Expr::Unary(_) => true,
+        Expr::Binary(b) => range || has_no_order(&b.lhs, range) || has_no_order(&b.rhs, range),
+        Expr::Aggregate(a) => match a.op {
+            AggregateOp::CountValues => true,
+            AggregateOp::Topk | AggregateOp::Bottomk | AggregateOp::Limitk | AggregateOp::LimitRatio if range => true,
+            _ => has_no_order(&a.expr, range),
+        },
+        Expr::Call(c) => {
+            let of_range = c.args.iter().any(|a| a.value_type() == ValueType::Matrix);
+            ["info", "label_replace", "label_join"].contains(&c.func.name)
+                || (range && !of_range)
+                || c.args.iter().any(|a| has_no_order(a, range))
+        }
+        Expr::Paren(_) => false,
+    }
+}
+
+/// What Prometheus 3.14 does by accident: it has no answer at all to a function of a subquery that is pinned to a time, if
+/// the function still depends on the step; a selector that is pinned inside a subquery with an offset moves by that
+/// offset, if the subquery begins with the query; the parameter of an aggregation that is pinned to a time moves along
+/// with the steps.
 fn is_accident(query: &str) -> bool {
-    let Ok(expr) = parse_expr(query, &Options::ALL) else { return false };
     let is_pinned = |e: &Expr| match e {
         Expr::Vector(s) => s.at.is_some(),
         Expr::Matrix(m) => m.selector.at.is_some(),
@@ -240,16 +285,43 @@ fn is_accident(query: &str) -> bool {
         e.walk(&mut |e| found |= is_pinned(e));
         found
     };
-    let mut found = false;
-    expr.walk(&mut |e| {
-        found |= match e {
-            Expr::Subquery(s) => (s.offset_ms != 0 || s.offset_expr.is_some()) && holds_pin(&s.expr),
-            Expr::Call(c) => c.func.name == "predict_linear" && c.args.first().is_some_and(is_pinned),
-            Expr::Aggregate(a) => a.param.as_ref().is_some_and(holds_pin),
-            _ => false,
-        };
-    });
-    found
+    let pinned_subquery = |e: &Expr| matches!(e.unparen(), Expr::Subquery(s) if s.at.is_some());
+    holds(query, |e| match e {
+        Expr::Subquery(s) => (s.offset_ms != 0 || s.offset_expr.is_some()) && holds_pin(&s.expr),
+        Expr::Call(c) => c.args.iter().any(pinned_subquery) && depends_on_step(e),
+        Expr::Aggregate(a) => a.param.as_ref().is_some_and(holds_pin),
+        _ => false,
+    })
+}
+
+/// True if Prometheus evaluates it at every step and not just once.
+fn depends_on_step(expr: &Expr) -> bool {
+    const TIME: &[&str] = &[
+        "days_in_month",
+        "day_of_month",
+        "day_of_week",
+        "day_of_year",
+        "hour",
+        "minute",
+        "month",
+        "year",
+        "predict_linear",
+        "time",
+    ];
+    match expr.unparen() {
+        Expr::Vector(s) => s.at.is_none(),
+        Expr::Matrix(m) => m.selector.at.is_none(),
+        Expr::Subquery(s) => s.at.is_none(),
+        Expr::Unary(u) => depends_on_step(&u.expr),
+        Expr::Binary(b) => depends_on_step(&b.lhs) || depends_on_step(&b.rhs),
+        Expr::Aggregate(a) => depends_on_step(&a.expr),
+        Expr::Call(c) => match (c.func.name, c.args.first().map(Expr::unparen)) {
+            ("timestamp", Some(Expr::Vector(s))) => s.at.is_none(),
+            ("timestamp", _) => true,
+            (name, _) => TIME.contains(&name) || c.args.iter().any(depends_on_step),
+        },
+        Expr::Number(_) | Expr::String(_) | Expr::Paren(_) => false,
+    }
 }
 
 /// A text whose number is cut to ten digits.
