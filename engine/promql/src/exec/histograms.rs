@@ -180,12 +180,6 @@ impl Exec<'_> {
         grid: &Grid,
         sink: &mut Sink<'_>,
     ) -> Result<(), QueryError> {
-        for (q, span) in quantiles {
-            let steps = if matches!(q, ScalarColumn::Constant(_)) { 1 } else { grid.len };
-            for v in (0..steps).map(|i| q.at(i)).filter(|v| v.is_nan() || !(0.0..=1.0).contains(v)) {
-                self.notes.borrow_mut().invalid_quantile(v, *span);
-            }
-        }
         let mut fixed: BTreeMap<String, ForcedSteps> = BTreeMap::new();
         let names: Vec<_> = quantiles.iter().map(|(q, _)| label.map(|l| (l, q))).collect();
         self.each_histogram(arg, grid, &names, sink, &mut |n, step, labels, h, notes| {
@@ -217,6 +211,12 @@ impl Exec<'_> {
                 }
             }
         })?;
+        for (q, span) in quantiles {
+            let steps = if matches!(q, ScalarColumn::Constant(_)) { 1 } else { grid.len };
+            for v in (0..steps).map(|i| q.at(i)).filter(|v| v.is_nan() || !(0.0..=1.0).contains(v)) {
+                self.notes.borrow_mut().invalid_quantile(v, *span);
+            }
+        }
         for (metric, steps) in &fixed {
             self.notes.borrow_mut().forced_monotonicity(metric, steps, grid.len, arg.span);
         }

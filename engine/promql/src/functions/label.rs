@@ -2,14 +2,12 @@
 
 use crate::exec::QueryError;
 use model::labels::{LabelsBuilder, METRIC_NAME};
+use model::regex::Regex;
 use model::{Labels, MatchOp, Matcher};
-use regex_automata::meta;
-use regex_automata::util::captures::Captures;
-use regex_automata::util::syntax;
 
 /// `label_replace`, compiled.
 pub(crate) struct Replace<'a> {
-    regex: meta::Regex,
+    regex: Regex,
     target: &'a str,
     template: &'a str,
     source: &'a str,
@@ -18,13 +16,7 @@ pub(crate) struct Replace<'a> {
 impl<'a> Replace<'a> {
     pub(crate) fn new(target: &'a str, template: &'a str, source: &'a str, regex: &'a str) -> Result<Self, QueryError> {
         let invalid = || QueryError::execution(format!("invalid regular expression in label_replace(): {regex}"));
-        // The shared check refuses what RE2 would; here the groups are needed too.
-        model::regex::Regex::new(regex).map_err(|_e| invalid())?;
-        let compiled = meta::Builder::new()
-            .syntax(syntax::Config::new().dot_matches_new_line(true))
-            .configure(meta::Config::new().nfa_size_limit(Some(10 << 20)))
-            .build(&format!("^(?:{regex})$"))
-            .map_err(|_e| invalid())?;
+        let compiled = Regex::new(regex).map_err(|_e| invalid())?;
         check_name("destination", "label_replace", target)?;
         Ok(Self { regex: compiled, target, template, source })
     }
@@ -32,57 +24,14 @@ impl<'a> Replace<'a> {
     /// The new labels; `None` if the expression does not match.
     pub(crate) fn apply(&self, labels: &Labels) -> Result<Option<Labels>, QueryError> {
         let value = labels.value(self.source);
-        let mut groups = self.regex.create_captures();
-        self.regex.captures(value, &mut groups);
-        if !groups.is_match() {
+        if !self.regex.is_match(value) {
             return Ok(None);
         }
         // A group is at most the value.
         let references = self.template.matches('$').count();
         check_size("label_replace", self.template.len().saturating_add(references.saturating_mul(value.len())))?;
-        Ok(Some(labels.with(self.target, &self.fill_in(&groups, value))))
+        Ok(self.regex.captures_expand(value, self.template).map(|text| labels.with(self.target, &text)))
     }
-
-    /// Go's template: `$1`, `$name`, `${name}`, `$$`; a group that does not exist is empty.
-    fn fill_in(&self, groups: &Captures, value: &str) -> String {
-        let mut out = String::new();
-        let mut rest = self.template;
-        while let Some(at) = rest.find('$') {
-            out.push_str(rest.get(..at).unwrap_or(""));
-            rest = rest.get(at + 1..).unwrap_or("");
-            if let Some(tail) = rest.strip_prefix('$') {
-                out.push('$');
-                rest = tail;
-                continue;
-            }
-            let Some((name, tail)) = group_name(rest) else {
-                out.push('$');
-                continue;
-            };
-            rest = tail;
-            let span = match name.parse::<usize>() {
-                Ok(i) if name.bytes().all(|b| b.is_ascii_digit()) => groups.get_group(i),
-                _ => groups.get_group_by_name(name),
-            };
-            if let Some(s) = span {
-                out.push_str(value.get(s.start..s.end).unwrap_or(""));
-            }
-        }
-        out.push_str(rest);
-        out
-    }
-}
-
-/// The name behind a `$`, and what follows.
-fn group_name(s: &str) -> Option<(&str, &str)> {
-    let word = |s: &str| s.find(|c: char| !(c == '_' || c.is_alphanumeric())).unwrap_or(s.len());
-    if let Some(inner) = s.strip_prefix('{') {
-        let end = word(inner);
-        let name = inner.get(..end).filter(|n| !n.is_empty())?;
-        return inner.get(end..)?.strip_prefix('}').map(|tail| (name, tail));
-    }
-    let end = word(s);
-    s.get(..end).filter(|n| !n.is_empty()).zip(s.get(end..))
 }
 
 /// Bytes of the longest label value that functions make: nested calls double it each time.
@@ -150,6 +99,7 @@ mod tests {
         assert_eq!(dst(apply("${x}-$$-$9", "source-value-(?P<x>.*)")).as_deref(), Some("10-$-"));
         assert_eq!(dst(apply("$1_x", "source-value-(.*)")).as_deref(), Some(""));
         assert!(apply("x", "value-.*").is_none(), "anchored");
+        assert_eq!(dst(apply("$0", "source-value[[-]10")).as_deref(), Some("source-value-10"), "a class of RE2");
         assert!(Replace::new("dst", "", "src", "(").is_err());
         assert!(Replace::new("", "", "src", "x").is_err());
     }

@@ -394,6 +394,8 @@ fn the_outermost_of_equal_notes_keeps_its_position() {
     assert_eq!(lab.notes(20, "quantile(2, up) unless on(a) quantile(2, limit)"), quantile("1:39"));
     let subquery = "quantile_over_time(2, (up unless quantile by (b) (2, limit))[1m:10s])";
     assert_eq!(lab.notes(20, subquery), quantile("1:20"));
+    let histogram = "histogram_quantile(2, histogram_quantile(2, up))";
+    assert_eq!(lab.notes(20, histogram).last(), quantile("1:20").first());
     let counter = |at: &str| {
         [format!(
             "PromQL info: metric might not be a counter, name does not end in _total/_sum/_count/_bucket: \"limit\" ({at})"
