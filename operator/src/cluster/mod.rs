@@ -34,6 +34,7 @@ pub use link::{ValidBucket, ValidLink, ValidLinkTls};
 pub use object_storage::ValidObjectStorage;
 pub use problem::{ConditionType, Problem, Reason};
 pub use scrape::AdditionalJob;
+pub use store::ValidShard;
 pub use volume::Volume;
 
 /// A wish that can be carried out. Building objects from it can't fail.
@@ -61,8 +62,8 @@ pub struct ValidCluster {
     pub object_storage: Option<ValidObjectStorage>,
     /// The bucket's files as they were rendered before, while the Secret of a bucket is not good.
     pub object_storage_before: Option<ValidObjectStorage>,
-    /// The cache of the store gateways, by shard; none where none runs.
-    pub store: Vec<Volume>,
+    /// The shards of the store gateways; none where none runs.
+    pub store: Vec<ValidShard>,
     /// What keeps Prometheus from compacting a block before it is uploaded.
     pub compaction: Compaction,
     /// Raw scrape configurations that parsed, or that ran before.

@@ -45,9 +45,8 @@ fn own(cluster: &ValidCluster) -> Vec<Object> {
         return Vec::new();
     };
     let account = names::store(&cluster.name);
-    let shards = cluster.spec.store_gateway.shards.max(1);
     let mut objects = service(cluster, meta::STORE, &account);
-    for (shard, cache) in (0..shards).zip(&cluster.store) {
+    for (shard, valid) in (0..).zip(&cluster.store) {
         objects.extend(set(
             cluster,
             &Gateway {
@@ -56,8 +55,8 @@ fn own(cluster: &ValidCluster) -> Vec<Object> {
                 account: account.clone(),
                 bucket,
                 secret: names::objstore(&cluster.name),
-                cache,
-                shards,
+                cache: &valid.cache,
+                shards: valid.of,
                 own: true,
             },
         ));

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use args::StoreArgs;
 use clap::{Args as _, FromArgMatches as _};
+use k8s_openapi::api::apps::v1::StatefulSetStatus;
 use operator::cluster::ConditionType::{Accepted, Stalled};
 use operator::cluster::{Reason, validate};
 use operator::desired::{Object, links_revision, objects};
@@ -126,6 +127,30 @@ fn shards_divide_the_blocks() {
     let one = objects(&valid_in(&with(json!({}))));
     let of = |all: &[Object]| find(all, "StatefulSet", "ops-store").0["spec"]["selector"].clone();
     assert_eq!(of(&one), of(&all));
+}
+
+/// Nobody gives up blocks that nobody else serves yet.
+#[test]
+fn a_new_shard_serves_before_others_give_up_its_blocks() {
+    let mut observed = with(json!({}));
+    let one = objects(&valid_in(&observed));
+    carried_out(&mut observed, &one).expect("carried out");
+    observed.cluster.spec.store_gateway.shards = 2;
+    let all = objects(&valid_in(&observed));
+    assert_eq!(templates(&all)["StatefulSet/ops-store"], templates(&one)["StatefulSet/ops-store"]);
+    assert!(flags(&all, "ops-store-shard-1").selector.contains("\"modulus\":2"));
+    carried_out(&mut observed, &all).expect("carried out");
+    assert_eq!(flags(&objects(&valid_in(&observed)), "ops-store").selector, "");
+
+    let mut ready = |replicas| {
+        let set = observed.live.stateful_sets.get_mut("ops-store-shard-1").expect("a set");
+        set.status = Some(StatefulSetStatus { ready_replicas: Some(replicas), ..StatefulSetStatus::default() });
+        let all = objects(&valid_in(&observed));
+        carried_out(&mut observed, &all).expect("carried out");
+        flags(&all, "ops-store").selector
+    };
+    assert_eq!(ready(0), "");
+    assert!(ready(1).contains("\"modulus\":2"));
 }
 
 /// What is told to do is done one StatefulSet after another, and ends.
