@@ -79,8 +79,9 @@ flags! {
         /// Threads that decode and compute, all queries together; 0 is one per core.
         threads: u64 = "query.threads", "0", since "0.1.0";
         /// Most bytes that answers of stores hold before they are merged, all requests together; should others hold all
-        /// of them, one request at a time may hold as much again. 0 is no limit.
-        buffer_bytes: u64 = "query.buffer-bytes", "268435456", since "0.1.0";
+        /// of them, one request at a time may hold as much again. 0 is 256 MiB, or an eighth of the container's memory if
+        /// that is less.
+        buffer_bytes: u64 = "query.buffer-bytes", "0", since "0.1.0";
         /// Of these, most bytes that one request reads ahead of what it needs next; 0 is no limit.
         buffer_bytes_per_request: u64 = "query.buffer-bytes-per-request", "33554432", since "0.1.0";
         /// How far back a sample still counts as current.

@@ -73,18 +73,28 @@ impl Admission {
 
     /// Waits for this query's turn and for memory. Dropping the future leaves the queue.
     pub async fn enter(&self, options: &EngineOptions) -> Account {
-        let _turn = self.turn.lock().await;
-        if let Some(account) = Account::reserving(options, self.reserve) {
-            return account;
-        }
-        self.waited.inc();
-        let _waiting = super::eval::InFlight::new(&self.waiting);
+        let mut waiting = None;
+        let _turn = match self.turn.try_lock() {
+            Ok(turn) => turn,
+            // Those behind the first wait as much as the first.
+            Err(_) => {
+                waiting = Some(self.wait());
+                self.turn.lock().await
+            }
+        };
         loop {
-            self.freed.notified().await;
             if let Some(account) = Account::reserving(options, self.reserve) {
                 return account;
             }
+            waiting.get_or_insert_with(|| self.wait());
+            self.freed.notified().await;
         }
+    }
+
+    /// Counts one more that waits, until it is dropped.
+    fn wait(&self) -> super::eval::InFlight {
+        self.waited.inc();
+        super::eval::InFlight::new(&self.waiting)
     }
 }
 
@@ -111,15 +121,21 @@ mod tests {
         let (left, third) = (entered("left"), entered("third"));
         tokio::time::sleep(Duration::from_secs(60)).await;
         assert!(!first.is_finished() && !third.is_finished());
-        assert!(metrics.render().unwrap().contains("panoptes_query_memory_waiting 1"));
+        // Those behind the first wait, too.
+        let says = |line: &str| assert!(metrics.render().unwrap().contains(line), "{line}");
+        says("panoptes_query_memory_waiting 3");
+        says("panoptes_query_memory_waited_total 3");
         // One that goes away does not hold the line up.
         left.abort();
+        tokio::task::yield_now().await;
+        says("panoptes_query_memory_waiting 2");
         greedy.give_back(3 << 20);
         drop(greedy);
         let (name, account) = first.await.unwrap();
         assert_eq!(name, "first");
         let (name, _) = third.await.unwrap();
         assert_eq!(name, "third");
+        says("panoptes_query_memory_waiting 0");
         drop(account);
         assert_eq!(gate.budget().held(), 0, "{:?}", gate.budget());
     }

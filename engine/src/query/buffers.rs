@@ -9,6 +9,7 @@
 
 use crate::server::RECEIVE_MAX;
 use crate::server::metrics::Metrics;
+use args::QueryArgs;
 use parking_lot::Mutex;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
@@ -67,7 +68,30 @@ pub enum Refused {
     },
 }
 
+/// The limit where none is asked for (0), bytes.
+const LIMIT: u64 = 256 << 20;
+/// The part of a container's memory that it may be then: with an overdraft a quarter, which is what the accounts of the
+/// queries leave free ([`super::admission`]).
+const PART: u64 = 8;
+/// It is no less than this, bytes.
+const LEAST: u64 = 1 << 20;
+
+/// The limit that was asked for, or that fits a container of so many bytes.
+fn limit_of(asked: u64, container: Option<u64>) -> u64 {
+    match (asked, container) {
+        (0, Some(bytes)) => (bytes / PART).clamp(LEAST, LIMIT),
+        (0, None) => LIMIT,
+        (asked, _) => asked,
+    }
+}
+
 impl Buffers {
+    /// As the flags say, in this container.
+    pub fn in_container(args: &QueryArgs, metrics: &Metrics) -> Self {
+        let limit = limit_of(args.buffer_bytes, crate::server::memory::limit());
+        Self::new(limit, args.buffer_bytes_per_request, metrics)
+    }
+
     /// At most `limit` bytes, of which one request reads ahead at most `ahead`; 0 is no limit.
     pub fn new(limit: u64, ahead: u64, metrics: &Metrics) -> Self {
         let bytes = |n: u64| match usize::try_from(n).unwrap_or(usize::MAX) {
@@ -331,6 +355,21 @@ mod tests {
 
     fn held(b: &Buffers) -> i64 {
         b.0.held.get()
+    }
+
+    #[test]
+    fn the_limit_follows_the_container() {
+        for (asked, container, limit) in [
+            (0, None, 256 << 20),
+            (0, Some(64 << 30), 256 << 20),
+            (0, Some(1 << 30), 128 << 20),
+            (0, Some(256 << 20), 32 << 20),
+            (0, Some(7), 1 << 20),
+            (300 << 20, Some(256 << 20), 300 << 20),
+        ] {
+            assert_eq!(limit_of(asked, container), limit, "{asked} in {container:?}");
+        }
+        assert_eq!(QueryArgs::default().buffer_bytes, 0);
     }
 
     #[tokio::test]

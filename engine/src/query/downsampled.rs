@@ -13,8 +13,12 @@ use proto::thanos::Aggr;
 use std::sync::Arc;
 use tsdb::chunk::{self, ChunkError, Encoding, ErrorKind, Section};
 
-/// Most samples that one window is spread to; a second's worth of one a millisecond is more than any scrape makes.
+/// Most samples that one window is spread to: one each 3 ms for five minutes, one each 36 ms for an hour. A window of more is
+/// refused.
 const MAX_SPREAD: i64 = 100_000;
+/// Said of such a window.
+const TOO_MANY: &str =
+    "a window of more than 100000 samples can't be counted: ask for data as scraped (max_source_resolution=0s)";
 /// Most samples that a window is spread to for an average alone.
 const MAX_WEIGHT: f64 = 8.0;
 
@@ -149,7 +153,7 @@ impl Reader {
                 let apart = apart(windows.iter().map(|s| s.t));
                 for s in windows {
                     let Value::Float(n) = s.v else { continue };
-                    self.spread(s.t, n, &Value::Float(1.0), apart, out);
+                    self.spread(s.t, n, &Value::Float(1.0), apart, out)?;
                 }
             }
             View::Presence => out.extend(need(a.count.as_ref(), "count")?.collect::<Result<Vec<_>, _>>()?),
@@ -182,13 +186,16 @@ impl Reader {
         let weights: Vec<f64> = windows.iter().map(|(n, _)| weight(*n)).collect();
         let equal = weights.windows(2).all(|w| matches!(w, [a, b] if a == b));
         for ((_, s), weight) in windows.into_iter().zip(weights) {
-            self.spread(s.t, if equal && !self.mixed { 1.0 } else { weight }, &s.v, apart, out);
+            self.spread(s.t, if equal && !self.mixed { 1.0 } else { weight }, &s.v, apart, out)?;
         }
         Ok(())
     }
 
     /// Gives a window that ends at `t` out as `n` samples of one value, evenly over its length, the last at `t`.
-    fn spread(&mut self, t: i64, n: f64, v: &Value, apart: i64, out: &mut Vec<Sample>) {
+    fn spread(&mut self, t: i64, n: f64, v: &Value, apart: i64, out: &mut Vec<Sample>) -> Result<(), ChunkError> {
+        if n.round() > MAX_SPREAD as f64 {
+            return Err(refused("count", ErrorKind::Limit(TOO_MANY)));
+        }
         // Longer than a window is a gap.
         let from = match self.last {
             Some(last) if last < t && t.saturating_sub(last) <= apart.saturating_add(apart / 2) => last,
@@ -197,17 +204,19 @@ impl Reader {
         self.last = Some(t);
         let length = t.saturating_sub(from).max(1);
         // NaN and less than one become none, which no window is.
-        let n = (n.round() as i64).clamp(1, MAX_SPREAD.min(length));
+        // More than one a millisecond there can't be, unless it was given out already.
+        let n = (n.round() as i64).clamp(1, length);
         out.extend((0..n).rev().map(|k| Sample { t: t - length * k / n, v: v.clone() }));
+        Ok(())
     }
 }
 
-/// Least distance of the windows of a chunk: their length. Of a single one it is not known; the shortest is assumed.
+/// Largest distance of the windows of a chunk: their length. Of a single one it is not known; the shortest is assumed.
 fn apart(times: impl Iterator<Item = i64> + Clone) -> i64 {
     let [shortest, _] = RESOLUTIONS;
     let distances = times.clone().zip(times.skip(1)).map(|(a, b)| b.saturating_sub(a));
     // The first window after a cut, and the last before one, may be short.
-    distances.max().filter(|d| *d > 0).unwrap_or(shortest)
+    distances.max().map_or(shortest, |d| d.max(shortest))
 }
 
 type Decoded = chunk::ChunkIter;
@@ -222,13 +231,11 @@ fn need(slot: Option<&Slot>, name: &'static str) -> Result<Decoded, ChunkError> 
 }
 
 fn bad(aggregate: &'static str, why: &'static str) -> ChunkError {
-    ChunkError {
-        encoding: Encoding::Aggregate,
-        section: Section::Aggregate(aggregate),
-        bit: 0,
-        length: 0,
-        kind: ErrorKind::Corrupt(why),
-    }
+    refused(aggregate, ErrorKind::Corrupt(why))
+}
+
+fn refused(aggregate: &'static str, kind: ErrorKind) -> ChunkError {
+    ChunkError { encoding: Encoding::Aggregate, section: Section::Aggregate(aggregate), bit: 0, length: 0, kind }
 }
 
 /// Counts and averages of windows.
@@ -421,11 +428,36 @@ pub(crate) mod tests {
         a.sum = Some(slot(&[(5, 1.0)]));
         let e = |v| Reader::new(v, false).read(&c, &mut Vec::new()).unwrap_err().to_string();
         assert!(e(View::Counter).contains("aggregate counter") && e(View::Average).contains("windows are not those"));
-        // A count that nobody can have counted stays bounded.
-        let huge = downsample(&[(0, 1.0), (300 * M, 1.0)], 300 * M, 0);
-        let mut huge = huge;
-        huge.aggregates.as_mut().unwrap().count = Some(slot(&[(0, 1e300), (300 * M, f64::NAN)]));
-        assert!(view(View::Count, false, &[huge]).len() <= 2 * MAX_SPREAD as usize);
+    }
+
+    #[test]
+    fn a_window_of_more_samples_than_can_be_spread_is_refused_and_none_is_left_out() {
+        let windows = |counts: &[(i64, f64)]| {
+            let mut c = downsample(&[(0, 1.0), (60 * M, 1.0)], 60 * M, 0);
+            let a = c.aggregates.as_mut().unwrap();
+            (a.count, a.sum) = (Some(slot(counts)), Some(slot(counts)));
+            c
+        };
+        let most = MAX_SPREAD as f64;
+        let all = windows(&[(60 * M - 1, most), (120 * M - 1, 7.0)]);
+        assert_eq!(view(View::Count, false, &[all]).len(), MAX_SPREAD as usize + 7);
+        for n in [most + 1.0, 1e300, f64::INFINITY] {
+            let c = windows(&[(60 * M - 1, 1.0), (120 * M - 1, n)]);
+            let read = |v, mixed| Reader::new(v, mixed).read(&c, &mut Vec::new());
+            for (v, mixed) in [(View::Count, false), (View::Count, true), (View::Weighted, true)] {
+                let e = read(v, mixed).unwrap_err();
+                assert!(matches!(e.kind, ErrorKind::Limit(_)), "{e}");
+                assert!(
+                    e.to_string().contains("aggregate count") && e.to_string().contains("max_source_resolution"),
+                    "{e}"
+                );
+            }
+            // Proportions need no such number.
+            read(View::Weighted, false).unwrap();
+        }
+        // The last window was cut a millisecond after the first: that says nothing about its length.
+        let cut = windows(&[(5 * M - 1, 20.0), (5 * M, 1.0)]);
+        assert_eq!(view(View::Count, false, &[cut]).len(), 21);
     }
 
     #[test]

@@ -156,7 +156,7 @@ impl Fanout {
     pub fn new(endpoints: Arc<Endpoints>, world: World, args: &QueryArgs, metrics: &Metrics) -> Self {
         // 0 is as long as the request.
         let response_timeout = args.response_timeout.duration();
-        let buffers = Buffers::new(args.buffer_bytes, args.buffer_bytes_per_request, metrics);
+        let buffers = Buffers::in_container(args, metrics);
         let started = metrics.register("grpc_client_started", "gRPC calls begun", Family::default());
         let handled = metrics.register("grpc_client_handled", "gRPC calls ended, by code", Family::default());
         Self { endpoints, world, response_timeout, buffers, started, handled }
@@ -474,6 +474,8 @@ enum Message {
     Series(Vec<Series>, Option<Grant>),
     Warning(String),
     Failed(String),
+    /// The request has no memory for more.
+    Full(Failed),
 }
 
 struct StoreCall {
@@ -548,7 +550,11 @@ impl StoreCall {
             }
             for mut s in batch {
                 s.labels = s.labels.without(&self.strip);
-                held.more(s.cost()).map_err(|e| Some((tonic::Code::ResourceExhausted, e.0)))?;
+                if let Err(full) = held.more(s.cost()) {
+                    // Ours, whatever the store does: it has not failed.
+                    let _ = to.send(Message::Full(full)).await;
+                    return Err(None);
+                }
                 unsorted.push(s);
             }
             if held.bytes() > MAX_RESORT {
@@ -752,6 +758,7 @@ impl SeriesStream {
                 }
                 Some(Message::Warning(w)) => (format!("store {}: {w}", input.name), false),
                 Some(Message::Failed(r)) => (no_answer(&input.name, &r), input.strict),
+                Some(Message::Full(full)) => return Err(full),
             };
             if fatal || !self.partial {
                 push_warning(&mut self.failed, text);

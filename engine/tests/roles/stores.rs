@@ -535,6 +535,28 @@ async fn a_message_that_can_not_be_held_costs_its_store_and_is_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_limit_of_our_own_is_no_failure_of_the_store_that_is_read() {
+    let value = |i: usize| format!("{i:05}{}", "x".repeat(16_000));
+    let data = (0..100).map(|i| (set(&[("__name__", "big"), ("n", &value(i))]), vec![(1_000_000, 1.0)]));
+    // It can't leave out replica labels itself, so that all of it is held to be sorted.
+    let old = Fake::new(&[("cluster", "old"), ("replica", "a")], data.collect()).unable().start().await;
+    let good = store("good", Manner::Good).await;
+    let mut a = args(&[old.address.clone(), good.address.clone()]);
+    a.max_bytes = 400_000;
+    let querier = Querier::start(a).await;
+    for partial in ["true", "false"] {
+        let more = format!("&time=1000&partial_response={partial}");
+        let (status, answer) = querier.query("count({__name__=~\"m|big\"})", &more).await;
+        assert_eq!(status, 422, "{answer}");
+        let error = answer["error"].as_str().unwrap();
+        assert!(error.contains("more than the 400000 bytes that one query may hold"), "{answer}");
+        assert!(!error.contains("no answer from store"), "{answer}");
+    }
+    let (status, answer) = querier.json("/api/v1/series?match[]=big").await;
+    assert!(status != 200 && answer["error"].as_str().unwrap().contains("more than the 400000 bytes"), "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn readers_that_stall_do_not_keep_others_from_their_answers() {
     // Two stores whose messages of a megabyte fill all that may be read ahead.
     let stores = [big("a", 400).await, big("b", 400).await];

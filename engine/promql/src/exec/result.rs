@@ -89,6 +89,16 @@ impl Matrix {
         let columns = columns.into_iter().flat_map(|(grid, all)| all.iter().map(|s| s.points(grid)));
         points.iter().cloned().chain(columns)
     }
+
+    /// The series, made one by one; each is dropped when the next is made.
+    pub fn into_series(self) -> impl Iterator<Item = Series> + Send {
+        let (points, columns) = match self.0 {
+            Rows::Points(all) => (all, None),
+            Rows::Columns(grid, all) => (Vec::new(), Some((grid, all))),
+        };
+        let columns = columns.into_iter().flat_map(|(grid, all)| all.into_iter().map(move |s| s.points(&grid)));
+        points.into_iter().chain(columns)
+    }
 }
 
 impl From<Vec<Series>> for Matrix {

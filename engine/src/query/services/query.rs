@@ -6,9 +6,10 @@ use crate::query::own_replica_labels;
 use crate::server::FRAME_MAX;
 use crate::storeapi::request;
 use crate::storeapi::wire::Shard;
+use futures::{Stream, StreamExt};
 use model::Labels;
 use model::sample::Value;
-use promql::exec::{QueryError, QueryValue, Times};
+use promql::exec::{Account, QueryError, QueryValue, Times};
 use prost::Message;
 use proto::prometheus::{Sample, TimeSeries};
 use proto::thanos::query_server::Query;
@@ -16,14 +17,19 @@ use proto::thanos::{
     QueryRangeRequest, QueryRangeResponse, QueryRequest, QueryResponse, QueryStats, ShardInfo, StoreMatchers,
     TimeSeriesBatch, query_range_response, query_response,
 };
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 /// Most warnings and infos of PromQL in one answer.
 const ANNOTATIONS: usize = 10;
 /// Most points per series, as over HTTP.
 const MAX_POINTS: i64 = 11_000;
+/// How long a caller may take for one message of its answer, as over HTTP.
+const STALLED: Duration = Duration::from_secs(60);
 
 /// What both requests have in common.
 struct Asked {
@@ -48,8 +54,10 @@ enum Part {
     Stats(QueryStats),
 }
 
+type AnswerStream<A> = Pin<Box<dyn Stream<Item = Result<A, Status>> + Send>>;
+
 impl Services {
-    async fn run(&self, asked: Asked, deadline: Duration) -> Result<Vec<Part>, Status> {
+    async fn run(&self, asked: Asked, deadline: Duration) -> Result<Parts, Status> {
         let timeout = u64::try_from(asked.timeout_seconds).ok().filter(|s| *s > 0).map(Duration::from_secs);
         let only = asked.only.iter().map(|m| request::matchers(&m.label_matchers)).collect::<Result<_, _>>()?;
         let shard = match &asked.shard {
@@ -73,7 +81,7 @@ impl Services {
             shard,
         };
         let answer = self.evaluator.run(&asked.query, asked.times, &settings).await.map_err(status)?;
-        parts(&asked.query, answer, asked.batch)
+        Parts::new(&asked.query, answer, asked.batch)
     }
 }
 
@@ -89,70 +97,106 @@ fn status(e: QueryError) -> Status {
     }
 }
 
-/// An answer in messages: warnings first, statistics last.
-fn parts(query: &str, mut answer: Answer, batch: i64) -> Result<Vec<Part>, Status> {
-    let mut warnings = std::mem::take(&mut answer.missing);
-    warnings.extend(answer.result.annotations.strings(query, ANNOTATIONS).0);
-    let mut out: Vec<Part> = warnings.into_iter().map(Part::Warnings).collect();
-    let stats = QueryStats {
-        samples_total: i64::try_from(answer.result.stats.samples_read).unwrap_or(i64::MAX),
-        peak_samples: i64::try_from(answer.result.stats.peak_samples).unwrap_or(i64::MAX),
-    };
-    let batch = usize::try_from(batch).unwrap_or(0).max(1);
-    let (mut pending, mut bytes) = (Vec::new(), 0usize);
-    for series in time_series(answer.result.value)? {
-        bytes += series.encoded_len();
-        pending.push(series);
-        if pending.len() >= batch || bytes >= FRAME_MAX {
-            out.extend(message(&mut pending, batch));
-            bytes = 0;
+/// An answer in messages, each made when it is asked for: warnings first, statistics last.
+struct Parts {
+    warnings: std::vec::IntoIter<String>,
+    series: Box<dyn Iterator<Item = TimeSeries> + Send>,
+    stats: Option<QueryStats>,
+    /// Series in one message.
+    batch: usize,
+    /// The whole answer is held until the last part is sent.
+    _account: Arc<Account>,
+}
+
+impl Parts {
+    fn new(query: &str, answer: Answer, batch: i64) -> Result<Self, Status> {
+        let mut warnings = answer.missing;
+        warnings.extend(answer.result.annotations.strings(query, ANNOTATIONS).0);
+        Ok(Self {
+            warnings: warnings.into_iter(),
+            series: time_series(answer.result.value)?,
+            stats: Some(QueryStats {
+                samples_total: i64::try_from(answer.result.stats.samples_read).unwrap_or(i64::MAX),
+                peak_samples: i64::try_from(answer.result.stats.peak_samples).unwrap_or(i64::MAX),
+            }),
+            batch: usize::try_from(batch).unwrap_or(0).max(1),
+            _account: answer.account,
+        })
+    }
+
+    fn message(&mut self) -> Option<Part> {
+        let first = self.series.next()?;
+        if self.batch == 1 {
+            return Some(Part::Series(first));
         }
+        let mut bytes = first.encoded_len();
+        let mut series = vec![first];
+        while series.len() < self.batch && bytes < FRAME_MAX {
+            let Some(next) = self.series.next() else { break };
+            bytes = bytes.saturating_add(next.encoded_len());
+            series.push(next);
+        }
+        Some(Part::Batch(series))
     }
-    out.extend(message(&mut pending, batch));
-    out.push(Part::Stats(stats));
-    Ok(out)
+
+    /// Sends them one ahead of the reader. One that stops reading must not hold the memory for ever.
+    fn send<A: Send + 'static>(mut self, wrap: fn(Part) -> A) -> AnswerStream<A> {
+        let (to, from) = mpsc::channel(1);
+        let (whole, sent) = oneshot::channel();
+        tokio::spawn(async move {
+            while let Some(part) = self.next() {
+                if !matches!(tokio::time::timeout(STALLED, to.send(wrap(part))).await, Ok(Ok(()))) {
+                    return; // The caller has gone, or does not read.
+                }
+            }
+            drop(self);
+            let _ = whole.send(());
+        });
+        // An answer that was cut off must not look like a whole one.
+        let end = futures::stream::once(sent).filter_map(|sent| {
+            let text = format!("the answer was not read for {STALLED:?}: it is not kept any longer");
+            std::future::ready(sent.is_err().then(|| Err(Status::deadline_exceeded(text))))
+        });
+        Box::pin(ReceiverStream::new(from).map(Ok).chain(end))
+    }
 }
 
-fn message(pending: &mut Vec<TimeSeries>, batch: usize) -> Option<Part> {
-    match (pending.is_empty(), batch) {
-        (true, _) => None,
-        (false, 1) => pending.pop().map(Part::Series),
-        (false, _) => Some(Part::Batch(std::mem::take(pending))),
+impl Iterator for Parts {
+    type Item = Part;
+    fn next(&mut self) -> Option<Part> {
+        let warning = self.warnings.next().map(Part::Warnings);
+        warning.or_else(|| self.message()).or_else(|| self.stats.take().map(Part::Stats))
     }
 }
 
-fn time_series(value: QueryValue) -> Result<Vec<TimeSeries>, Status> {
+fn time_series(value: QueryValue) -> Result<Box<dyn Iterator<Item = TimeSeries> + Send>, Status> {
     let floats = |labels: &Labels, samples| TimeSeries {
         labels: proto::labels::encode(labels),
         samples,
         ..TimeSeries::default()
     };
     Ok(match value {
-        QueryValue::Scalar(timestamp, value) => vec![floats(&Labels::empty(), vec![Sample { value, timestamp }])],
+        QueryValue::Scalar(timestamp, value) => {
+            Box::new(std::iter::once(floats(&Labels::empty(), vec![Sample { value, timestamp }])))
+        }
         QueryValue::String(..) => return Err(Status::unimplemented("a string can't be sent as a series")),
-        QueryValue::Vector(all) => all
-            .into_iter()
-            .map(|s| match s.value {
-                Value::Float(value) => floats(&s.labels, vec![Sample { value, timestamp: s.t }]),
-                Value::Histogram(h) => {
-                    TimeSeries { histograms: vec![proto::histograms::encode(s.t, &h)], ..floats(&s.labels, Vec::new()) }
-                }
-            })
-            .collect(),
-        QueryValue::Matrix(all) => all
-            .iter()
-            .map(|s| TimeSeries {
-                histograms: s.histograms.iter().map(|(t, h)| proto::histograms::encode(*t, h)).collect(),
-                ..floats(&s.labels, s.floats.iter().map(|(t, v)| Sample { value: *v, timestamp: *t }).collect())
-            })
-            .collect(),
+        QueryValue::Vector(all) => Box::new(all.into_iter().map(move |s| match s.value {
+            Value::Float(value) => floats(&s.labels, vec![Sample { value, timestamp: s.t }]),
+            Value::Histogram(h) => {
+                TimeSeries { histograms: vec![proto::histograms::encode(s.t, &h)], ..floats(&s.labels, Vec::new()) }
+            }
+        })),
+        QueryValue::Matrix(all) => Box::new(all.into_series().map(move |s| TimeSeries {
+            histograms: s.histograms.iter().map(|(t, h)| proto::histograms::encode(*t, h)).collect(),
+            ..floats(&s.labels, s.floats.iter().map(|(t, v)| Sample { value: *v, timestamp: *t }).collect())
+        })),
     })
 }
 
 #[tonic::async_trait]
 impl Query for Services {
-    type QueryStream = super::Answers<QueryResponse>;
-    type QueryRangeStream = super::Answers<QueryRangeResponse>;
+    type QueryStream = AnswerStream<QueryResponse>;
+    type QueryRangeStream = AnswerStream<QueryRangeResponse>;
 
     async fn query(&self, request: Request<QueryRequest>) -> Result<Response<Self::QueryStream>, Status> {
         let deadline = self.timeout(&request);
@@ -172,16 +216,15 @@ impl Query for Services {
             batch: r.response_batch_size,
         };
         use query_response::Result as R;
-        let parts = self.run(asked, deadline).await?.into_iter().map(|p| {
-            let result = match p {
+        let wrap = |p| QueryResponse {
+            result: Some(match p {
                 Part::Warnings(w) => R::Warnings(w),
                 Part::Series(s) => R::Timeseries(s),
                 Part::Batch(series) => R::TimeseriesBatch(TimeSeriesBatch { series }),
                 Part::Stats(s) => R::Stats(s),
-            };
-            Ok(QueryResponse { result: Some(result) })
-        });
-        Ok(Response::new(tokio_stream::iter(parts.collect::<Vec<_>>())))
+            }),
+        };
+        Ok(Response::new(self.run(asked, deadline).await?.send(wrap)))
     }
 
     async fn query_range(
@@ -216,15 +259,98 @@ impl Query for Services {
             batch: r.response_batch_size,
         };
         use query_range_response::Result as R;
-        let parts = self.run(asked, deadline).await?.into_iter().map(|p| {
-            let result = match p {
+        let wrap = |p| QueryRangeResponse {
+            result: Some(match p {
                 Part::Warnings(w) => R::Warnings(w),
                 Part::Series(s) => R::Timeseries(s),
                 Part::Batch(series) => R::TimeseriesBatch(TimeSeriesBatch { series }),
                 Part::Stats(s) => R::Stats(s),
-            };
-            Ok(QueryRangeResponse { result: Some(result) })
-        });
-        Ok(Response::new(tokio_stream::iter(parts.collect::<Vec<_>>())))
+            }),
+        };
+        Ok(Response::new(self.run(asked, deadline).await?.send(wrap)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::query::address::SystemDns;
+    use crate::query::endpoints::Endpoints;
+    use crate::query::eval::Evaluator;
+    use crate::query::fanout::Fanout;
+    use crate::server::metrics::Metrics;
+    use crate::server::ready::Readiness;
+    use args::QueryArgs;
+    use model::world::World;
+    use promql::exec::ProcessBudget;
+
+    /// A querier without stores, and the memory that its queries share.
+    fn alone() -> (Services, Arc<ProcessBudget>) {
+        let args = QueryArgs { total_bytes: 1 << 30, max_concurrent: 1 << 10, ..QueryArgs::default() };
+        let (world, metrics) = (World::real(), Metrics::new("query", Readiness::default()));
+        let endpoints = Endpoints::new(&args, world.clone(), Arc::new(SystemDns::new().unwrap()), &metrics);
+        let fanout = Fanout::new(endpoints, world.clone(), &args, &metrics);
+        let evaluator = Evaluator::new(&args, fanout, world.clone(), &metrics).unwrap();
+        let budget = evaluator.options().process.clone().unwrap();
+        (Services::new(evaluator, Arc::new(args), world), budget)
+    }
+
+    fn range() -> Request<QueryRangeRequest> {
+        Request::new(QueryRangeRequest {
+            // More than is set aside for a query.
+            query: "label_replace(vector(1), \"a\", \"1\", \"\", \"\")".to_owned()
+                + &(2..=SERIES)
+                    .map(|i| format!(" or label_replace(vector(1), \"a\", \"{i}\", \"\", \"\")"))
+                    .collect::<String>(),
+            start_time_seconds: 0,
+            end_time_seconds: 10_999,
+            interval_seconds: 1,
+            enable_dedup: true,
+            enable_partial_response: true,
+            ..QueryRangeRequest::default()
+        })
+    }
+
+    /// Bytes of its answer: at least eight for each point.
+    const ANSWER: u64 = SERIES * 11_000 * 8;
+    const SERIES: u64 = 30;
+
+    #[tokio::test]
+    async fn an_answer_stays_on_the_account_until_it_is_sent() {
+        let (services, budget) = alone();
+        let mut stream = services.query_range(range()).await.unwrap().into_inner();
+        assert!(budget.held() >= ANSWER, "{budget:?}");
+        let (mut series, mut last) = (0, None);
+        while let Some(message) = stream.next().await {
+            last = message.unwrap().result;
+            if let Some(query_range_response::Result::Timeseries(s)) = &last {
+                assert_eq!(s.samples.len(), 11_000);
+                series += 1;
+            }
+            if series == 10 {
+                assert!(budget.held() >= ANSWER, "{budget:?}");
+            }
+        }
+        assert!(series == SERIES && matches!(last, Some(query_range_response::Result::Stats(_))), "{series} {last:?}");
+        assert_eq!(budget.held(), 0, "{budget:?}");
+        // A caller that goes away.
+        let stream = services.query_range(range()).await.unwrap().into_inner();
+        assert!(budget.held() >= ANSWER, "{budget:?}");
+        drop(stream);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert_eq!(budget.held(), 0, "{budget:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_caller_that_does_not_read_is_let_go_and_told() {
+        let (services, budget) = alone();
+        let mut stream = services.query_range(range()).await.unwrap().into_inner();
+        stream.next().await.unwrap().unwrap();
+        tokio::time::sleep(STALLED / 2).await;
+        assert!(budget.held() >= ANSWER, "{budget:?}");
+        tokio::time::sleep(STALLED).await;
+        assert_eq!(budget.held(), 0, "{budget:?}");
+        let rest: Vec<_> = stream.collect().await;
+        assert_eq!(rest.last().unwrap().as_ref().unwrap_err().code(), tonic::Code::DeadlineExceeded, "{rest:?}");
     }
 }

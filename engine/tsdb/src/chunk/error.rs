@@ -66,6 +66,9 @@ pub enum ErrorKind {
     /// A container of other chunks where a chunk of samples was expected.
     #[error("an aggregate chunk has no samples of its own; read the chunks in it")]
     Container,
+    /// It may be well-formed, but is more than a reader takes.
+    #[error("{0}")]
+    Limit(&'static str),
 }
 
 /// Where reading is. A copy and no reference, so that the reader of a hot loop can stay in registers.
