@@ -89,7 +89,7 @@ async fn queries_wait_for_memory_and_those_that_wait_may_leave() {
     let first = ask(&querier, &path(LONG[1], ""));
     until("the query to run", async || gauge(&querier, RUNNING).await == 1).await;
     let (second, third) = (ask(&querier, &path("count(m{n=\"0000\"})", "")), ask(&querier, &path("m{n=\"0001\"}", "")));
-    until("both to wait", async || gauge(&querier, "panoptes_query_memory_waiting").await == 1).await;
+    until("both to wait", async || gauge(&querier, "panoptes_query_memory_waiting").await == 2).await;
     let (code, answer) = querier.json(&path("min(m)", "&timeout=300ms")).await;
     assert_eq!((code, &answer["errorType"]), (503, &json!("timeout")), "waiting counts: {answer}");
     assert!(!second.is_finished() && !third.is_finished());

@@ -144,7 +144,7 @@ impl Parts {
         let (to, from) = mpsc::channel(1);
         let (whole, sent) = oneshot::channel();
         tokio::spawn(async move {
-            while let Some(part) = self.next() {
+            for part in self.by_ref() {
                 if !matches!(tokio::time::timeout(STALLED, to.send(wrap(part))).await, Ok(Ok(()))) {
                     return; // The caller has gone, or does not read.
                 }
