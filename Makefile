@@ -67,19 +67,23 @@ bench: release harness ## ours beside the peer, on the same data, in one run
 	cargo bench --locked -p tsdb --bench chunks --bench blocks
 	$(E2E) bench --binary $(RELEASE)/panoptes
 
-# Coverage guidance needs cargo-fuzz; on a stable compiler it runs without a sanitizer, which safe code does not need.
+# On a stable compiler it runs without a sanitizer, which safe code does not need.
 FUZZ := $(PANOPTES_CACHE)/fuzz
+FUZZER := $(FUZZ)/target/$(shell uname -m)-unknown-linux-gnu/release/decoder
 SECONDS_EACH := $(or $(SECONDS_OF_FUZZ),60)
-.PHONY: fuzz fuzz-list
-fuzz: ## libFuzzer on one decoder: make fuzz TARGET=index SECONDS_OF_FUZZ=60 (make fuzz-list names them)
-	@command -v cargo-fuzz >/dev/null || cargo install --locked cargo-fuzz --root $(FUZZ)/tools
-	cp Cargo.lock e2e/fuzz/ # the same versions as everywhere
-	cd e2e/fuzz && CARGO_TARGET_DIR=$(FUZZ)/target cargo run -q --release --bin seeds $(TARGET) $(FUZZ)/corpus/$(TARGET)
-	cd e2e/fuzz && PATH=$(FUZZ)/tools/bin:$$PATH PANOPTES_DECODER=$(TARGET) cargo fuzz run --fuzz-dir . --target-dir $(FUZZ)/target \
-	  -s none --features libfuzzer decoder $(FUZZ)/corpus/$(TARGET) -- -max_total_time=$(SECONDS_EACH) -timeout=10 -max_len=65536 -artifact_prefix=$(FUZZ)/
+.PHONY: fuzz fuzz-list fuzzer
+fuzz: fuzzer ## libFuzzer on one decoder: make fuzz TARGET=index SECONDS_OF_FUZZ=60 (make fuzz-list names them)
+	@mkdir -p $(FUZZ)/corpus/$(TARGET)
+	PANOPTES_DECODER=$(TARGET) PANOPTES_SEEDS=$(FUZZ)/corpus/$(TARGET) $(FUZZER) $(FUZZ)/corpus/$(TARGET) \
+	  -max_total_time=$(SECONDS_EACH) -timeout=10 -max_len=65536 -artifact_prefix=$(FUZZ)/
 
-fuzz-list: ## the decoders that can be fuzzed
-	@cd e2e/fuzz && CARGO_TARGET_DIR=$(FUZZ)/target cargo run -q --release --bin seeds
+fuzz-list: fuzzer ## the decoders that can be fuzzed
+	@$(FUZZER)
+
+fuzzer:
+	@PATH=$(FUZZ)/tools/bin:$$PATH command -v cargo-fuzz >/dev/null || cargo install --locked cargo-fuzz --root $(FUZZ)/tools
+	cp Cargo.lock e2e/fuzz/ # the same versions as everywhere
+	cd e2e/fuzz && PATH=$(FUZZ)/tools/bin:$$PATH cargo fuzz build --fuzz-dir . --target-dir $(FUZZ)/target -s none --codegen-units 16 decoder
 
 .PHONY: lint crds
 lint: ## format, clippy, stale generated files

@@ -3,11 +3,13 @@
 mod blocks;
 mod documents;
 mod language;
+mod services;
 mod wire;
 
 pub(crate) use blocks::{BLOCKS, CHUNKS};
 pub(crate) use documents::{DOCUMENTS, wish, world};
 pub(crate) use language::LANGUAGE;
+pub(crate) use services::SERVICES;
 pub(crate) use wire::WIRE;
 
 /// Something that reads bytes which others wrote.

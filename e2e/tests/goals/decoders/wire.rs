@@ -46,7 +46,7 @@ pub(crate) const WIRE: &[Decoder] = &[
         .words(JSON),
 ];
 
-fn bytes(b: &[u8]) -> Bytes {
+pub(super) fn bytes(b: &[u8]) -> Bytes {
     Bytes::copy_from_slice(b)
 }
 
@@ -54,7 +54,7 @@ fn label(name: &str, value: &str) -> Label {
     Label { name: name.to_owned().into(), value: value.to_owned().into() }
 }
 
-fn labels() -> Vec<Label> {
+pub(super) fn labels() -> Vec<Label> {
     vec![label("__name__", "up"), label("cluster", "prod"), label("instance", "10.0.0.1:9100")]
 }
 
@@ -213,7 +213,7 @@ fn states() -> Vec<Vec<u8>> {
 }
 
 /// Half a million elements of nothing, inside the fields of the path.
-fn nothings(path: &[u8], element: u8) -> Vec<u8> {
+pub(super) fn nothings(path: &[u8], element: u8) -> Vec<u8> {
     let mut message = [element, 0].repeat(500_000);
     for field in path.iter().rev() {
         let mut outer = vec![field << 3 | 2];
@@ -224,7 +224,7 @@ fn nothings(path: &[u8], element: u8) -> Vec<u8> {
     message
 }
 
-const fn key(field: u8) -> u8 {
+pub(super) const fn key(field: u8) -> u8 {
     field << 3 | 2
 }
 

@@ -289,13 +289,14 @@ impl Default for Ranges {
 fn merge(ranges: impl IntoIterator<Item = Range<u64>>) -> Vec<Range<u64>> {
     let mut sorted: Vec<Range<u64>> = ranges.into_iter().filter(|r| !r.is_empty()).collect();
     sorted.sort_by_key(|r| (r.start, r.end));
+    let gap = if model::protection::off("range-merge") { 0 } else { GAP };
     let mut out: Vec<Range<u64>> = Vec::new();
     for range in sorted {
         match out.last_mut() {
             // What overlaps is always one read, else a range could lie in two.
             Some(last)
                 if range.start < last.end
-                    || (range.start - last.end <= GAP && range.end - last.start <= MERGED_MAX) =>
+                    || (range.start - last.end <= gap && range.end - last.start <= MERGED_MAX) =>
             {
                 last.end = last.end.max(range.end);
             }

@@ -15,12 +15,13 @@ pub const GAP: u64 = 512 << 10;
 /// Joins sorted ranges that overlap or have at most [`GAP`] bytes between them, into reads of at most `most` bytes each
 /// (a single range may be longer). The result is sorted and does not overlap.
 pub fn join(ranges: impl IntoIterator<Item = Range<u64>>, most: u64) -> Vec<Range<u64>> {
+    let gap = if model::protection::off("range-merge") { 0 } else { GAP };
     let mut out: Vec<Range<u64>> = Vec::new();
     for range in ranges.into_iter().filter(|r| !r.is_empty()) {
         match out.last_mut() {
             Some(last)
                 if range.start < last.end
-                    || (range.start - last.end <= GAP && range.end.saturating_sub(last.start) <= most) =>
+                    || (range.start - last.end <= gap && range.end.saturating_sub(last.start) <= most) =>
             {
                 last.end = last.end.max(range.end);
             }
