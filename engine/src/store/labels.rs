@@ -102,7 +102,7 @@ pub async fn answer(shared: &Shared, asked: Asked, budget: Budget, used: super::
     let mut served = shared.set.snapshot();
     for _ in 0..ATTEMPTS {
         let asked = &call.asked;
-        lacks.served(&served, asked.range, &asked.matchers);
+        lacks.served(&served, asked.range, &asked.matchers, asked.abort);
         let wanted = Wanted {
             range: asked.range,
             max_resolution: None,

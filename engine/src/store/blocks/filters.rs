@@ -125,6 +125,7 @@ pub fn decide<'a>(blocks: impl IntoIterator<Item = Candidate<'a>>, policy: &Poli
                     min_t: entry.min_t,
                     max_t: entry.max_t,
                     reason: block.problems.join("; "),
+                    strict: true,
                 });
             }
         }

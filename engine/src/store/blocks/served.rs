@@ -18,6 +18,9 @@ pub struct Missing {
     pub max_t: i64,
     /// What is wrong, where.
     pub reason: String,
+    /// Whether a request that wants all or nothing fails because of it. Not so where meta.json is none: it may never have been
+    /// a block, nobody knows whose samples it has, and one upload that broke off must not fail every such request.
+    pub strict: bool,
 }
 
 /// The blocks with the same external labels.

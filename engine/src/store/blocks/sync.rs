@@ -29,6 +29,8 @@ const RETRY: Duration = Duration::from_secs(5);
 const FIRST_LISTING: Duration = Duration::from_secs(60);
 /// Least time between two passes for blocks that are gone: queries must not become listings.
 const SCOUT_PAUSE: Duration = Duration::from_secs(1);
+/// A block may have samples up to so many ms after the time of its id: clocks differ.
+const SKEW: i64 = 3_600_000;
 
 /// How the set is kept.
 pub(crate) struct Options {
@@ -155,6 +157,12 @@ enum Pass {
     Catalogue,
     /// Blocks are gone.
     Scout,
+}
+
+/// A block of which nothing is known but its id: that has the time when it was made.
+fn unlabelled(id: BlockId, reason: String, strict: bool) -> Missing {
+    let max_t = i64::try_from(id.time_ms()).map_or(i64::MAX, |t| t.saturating_add(SKEW));
+    Missing { id, external: None, min_t: i64::MIN, max_t, reason, strict }
 }
 
 impl Syncer {
@@ -379,14 +387,13 @@ impl Syncer {
                 Reason::NoMeta => decision.states.no_meta_json += 1,
                 Reason::BrokenMeta(why) => {
                     decision.states.corrupted_meta_json += 1;
-                    let (min_t, max_t) = (i64::MIN, i64::MAX);
-                    decision.missing.push(Missing { id: *id, external: None, min_t, max_t, reason: why.clone() });
+                    decision.missing.push(unlabelled(*id, why.clone(), false));
                 }
             }
         }
         for (id, why) in unknown {
             let reason = format!("its meta.json can't be read now: {why}");
-            decision.missing.push(Missing { id, external: None, min_t: i64::MIN, max_t: i64::MAX, reason });
+            decision.missing.push(unlabelled(id, reason, true));
         }
         decision.states.failed = view.errors.len() as u64;
         let ids = decision.serve.iter().map(|e| e.id).collect();

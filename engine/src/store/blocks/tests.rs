@@ -1,20 +1,24 @@
 use super::filters::Policy;
 use super::relabel::Selector;
 use super::sync::{Options, Status, Syncer};
-use super::{Home, Set};
+use super::{Home, Served, Set};
 use crate::server::Context;
 use crate::storage::Storage;
+use crate::store::Trouble;
 use crate::store::cache::IndexCache;
 use crate::store::headers::{Headers, Limits};
 use crate::store::metrics::Metrics;
 use crate::store::ranges::Ranges;
+use crate::store::series::missing::Lacks;
 use args::HeaderStrategy;
 use bucket::verify::Right;
 use bucket::{Bucket, block, mark};
 use model::BlockId;
 use model::world::World;
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use testkit::gcs::Gcs;
 use tokio_util::sync::CancellationToken;
@@ -119,6 +123,8 @@ async fn the_set_follows_the_bucket_and_survives_its_absence() {
     bucket.put(&block::object(id(4), block::META), "{").await.unwrap();
     followed.until("one came, one is marked", |f| f.has(&[id(2), id(3)])).await;
     followed.until("a broken one is told", |f| f.status.state(&f.set).missing == 1).await;
+    // It has no samples of a time after it was made, and fails nobody.
+    assert!(followed.set.snapshot().missing.iter().all(|m| !m.strict && m.max_t < i64::MAX));
     let state = followed.status.state(&followed.set);
     assert_eq!((state.loaded, state.expected, state.missing_blocks[0].block.clone()), (2, 3, id(4).to_string()));
     // It goes under a request, long before the next look would tell.
@@ -183,4 +189,45 @@ async fn a_meta_json_that_cannot_be_read_now_takes_no_block_away_without_a_word(
     gcs.deny(&[]);
     followed.until("all are there", |f| f.has(&[id(1), id(2), id(3)]) && f.set.snapshot().missing.is_empty()).await;
     assert_eq!(asked.await.unwrap().unwrap(), 3);
+}
+
+/// Blocks that nobody can read.
+fn blocks(count: u64) -> Vec<Arc<super::Block>> {
+    let limits = Limits { open: 1, open_bytes: 1, idle: Duration::ZERO, fetches: 1, deadline: Duration::ZERO };
+    let home = Arc::new(Home {
+        world: World::real(),
+        headers: Headers::new("x".into(), Arc::new(RealDisk), World::real(), limits),
+        ranges: Ranges::new(),
+        cache: IndexCache::new(1, 1),
+    });
+    let block = |n| super::Block::new(&BlockMeta::new(id(n), 0, 1), model::Labels::default(), Arc::clone(&home));
+    (1..=count).map(|n| Arc::new(block(n))).collect()
+}
+
+#[tokio::test]
+async fn many_blocks_that_went_together_are_one_look() {
+    let (set, all) = (Set::default(), blocks(20));
+    set.replace(Served::new(1, all.clone(), Vec::new()));
+    let seen = set.snapshot();
+    // Takes away what is suspected, and nothing else.
+    let (other, looks) = (set.clone(), Arc::new(AtomicU64::new(0)));
+    let count = Arc::clone(&looks);
+    let looking = tokio::spawn(async move {
+        loop {
+            other.suspicion().await;
+            let (now, gone) = (other.snapshot(), other.suspects());
+            let left = now.blocks().filter(|b| !gone.iter().any(|g| Arc::ptr_eq(b, g))).cloned();
+            other.replace(Served::new(now.generation + 1, left, Vec::new()));
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    // Two requests that began with the same set: the second one's are known to be gone.
+    for _ in 0..2 {
+        let troubles = all.iter().map(|b| (Arc::clone(b), Trouble::Gone("no such object".into()))).collect();
+        let (mut lacks, mut excluded) = (Lacks::default(), BTreeSet::new());
+        let now = lacks.around(&set, Arc::clone(&seen), troubles, &mut excluded).await.unwrap();
+        assert!(now.is_empty() && excluded.is_empty() && lacks.take().is_empty());
+        assert_eq!(looks.load(Ordering::Relaxed), 1);
+    }
+    looking.abort();
 }

@@ -28,11 +28,11 @@ impl Lacks {
         self.note(block.id, external, (block.min_t, block.max_t), reason);
     }
 
-    /// All that is missing of what is served and touches a request.
-    pub fn served(&mut self, served: &Served, (min_t, max_t): (i64, i64), matchers: &[Matcher]) {
-        for m in served.missing.iter().filter(|m| m.min_t <= max_t && min_t < m.max_t) {
+    /// All that is missing of what is served and touches a request, which wants all or nothing if it is `strict`.
+    pub fn served(&mut self, served: &Served, (min_t, max_t): (i64, i64), matchers: &[Matcher], strict: bool) {
+        for m in served.missing.iter().filter(|m| m.min_t <= max_t && min_t < m.max_t && (m.strict || !strict)) {
             if m.external.as_ref().is_none_or(|l| external::touches(l, matchers)) {
-                let Missing { id, external, min_t, max_t, reason } = m;
+                let Missing { id, external, min_t, max_t, reason, .. } = m;
                 self.note(*id, external.as_ref(), (*min_t, *max_t), reason);
             }
         }
@@ -49,14 +49,27 @@ impl Lacks {
         troubles: Vec<(Arc<Block>, Trouble)>,
         excluded: &mut BTreeSet<BlockId>,
     ) -> Result<Arc<Served>, Fault> {
-        // All of them were in this one: a newer one that lacks them is news for each, so that one look is enough.
+        // All of them were in this one: a newer one that lacks them is news for each. And all are asked for at once, so that
+        // many sources that one compaction took away are one look.
         let seen = Arc::clone(&served);
-        for (block, trouble) in troubles {
+        let news = troubles.into_iter().map(|(block, trouble)| async {
+            let news = match &trouble {
+                Trouble::Gone(_) => set.gone(&block, &seen).await,
+                _ => Ok(Arc::clone(&seen)),
+            };
+            (block, trouble, news)
+        });
+        let news = futures::future::join_all(news).await;
+        for now in news.iter().filter_map(|(_, _, news)| news.as_ref().ok()) {
+            if now.generation > served.generation {
+                served = Arc::clone(now);
+            }
+        }
+        for (block, trouble, news) in news {
             let reason = match trouble {
-                Trouble::Gone(what) => match set.gone(&block, &seen).await {
-                    Ok(now) => {
-                        let found = now.blocks().find(|b| b.id == block.id).map(|b| b.trouble());
-                        served = now;
+                Trouble::Gone(what) => match news {
+                    Ok(_) => {
+                        let found = served.blocks().find(|b| b.id == block.id).map(|b| b.trouble());
                         match found {
                             // Deleted: what took its place is served, if anything did.
                             None => continue,

@@ -57,8 +57,8 @@ const ENTRIES: u64 = 32 << 20;
 const PART: std::ops::RangeInclusive<u64> = 16 << 10..=4 << 20;
 /// How often a request is planned anew before it fails.
 const ATTEMPTS: usize = 32;
-/// How long a caller may not read at all.
-const STALL: Duration = Duration::from_secs(60);
+/// How long a caller may not read at all: a querier that merges lazily reads nothing here while another store has its turn.
+const STALL: Duration = Duration::from_secs(300);
 
 /// What a request asks for.
 #[derive(Clone, Debug)]
@@ -208,7 +208,7 @@ impl<'a> Answer<'a> {
         }
         let mut served = self.shared.set.snapshot();
         for _ in 0..ATTEMPTS {
-            self.lacks.served(&served, self.asked.range, &self.asked.matchers);
+            self.lacks.served(&served, self.asked.range, &self.asked.matchers, self.asked.abort);
             self.tell(None).await?;
             let troubles = match self.attempt(&served).await {
                 Ok(()) => return self.end().await,

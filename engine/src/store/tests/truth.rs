@@ -100,8 +100,11 @@ async fn what_is_missing_is_said_where_it_touches() {
         min_t: 0,
         max_t: 50,
         reason: "meta.json is damaged".into(),
+        strict: true,
     };
-    house.serve([], vec![missing]);
+    house.serve([], vec![missing.clone()]);
+    let abort = SeriesRequest { partial_response_disabled: true, ..request() };
+    assert_eq!(house.series(abort.clone()).await.unwrap_err().code(), Code::Aborted);
     let got = house.series(request()).await.unwrap();
     assert!(got.warnings.len() == 1 && got.warnings[0].contains("meta.json is damaged"), "{:?}", got.warnings);
     let later = SeriesRequest { min_time: 50, ..request() };
@@ -111,6 +114,12 @@ async fn what_is_missing_is_said_where_it_touches() {
     assert!(house.series(other).await.unwrap().warnings.is_empty());
     let values = LabelValuesRequest { label: "pod".into(), start: 0, end: 100, ..Default::default() };
     assert_eq!(house.gateway.label_values(Request::new(values)).await.unwrap().into_inner().warnings.len(), 1);
+    // What may be no block at all is told, and fails nobody.
+    house.serve([], vec![Missing { external: None, strict: false, ..missing }]);
+    assert_eq!(house.series(request()).await.unwrap().warnings.len(), 1);
+    assert!(house.series(abort).await.unwrap().warnings.is_empty());
+    let names = LabelNamesRequest { start: 0, end: 100, partial_response_disabled: true, ..Default::default() };
+    house.gateway.label_names(Request::new(names)).await.unwrap();
 }
 
 /// Two sources are compacted into one block and deleted while an answer is half sent: no series is lost, none comes twice.
