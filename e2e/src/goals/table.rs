@@ -81,7 +81,7 @@ pub(super) const GOALS: &[Goal] = &[
         "G20",
         "g20::goal_g20_decoders_of_documents",
         &[
-            Negative { protection: "yaml-aliases", line: "links: it takes" },
+            Negative { protection: "yaml-aliases,yaml-values", line: "links: it takes" },
             Negative { protection: "yaml-values", line: "endpoints: it takes" },
         ],
     ),

@@ -213,8 +213,13 @@ fn states() -> Vec<Vec<u8>> {
 }
 
 /// Half a million elements of nothing, inside the fields of the path.
-pub(super) fn nothings(path: &[u8], element: u8) -> Vec<u8> {
-    let mut message = [element, 0].repeat(500_000);
+fn nothings(path: &[u8], element: u8) -> Vec<u8> {
+    repeated(path, element, 500_000)
+}
+
+/// So many elements of nothing, behind a path of fields.
+pub(super) fn repeated(path: &[u8], element: u8, count: usize) -> Vec<u8> {
+    let mut message = [element, 0].repeat(count);
     for field in path.iter().rev() {
         let mut outer = vec![field << 3 | 2];
         outer.extend(crate::mutate::uvarint(message.len() as u64));

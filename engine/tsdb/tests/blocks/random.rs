@@ -109,7 +109,7 @@ proptest! {
         }).unwrap();
         prop_assert_eq!(from_header, references);
         prop_assert_eq!(header.series(), index.toc().series..index.toc().series_end());
-        let mut memory = tsdb::index::SymbolMemory::default();
+        let mut memory = index::SymbolMemory::default();
         for (n, symbol) in index.symbols().iter() {
             let symbol = std::str::from_utf8(symbol).unwrap();
             prop_assert_eq!(header.symbols().lookup(n).unwrap(), symbol);
