@@ -171,7 +171,7 @@ impl Dialer {
         match outcome {
             Ok((stream, tls)) => {
                 *state = LinkState { tls, ..LinkState::default() };
-                Ok(TokioIo::new(Watched { stream, link: self.link.clone() }))
+                Ok(TokioIo::new(Watched { stream, link: self.link.clone(), answered: false }))
             }
             Err(error) => {
                 state.error = Some(error.clone());
@@ -235,13 +235,48 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 struct Watched {
     stream: Box<dyn Stream>,
     link: Link,
+    /// Whether the peer has said anything yet.
+    answered: bool,
+}
+
+impl Watched {
+    /// What the first bytes of the peer say of it.
+    fn heard(&mut self, bytes: &[u8]) {
+        if !bytes.is_empty() && !std::mem::replace(&mut self.answered, true) && bytes.starts_with(b"HTTP/1") {
+            let message = "the peer answers in HTTP/1".to_owned();
+            self.link.0.lock().broken = Some(DialError { class: ErrorClass::NotHttp2, message });
+        }
+    }
+
+    /// A peer that refuses us says why and closes. If we still write then, the write fails first and nobody would read
+    /// the reason: an answer in another protocol, or a TLS alert. So look at what is left to read.
+    fn last_words(&mut self, cx: &mut task::Context<'_>, error: &io::Error) {
+        self.link.broke(error);
+        let mut space = [0; 1024];
+        let mut buf = ReadBuf::new(&mut space);
+        match Pin::new(&mut self.stream).poll_read(cx, &mut buf) {
+            Poll::Ready(Err(e)) => self.link.broke(&e),
+            Poll::Ready(Ok(())) => self.heard(buf.filled()),
+            Poll::Pending => {}
+        }
+    }
+
+    fn wrote<T>(&mut self, cx: &mut task::Context<'_>, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if let Poll::Ready(Err(e)) = &polled {
+            self.last_words(cx, e);
+        }
+        polled
+    }
 }
 
 impl AsyncRead for Watched {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
         let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
-        if let Poll::Ready(Err(e)) = &polled {
-            self.link.broke(e);
+        match &polled {
+            Poll::Ready(Err(e)) => self.link.broke(e),
+            Poll::Ready(Ok(())) => self.heard(buf.filled().get(before..).unwrap_or_default()),
+            Poll::Pending => {}
         }
         polled
     }
@@ -249,7 +284,8 @@ impl AsyncRead for Watched {
 
 impl AsyncWrite for Watched {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+        let polled = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.wrote(cx, polled)
     }
 
     fn poll_write_vectored(
@@ -257,7 +293,8 @@ impl AsyncWrite for Watched {
         cx: &mut task::Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+        let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.wrote(cx, polled)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -265,7 +302,8 @@ impl AsyncWrite for Watched {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        let polled = Pin::new(&mut self.stream).poll_flush(cx);
+        self.wrote(cx, polled)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<io::Result<()>> {
@@ -371,5 +409,28 @@ fn classify_tls(error: &rustls::Error) -> ErrorClass {
             | AlertDescription::DecryptError,
         ) => ErrorClass::ClientCertificate,
         _ => ErrorClass::TlsHandshake,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::AsyncWriteExt;
+
+    /// Such a server made a call fail with "broken pipe" and nothing else, whenever it was faster than our second write.
+    #[tokio::test]
+    async fn the_reason_is_read_even_where_a_write_fails_first() {
+        let server = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = tokio::net::TcpStream::connect(server.local_addr().unwrap()).await.unwrap();
+        let (mut peer, _) = server.accept().await.unwrap();
+        peer.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await.unwrap();
+        drop(peer);
+        let link = Link::default();
+        let mut watched = Watched { stream: Box::new(stream), link: link.clone(), answered: false };
+        // Nothing reads; the first write is answered by a reset, a later one fails.
+        while watched.write_all(b"PRI * HTTP/2.0").await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(link.0.lock().broken.as_ref().map(|b| b.class), Some(ErrorClass::NotHttp2));
     }
 }
