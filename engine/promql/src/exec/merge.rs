@@ -32,6 +32,10 @@ impl Merged {
         if base.column.occupied().intersects(&occupied) && !protection::off("equal-labels") {
             return Err(same_labels());
         }
+        // Step by step the first value would decide.
+        if occupied.iter().next() < base.column.occupied().iter().next() {
+            base.drop_name = series.drop_name;
+        }
         for i in occupied.iter() {
             base.column.copy_point(i, &series.column);
         }
@@ -99,5 +103,21 @@ mod tests {
         let all: Vec<_> = m.finish().collect();
         assert_eq!(all.len(), 1);
         assert_eq!(all[0].column.present.iter().collect::<Vec<_>>(), [0, 2]);
+    }
+
+    /// `b or rate(a)` with delayed name removal: what stands at the first step says whether the name goes.
+    #[test]
+    fn the_first_step_says_whether_the_name_goes() {
+        for (first, second) in [(0, 2), (2, 0)] {
+            let series = |step: usize, drop_name: bool| {
+                let mut column = Column::empty(3);
+                column.set(step, 1.0);
+                SeriesColumn { labels: Labels::from_pairs([("__name__", "b")]), drop_name, column }
+            };
+            let mut m = Merged::default();
+            m.add(series(first, first == 0)).unwrap();
+            m.add(series(second, second == 0)).unwrap();
+            assert!(m.finish().all(|s| s.drop_name));
+        }
     }
 }

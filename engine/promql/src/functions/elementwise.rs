@@ -4,6 +4,10 @@ use crate::exec::calendar::{Civil, days_in_month};
 use crate::parse::FunctionId;
 use std::f64::consts::{LN_2, LN_10};
 
+/// From here on `x + sqrt(x² ± 1)` is 2x, which the standard library computes as such and so overflows where the
+/// logarithm of it does not.
+const LARGE: f64 = (1u64 << 28) as f64;
+
 /// The function of a float that `id` is, if it is one without further arguments.
 pub(crate) fn unary(id: FunctionId) -> Option<fn(f64) -> f64> {
     Some(match id {
@@ -33,8 +37,8 @@ pub(crate) fn unary(id: FunctionId) -> Option<fn(f64) -> f64> {
         FunctionId::Sinh => f64::sinh,
         FunctionId::Cosh => f64::cosh,
         FunctionId::Tanh => f64::tanh,
-        FunctionId::Asinh => f64::asinh,
-        FunctionId::Acosh => f64::acosh,
+        FunctionId::Asinh => |v| if v.abs() > LARGE { (v.abs().ln() + LN_2).copysign(v) } else { v.asinh() },
+        FunctionId::Acosh => |v| if v > LARGE { v.ln() + LN_2 } else { v.acosh() },
         FunctionId::Atanh => f64::atanh,
         FunctionId::Rad => |v| v * std::f64::consts::PI / 180.0,
         FunctionId::Deg => |v| v * 180.0 / std::f64::consts::PI,
@@ -107,5 +111,10 @@ mod tests {
         assert_eq!(round(2.5, 1.0), 3.0);
         assert_eq!(round(-2.5, 1.0), -2.0);
         assert!(unary(FunctionId::Rate).is_none());
+        // Twice the argument would overflow, its logarithm does not.
+        let huge = f64::MAX.ln() + LN_2;
+        assert_eq!(f(FunctionId::Acosh, f64::MAX), huge);
+        assert_eq!(f(FunctionId::Asinh, f64::MIN), -huge);
+        assert!((f(FunctionId::Asinh, LARGE) - f(FunctionId::Asinh, LARGE * 1.000_000_1)).abs() < 1e-6);
     }
 }

@@ -1,6 +1,6 @@
 //! G25: random queries over random data, ours beside a real Prometheus, to the tolerances of [`crate::compare`].
 
-use crate::compare::{Answer, difference, is_unstable, ours, ranks_without_order, theirs};
+use crate::compare::{Answer, difference, is_unstable, joins_apart, ours, ranks_without_order, theirs};
 use crate::data::{self, LENGTH, START};
 use crate::metamorphic;
 use crate::queries::query;
@@ -114,7 +114,11 @@ fn goal_g25_random_queries_equal_prometheus() {
                     }
                 });
                 if let Some(what) = found {
-                    if is_unstable(&text, &what) || pair.wavers(&text, when, &peer) {
+                    let as_range = || match when {
+                        Times::Instant(t) => pair.ask(&text, Times::Range { start: t, end: t, step: 1 }),
+                        Times::Range { .. } => pair.ask(&text, when),
+                    };
+                    if is_unstable(&text, &what) || joins_apart(&answer, as_range) || pair.wavers(&text, when, &peer) {
                         unstable.lock().unwrap().push(format!("{text} at {when:?}: {what}"));
                         continue;
                     }
