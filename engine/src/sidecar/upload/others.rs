@@ -65,6 +65,11 @@ impl Others {
         Ok(others)
     }
 
+    /// A block of ours is there since it was read; its time in ms.
+    pub(super) fn joined(&mut self, id: BlockId, (begin, end): (i64, i64)) {
+        self.ranges.push((id, begin, end));
+    }
+
     /// Another block with our labels that shares time with `begin..end` (ms).
     pub(super) fn overlapping(&self, id: BlockId, (begin, end): (i64, i64)) -> Option<BlockId> {
         self.ranges.iter().find(|r| r.0 != id && r.1 < end && begin < r.2).map(|r| r.0)

@@ -40,10 +40,13 @@ pub(super) struct Plan {
 pub(super) fn plan(local: &[Local], known: &Known<'_>) -> Plan {
     let mut plan = Plan::default();
     let mut waiting = Vec::new();
+    // Prometheus may be stopped before it has deleted what it compacted.
+    let archived = local.iter().filter(|b| known.committed.contains(&b.id)).filter_map(|b| b.facts.as_ref().ok());
+    let within: BTreeSet<&BlockId> = archived.flat_map(|facts| &facts.sources).collect();
     for block in local {
         let id = block.id;
         let facts = match (&block.facts, known.bad.get(&id)) {
-            _ if known.committed.contains(&id) => {
+            _ if known.committed.contains(&id) || within.contains(&id) => {
                 plan.done.insert(id);
                 continue;
             }
@@ -141,6 +144,14 @@ mod tests {
         assert_eq!(run(&local, &[1, 2], true).next, [id(6), id(7)]);
         assert_eq!(run(&local, &[1, 2, 3], true).next, [id(6), id(7)], "half of it is missing in the bucket");
         assert!(!run(&local, &[1, 2], true).done.contains(&id(5)), "Prometheus does not ask for compacted blocks");
+    }
+
+    #[test]
+    fn what_is_there_within_a_compacted_block_is_done() {
+        let local = [block(1, 0, 1, &[1]), block(2, 10, 1, &[2]), block(5, 0, 2, &[1, 2])];
+        let plan = run(&local, &[5], true);
+        assert!(plan.next.is_empty(), "{plan:?}");
+        assert_eq!(plan.done, BTreeSet::from([id(1), id(2), id(5)]));
     }
 
     #[test]

@@ -314,17 +314,22 @@ impl Uploader {
             open.ledger.forget(&open.local, now);
             open.others = None;
         }
-        let planned = self.plan(local);
-        self.tell(&planned).await;
+        let mut plan = self.plan(local);
+        self.tell(&plan).await;
         let mut failed = None;
-        for id in planned.next.into_iter().chain(planned.again) {
+        let planned = [plan.next.clone(), plan.again.clone()].concat();
+        for id in planned {
             if stop.is_cancelled() {
                 break;
             }
+            if !plan.next.contains(&id) && !plan.again.contains(&id) {
+                // It went to the bucket within a block of this pass.
+                continue;
+            }
             let Some(facts) = local.iter().find(|l| l.id == id).and_then(|l| l.facts.as_ref().ok()) else { continue };
             let Some(open) = &mut self.ledger else { break };
-            let compacted = facts.level > 1 && !self.settings.overlaps;
-            match open.one(id, labels, compacted.then_some((facts.min_time, facts.max_time))).await {
+            let alone = facts.level > 1 && !self.settings.overlaps;
+            match open.one(id, labels, (facts.min_time, facts.max_time), alone).await {
                 Ok(Shipped::Sent { bytes }) => {
                     tracing::info!(block = %id, bytes, "block uploaded");
                     self.status.uploaded(bytes);
@@ -345,7 +350,8 @@ impl Uploader {
                     failed.get_or_insert(text);
                 }
             }
-            self.tell(&self.plan(local)).await;
+            plan = self.plan(local);
+            self.tell(&plan).await;
         }
         if let Some(open) = &mut self.ledger {
             open.others = None;
@@ -386,8 +392,8 @@ impl Uploader {
 }
 
 impl Open {
-    /// Ships one block and notes what came of it. `range` is given for a compacted block, which must not overlap others.
-    async fn one(&mut self, id: BlockId, labels: &Labels, range: Option<(i64, i64)>) -> Result<Shipped, Failure> {
+    /// Ships one block and notes what came of it. `range` is its time in ms; `alone`: no other block of that time may be there.
+    async fn one(&mut self, id: BlockId, labels: &Labels, range: (i64, i64), alone: bool) -> Result<Shipped, Failure> {
         if self.ledger.doubtful(id) && !self.shipper.bucket.exists(&block::object(id, block::META)).await? {
             if let Some(within) = self.others(labels).await?.covered.get(&id).copied() {
                 self.shipper.catalogue.covered(id, within).await?;
@@ -396,9 +402,7 @@ impl Open {
             }
             self.ledger.absent(id);
         }
-        if let Some(range) = range
-            && let Some(other) = self.others(labels).await?.overlapping(id, range)
-        {
+        if alone && let Some(other) = self.others(labels).await?.overlapping(id, range) {
             let message = format!(
                 "Prometheus has compacted it, and the bucket has block {other} of the same time and labels: upload it with \
                  --shipper.allow-out-of-order-uploads, or leave it, if its data is there"
@@ -422,6 +426,9 @@ impl Open {
             }
             there => {
                 self.ledger.commit(id);
+                if let Some(others) = &mut self.others {
+                    others.joined(id, range);
+                }
                 there
             }
         })
@@ -501,7 +508,7 @@ mod tests {
         for (own, claims) in [intent, (BTreeMap::new(), BTreeSet::from([id]))] {
             let mut open = open(data.path(), id, own, claims);
             compacted(&open, &[id]).await;
-            assert_eq!(open.one(id, &labels(), None).await.unwrap(), Shipped::WasThere);
+            assert_eq!(open.one(id, &labels(), (0, 10), false).await.unwrap(), Shipped::WasThere);
             assert!(open.ledger.committed.contains(&id));
             // The next start knows it without asking the bucket.
             assert_eq!(open.shipper.catalogue.own().await.unwrap(), BTreeMap::from([(id, Stage::Commit)]));
@@ -513,7 +520,7 @@ mod tests {
         // Of something else: it is sent.
         let mut open = open(data.path(), id, BTreeMap::new(), BTreeSet::from([id]));
         compacted(&open, &[BlockId::from_parts(5, 5)]).await;
-        assert!(matches!(open.one(id, &labels(), None).await.unwrap(), Shipped::Sent { .. }));
+        assert!(matches!(open.one(id, &labels(), (0, 10), false).await.unwrap(), Shipped::Sent { .. }));
     }
 
     #[tokio::test]
@@ -524,8 +531,8 @@ mod tests {
         let (shipper, refusals) = shipper(data.path(), 0);
         open.shipper = shipper;
         refusals.store(1, Ordering::SeqCst);
-        assert!(open.one(id, &labels(), None).await.is_err());
-        assert!(matches!(open.one(id, &labels(), None).await.unwrap(), Shipped::Sent { .. }));
+        assert!(open.one(id, &labels(), (0, 10), false).await.is_err());
+        assert!(matches!(open.one(id, &labels(), (0, 10), false).await.unwrap(), Shipped::Sent { .. }));
         let producer = open.shipper.catalogue.name().to_owned();
         let intent = format!("{}{producer}/{id}.intent", bucket::catalogue::ROOT);
         assert!(open.shipper.bucket.exists(&intent).await.unwrap());

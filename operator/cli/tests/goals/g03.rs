@@ -1,8 +1,10 @@
 //! G03: the sidecar is killed (SIGKILL) at chosen system calls and at random moments while it uploads, and its list of uploads is
-//! deleted, broken and rolled back. Each block gets to the bucket exactly once, and is never seen there in part.
+//! deleted, broken and rolled back, and while Prometheus compacts two of the blocks and deletes them, with and without
+//! `--shipper.upload-compacted`. Each block gets to the bucket exactly once, is never seen there in part, and what is there is
+//! there once: as itself, or within what it was compacted to.
 
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -36,6 +38,12 @@ struct World {
     dir: tempfile::TempDir,
     /// Files of each block, by path within it.
     blocks: BTreeMap<String, BTreeMap<String, Vec<u8>>>,
+    /// The blocks that Prometheus cut, in the order of time.
+    cut: Vec<String>,
+    /// The block that Prometheus has compacted, and those that it was made of.
+    compacted: Option<(String, [String; 2])>,
+    /// Compacted blocks are uploaded, too.
+    upload_compacted: bool,
     /// meta.json of each block as first seen in the bucket.
     committed: BTreeMap<String, Vec<u8>>,
     /// The list of uploads as it was at some time.
@@ -43,29 +51,69 @@ struct World {
 }
 
 impl World {
-    fn new(oracle: &mut Oracle, rng: &mut Rng) -> Self {
+    fn new(oracle: &mut Oracle, rng: &mut Rng, upload_compacted: bool) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let data = dir.path().join("data");
+        let (blocks, cut, committed) = (BTreeMap::new(), Vec::new(), BTreeMap::new());
+        let mut world = Self { dir, blocks, cut, compacted: None, upload_compacted, committed, old_list: None };
+        let data = world.data();
         fs::create_dir(&data).unwrap();
         for n in 0..BLOCKS {
             let request = serde_json::json!({
                 "op": "generate", "dir": data, "series": 40, "samples": 30, "start": 1_700_000_000_000i64 + n * 7_200_000,
                 "interval": 15_000, "histograms": 5, "seed": rng.below(1 << 30),
             });
-            oracle.ask(&request).unwrap();
+            let made = oracle.ask(&request).unwrap();
+            let id = Path::new(made["dir"].as_str().unwrap()).file_name().unwrap().to_str().unwrap().to_owned();
+            world.take(&id);
+            world.cut.push(id);
         }
-        let mut blocks = BTreeMap::new();
-        for entry in fs::read_dir(&data).unwrap().map(Result::unwrap) {
-            let files = ["index".to_owned()].into_iter().chain(
-                fs::read_dir(entry.path().join("chunks"))
-                    .unwrap()
-                    .map(|f| format!("chunks/{}", f.unwrap().file_name().to_str().unwrap())),
-            );
-            let files = files.map(|f| (f.clone(), fs::read(entry.path().join(&f)).unwrap())).collect();
-            blocks.insert(entry.file_name().into_string().unwrap(), files);
+        world
+    }
+
+    /// Remembers a block as it is on disk.
+    fn take(&mut self, id: &str) {
+        let block = self.data().join(id);
+        let chunks = fs::read_dir(block.join("chunks")).unwrap();
+        let chunks = chunks.map(|f| format!("chunks/{}", f.unwrap().file_name().to_str().unwrap()));
+        let files = ["index".to_owned()].into_iter().chain(chunks);
+        let files = files.map(|f| (f.clone(), fs::read(block.join(&f)).unwrap())).collect();
+        assert!(self.blocks.insert(id.to_owned(), files).is_none(), "block {id} was made twice");
+    }
+
+    /// Prometheus compacts two neighbours, once, and deletes them, or is stopped before it has. It does not ask for the list if
+    /// compacted blocks are taken, too; else it deletes nothing that was not uploaded.
+    fn compact(&mut self, oracle: &mut Oracle, rng: &mut Rng) {
+        if self.compacted.is_some() {
+            return;
         }
-        assert_eq!(blocks.len(), usize::try_from(BLOCKS).unwrap());
-        Self { dir, blocks, committed: BTreeMap::new(), old_list: None }
+        let first = rng.below(self.cut.len() - 1);
+        let sources = [self.cut[first].clone(), self.cut[first + 1].clone()];
+        let dirs: Vec<PathBuf> = sources.iter().map(|id| self.data().join(id)).collect();
+        let made = oracle.ask(&serde_json::json!({"op": "compact", "dest": self.data(), "dirs": dirs})).unwrap();
+        let id = made["ulids"][0].as_str().unwrap().to_owned();
+        self.take(&id);
+        for (source, dir) in sources.iter().zip(dirs) {
+            if !rng.one_in(3) && (self.upload_compacted || self.committed.contains_key(source)) {
+                fs::remove_dir_all(dir).unwrap();
+            }
+        }
+        self.compacted = Some((id, sources));
+    }
+
+    /// The blocks that Prometheus cut which are in the bucket with this one.
+    fn holds<'a>(&'a self, id: &'a String) -> Vec<&'a String> {
+        match &self.compacted {
+            Some((compacted, sources)) if compacted == id => sources.iter().collect(),
+            _ => vec![id],
+        }
+    }
+
+    /// The blocks that Prometheus cut whose samples are in the bucket.
+    fn archived(&self) -> BTreeSet<&String> {
+        let held: Vec<&String> = self.committed.keys().flat_map(|id| self.holds(id)).collect();
+        let archived: BTreeSet<&String> = held.iter().copied().collect();
+        assert_eq!(archived.len(), held.len(), "samples are in the bucket twice: {held:?}");
+        archived
     }
 
     fn data(&self) -> PathBuf {
@@ -94,13 +142,13 @@ impl World {
         found
     }
 
-    /// What must hold at every moment.
+    /// What must hold at every moment, also while a sidecar runs.
     fn check(&mut self) {
-        let intents = self.catalogue("intent");
         let commits = self.catalogue("commit");
         for (id, files) in &self.blocks {
             let there = self.bucket().join(id);
-            assert!(!there.exists() || intents.contains(id), "block {id} has objects and no intent");
+            let begun = there.exists();
+            assert!(!begun || self.catalogue("intent").contains(id), "block {id} has objects and no intent");
             let Ok(meta) = fs::read(there.join("meta.json")) else {
                 assert!(!commits.contains(id), "block {id} is committed and has no meta.json");
                 assert!(!self.committed.contains_key(id), "meta.json of block {id} is gone");
@@ -118,28 +166,67 @@ impl World {
         }
     }
 
+    /// Blocks that must be in the catalogue as whole, by what is on disk now.
+    fn owed(&self) -> BTreeSet<&String> {
+        let local = |id: &String| self.data().join(id).exists();
+        let archived = self.archived();
+        let mut owed: BTreeSet<&String> = self.cut.iter().filter(|id| local(id)).collect();
+        if let Some((id, sources)) = &self.compacted {
+            if self.committed.contains_key(id) {
+                owed.retain(|cut| !sources.contains(cut));
+            }
+            let parts = sources.iter().any(|source| self.committed.contains_key(source) || owed.contains(source));
+            let whole = self.committed.contains_key(id) && sources.iter().all(|source| archived.contains(source));
+            if self.upload_compacted && (whole || !parts) {
+                owed.insert(id);
+            }
+        }
+        owed
+    }
+
     fn done(&self) -> bool {
-        self.catalogue("commit").len() == self.blocks.len()
+        let commits = self.catalogue("commit");
+        self.owed().into_iter().all(|id| commits.contains(id))
+    }
+
+    /// The local blocks that the list of uploads must name.
+    fn to_list(&self) -> BTreeSet<String> {
+        let archived = self.archived();
+        let there = self.cut.iter().filter(|id| archived.contains(id));
+        let whole = self.compacted.iter().map(|(id, _)| id).filter(|id| self.committed.contains_key(*id));
+        there.chain(whole).filter(|id| self.data().join(id).exists()).cloned().collect()
+    }
+
+    fn listed(&self) -> bool {
+        let list: Value = serde_json::from_slice(&fs::read(self.list()).unwrap_or_default()).unwrap_or_default();
+        let Some(list) = list["uploaded"].as_array() else { return false };
+        list.iter().filter_map(|id| id.as_str().map(str::to_owned)).collect::<BTreeSet<_>>() == self.to_list()
     }
 
     /// What must hold when all is done.
     fn check_end(&self) {
-        let all: Vec<String> = self.blocks.keys().cloned().collect();
-        assert_eq!((self.catalogue("intent"), self.catalogue("commit")), (all.clone(), all.clone()));
-        let mut objects: Vec<String> = fs::read_dir(self.bucket())
-            .unwrap()
-            .map(|e| e.unwrap().file_name().into_string().unwrap())
-            .filter(|n| n != "panoptes" && n != ".panoptes")
-            .collect();
-        objects.sort();
-        assert_eq!(objects, all, "objects at the top of the bucket");
-        for id in &all {
-            let meta: Value = serde_json::from_slice(&self.committed[id]).unwrap();
+        let archived = self.archived();
+        for id in self.cut.iter().filter(|id| self.data().join(id).exists()) {
+            assert!(archived.contains(id), "block {id} was not uploaded");
+        }
+        let (id, sources) = self.compacted.as_ref().unwrap();
+        if self.upload_compacted {
+            assert!(sources.iter().any(|s| archived.contains(s)), "nothing of the compacted block {id} was uploaded");
+        } else {
+            assert!(!self.catalogue("intent").contains(id), "the compacted block {id} was uploaded, and nobody asked");
+        }
+        let objects = fs::read_dir(self.bucket()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
+        for object in objects.filter(|n| n != "panoptes" && n != ".panoptes") {
+            // Prometheus may have deleted it before it was whole.
+            let given_up = !self.data().join(&object).exists() && self.blocks.contains_key(&object);
+            assert!(self.committed.contains_key(&object) || given_up, "{object} lies about in the bucket");
+        }
+        for (id, meta) in &self.committed {
+            let meta: Value = serde_json::from_slice(meta).unwrap();
             assert_eq!(meta["thanos"]["labels"]["cluster"], "ops");
             assert_eq!(meta["ulid"], id.as_str());
         }
-        let list: Value = serde_json::from_slice(&fs::read(self.list()).unwrap()).unwrap();
-        assert_eq!(list["uploaded"].as_array().unwrap().len(), all.len(), "{list}");
+        assert!(self.listed(), "the list should name {:?}", self.to_list());
     }
 
     /// The list of uploads is no truth: it may be lost, broken or old.
@@ -164,11 +251,15 @@ impl World {
 }
 
 /// A sidecar, and `strace` around it if it is to be killed at a system call.
-struct Sidecar(Child);
+struct Sidecar {
+    process: Child,
+    http: u16,
+}
 
 impl Sidecar {
     fn start(world: &World, prometheus: &PrometheusStub, kill_at: Option<(&str, usize)>) -> Self {
         let sidecar = env!("CARGO_BIN_EXE_panoptes");
+        let http = testkit::ports::free().unwrap();
         let mut command = match kill_at {
             None => Command::new(sidecar),
             Some((calls, n)) => {
@@ -185,24 +276,33 @@ impl Sidecar {
             .arg(format!("--prometheus.url={}", prometheus.url()))
             .arg(format!("--tsdb.path={}", world.data().display()))
             .arg(format!("--objstore.config={{type: FILESYSTEM, config: {{directory: {}}}}}", world.bucket().display()))
-            .args(["--http-address=127.0.0.1:0", "--grpc-address=127.0.0.1:0"])
+            .arg(format!("--http-address=127.0.0.1:{http}"))
+            .arg("--grpc-address=127.0.0.1:0")
+            .args(world.upload_compacted.then_some("--shipper.upload-compacted"))
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log);
         // strace and what it traces end together.
         use std::os::unix::process::CommandExt as _;
         command.process_group(0);
-        Self(command.spawn().unwrap())
+        Self { process: command.spawn().unwrap(), http }
     }
 
     fn ended(&mut self) -> bool {
-        self.0.try_wait().unwrap().is_some()
+        self.process.try_wait().unwrap().is_some()
+    }
+
+    /// True if it has looked at all blocks, and done what it could.
+    fn looked(&self) -> bool {
+        testkit::http::get(&format!("http://127.0.0.1:{}/metrics", self.http)).is_ok_and(|answer| {
+            answer.body.lines().any(|l| l.strip_prefix("thanos_shipper_dir_syncs_total ").is_some_and(|n| n != "0"))
+        })
     }
 
     fn kill(&mut self) {
-        let group = format!("-{}", self.0.id());
+        let group = format!("-{}", self.process.id());
         let _ = Command::new("kill").args(["-KILL", "--", &group]).stderr(Stdio::null()).status();
-        let _ = self.0.wait();
+        let _ = self.process.wait();
     }
 }
 
@@ -238,9 +338,13 @@ fn goal_g03_kills_during_upload() {
     let mut oracle = Oracle::start("prometheus-blocks").unwrap();
     let prometheus = PrometheusStub::start(Told::new(&[("cluster", "ops"), ("replica", "a")])).unwrap();
     let (mut kills, mut worlds, mut by_call) = (0, 0, BTreeMap::<&str, u32>::new());
+    let (mut committed, mut compacted) = (0, 0);
     while kills < wanted {
-        let mut world = World::new(&mut oracle, &mut rng);
+        let mut world = World::new(&mut oracle, &mut rng, worlds % 2 == 1);
         worlds += 1;
+        if rng.one_in(4) {
+            world.compact(&mut oracle, &mut rng);
+        }
         while kills < wanted && !world.done() {
             let calls = if rng.one_in(5) { None } else { rng.choose(CALLS).copied() };
             let mut sidecar = Sidecar::start(&world, &prometheus, calls.map(|c| (c, 1 + rng.below(6))));
@@ -254,23 +358,31 @@ fn goal_g03_kills_during_upload() {
             sidecar.kill();
             world.check();
             world.spoil(&mut rng);
+            if rng.one_in(2) {
+                world.compact(&mut oracle, &mut rng);
+            }
         }
+        world.compact(&mut oracle, &mut rng);
         // Nobody kills any more: all is done.
         let sidecar = Sidecar::start(&world, &prometheus, None);
-        let listed = |w: &World| {
-            let list: Value = serde_json::from_slice(&fs::read(w.list()).unwrap_or_default()).unwrap_or_default();
-            list["uploaded"].as_array().is_some_and(|l| l.len() == w.blocks.len())
-        };
-        let done = until(DONE, || world.done() && listed(&world) && !staged(&world.data()));
+        let done = until(DONE, || {
+            world.check();
+            sidecar.looked() && world.done() && world.listed() && !staged(&world.data())
+        });
         drop(sidecar);
         world.check();
         let log = fs::read_to_string(world.dir.path().join("log")).unwrap();
         assert!(done, "not all blocks were uploaded; the sidecar said:\n{log}");
         world.check_end();
+        committed += world.committed.len();
+        compacted += world.compacted.iter().filter(|(id, _)| world.committed.contains_key(id)).count();
     }
     let calls: Vec<String> = by_call.iter().map(|(call, n)| format!("{n} at {call}")).collect();
     println!("{}", calls.join("; "));
-    goal.figure(&format!("{kills} kills, {} blocks, each committed exactly once, none seen in part", worlds * BLOCKS));
+    goal.figure(&format!(
+        "{kills} kills, {committed} blocks in {worlds} buckets, each committed exactly once, none seen in part; {compacted} of \
+         them compacted by Prometheus, no sample archived twice"
+    ));
 }
 
 /// True if links of an upload lie about.
