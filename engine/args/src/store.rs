@@ -52,6 +52,9 @@ flags! {
         header_max_open: u64 = "store.index-header-max-open", "2000", since "0.1.0";
         /// Most bytes of open index-headers. They are mapped, so the kernel takes their memory back when it needs it.
         header_max_open_size: Size = "store.index-header-max-open-size", "1GB", since "0.1.0";
+        /// Most bytes of index-headers on disk, open or not; those not used for longest are removed, and fetched again when they
+        /// are needed. 0 is no limit. (Thanos: none.)
+        header_max_disk_size: Size = "store.index-header-max-disk-size", "20GB", since "0.1.0";
         /// False would keep index-headers in memory only, which can't be had here: leave it out.
         cache_index_header: Switch = "cache-index-header", "true", since "0.1.0";
         /// Memory for postings and series of indexes.

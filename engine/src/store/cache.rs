@@ -1,8 +1,8 @@
 //! Postings and series of indexes, kept in memory; bounded in bytes, the bookkeeping counted.
 
+use super::blocks::Edition;
 use crate::server::metrics::gauge;
 use bytes::Bytes;
-use model::BlockId;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
@@ -19,11 +19,11 @@ const OVERHEAD: u64 = 96;
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Key {
     /// The postings list of a label pair, in whatever form the reader of postings likes.
-    Postings(BlockId, Box<str>, Box<str>),
+    Postings(Edition, Box<str>, Box<str>),
     /// The postings of a set of matchers, under a text that stands for them.
-    Expanded(BlockId, Box<str>),
+    Expanded(Edition, Box<str>),
     /// The series at this reference (bytes from the start of the index).
-    Series(BlockId, u64),
+    Series(Edition, u64),
 }
 
 impl Key {

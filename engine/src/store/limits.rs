@@ -9,11 +9,15 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::Status;
 
 /// One permit of the memory for chunks stands for so many bytes.
 const UNIT: u64 = 64 << 10;
+
+/// How long a request waits for memory for its first chunks.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A request that takes more than it may.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -31,7 +35,7 @@ pub enum Refused {
     Bytes(u64),
     /// Memory of the process.
     #[error(
-        "all requests together hold {0} bytes of postings and series, and this one needs more: narrow it, ask again later, or \
+        "all requests together hold {0} bytes of postings, series and chunks, and this one needs more: narrow it, ask again later, or \
          raise --chunk-pool-size and the memory of the store"
     )]
     Memory(u64),
@@ -176,10 +180,17 @@ impl Memory {
         Held { memory: self.clone(), bytes: 0 }
     }
 
-    /// Waits for memory for chunks; what is more than there is gets all of it.
-    pub async fn chunks(&self, bytes: u64) -> Option<OwnedSemaphorePermit> {
+    /// Waits for memory for chunks; what is more than there is gets all of it. Who holds some already (`may_wait`) waits until
+    /// its caller has read them; others wait [`PATIENCE`]: callers that don't read may hold it all.
+    ///
+    /// # Errors
+    /// [`Refused::Memory`].
+    pub async fn chunks(&self, bytes: u64, may_wait: bool) -> Result<OwnedSemaphorePermit, Refused> {
         let units = u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX).clamp(1, self.units);
-        Arc::clone(&self.chunks).acquire_many_owned(units).await.ok()
+        let room = Arc::clone(&self.chunks).acquire_many_owned(units);
+        let got = if may_wait { Ok(room.await) } else { tokio::time::timeout(PATIENCE, room).await };
+        let held = || u64::from(self.units).saturating_sub(self.chunks.available_permits() as u64) * UNIT;
+        got.ok().and_then(Result::ok).ok_or_else(|| Refused::Memory(held()))
     }
 
     /// Bytes of postings and entries that are held.
@@ -260,9 +271,18 @@ mod tests {
         drop((a, b));
         assert_eq!(memory.used(), 0);
         // More than there is waits for all, and gets it.
-        let all = memory.chunks(1 << 40).await.unwrap();
-        assert!(tokio::time::timeout(std::time::Duration::from_millis(20), memory.chunks(1)).await.is_err());
+        let all = memory.chunks(1 << 40, false).await.unwrap();
+        assert!(tokio::time::timeout(Duration::from_millis(20), memory.chunks(1, false)).await.is_err());
         drop(all);
-        assert!(memory.chunks(1).await.is_some());
+        assert!(memory.chunks(1, false).await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_holds_nothing_does_not_wait_for_ever() {
+        let memory = Memory::new(2 << 20);
+        let _all = memory.chunks(1 << 20, false).await.unwrap();
+        assert_eq!(memory.chunks(1, false).await.unwrap_err(), Refused::Memory(1 << 20));
+        let waiting = tokio::time::timeout(PATIENCE * 10, memory.chunks(1, true)).await;
+        assert!(waiting.is_err(), "its own chunks are read some day");
     }
 }

@@ -104,6 +104,7 @@ impl Collector for Seen {
             ("lazy_load_failed", "Index-headers that could not be opened", &headers.failed),
             ("lazy_unload", "Index-headers that were closed", &headers.unloads),
             ("downloads", "Index-headers that were fetched from the bucket", &headers.fetched),
+            ("evictions", "Index-headers that were removed from disk to make room", &headers.evicted),
             ("rebuilds", "Index-headers that were damaged on disk and fetched again", &headers.rebuilt),
         ] {
             let name = format!("thanos_bucket_store_indexheader_{name}");
@@ -111,6 +112,9 @@ impl Collector for Seen {
         }
         gauge(&mut encoder, "panoptes_store_indexheaders_open", "Index-headers that are open", open as f64)?;
         gauge(&mut encoder, "panoptes_store_indexheaders_open_bytes", "Bytes of open index-headers", bytes as f64)?;
+        let (files, bytes) = self.home.headers.files();
+        gauge(&mut encoder, "panoptes_store_indexheader_files", "Index-headers on disk", files as f64)?;
+        gauge(&mut encoder, "panoptes_store_indexheader_files_bytes", "Bytes of index-headers on disk", bytes as f64)?;
         counter(
             &mut encoder,
             "panoptes_store_hedged_reads",

@@ -65,6 +65,7 @@ pub async fn run(args: StoreArgs, world: World, shutdown: CancellationToken) -> 
     let limits = Limits {
         open: usize::try_from(args.header_max_open).unwrap_or(usize::MAX),
         open_bytes: args.header_max_open_size.0,
+        disk_bytes: args.header_max_disk_size.0,
         idle: args.header_idle_timeout.duration(),
         fetches: usize::try_from(args.header_concurrency).unwrap_or(usize::MAX).min(1024),
         deadline: HEADER_DEADLINE,
@@ -79,6 +80,10 @@ pub async fn run(args: StoreArgs, world: World, shutdown: CancellationToken) -> 
         concurrency: usize::try_from(args.objstore_max_concurrency).unwrap_or(usize::MAX),
         deadline: args.objstore_read_timeout.duration(),
     };
+    if let Some(pages) = pages.clone() {
+        // Until it is done, what is asked for is read from the bucket.
+        tokio::task::spawn_blocking(move || pages.load());
+    }
     let ranges = Ranges::with(reads, pages);
     let memory = dir.join(MEMORY);
     let home = Arc::new(Home {
@@ -87,6 +92,7 @@ pub async fn run(args: StoreArgs, world: World, shutdown: CancellationToken) -> 
         ranges,
         cache: IndexCache::new(cache_bytes, cache_item),
     });
+    home.headers.scan().await.context("index-headers in --data-dir")?;
     let (set, status) = (Set::default(), Status::default());
     context.metrics.register_collector(Seen { status: status.clone(), home: Arc::clone(&home) });
     let syncer = Syncer {

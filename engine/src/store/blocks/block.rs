@@ -2,6 +2,7 @@
 
 use super::Home;
 use super::entry::Entry;
+use super::learnt::{Damage, Learnt};
 use crate::store::Trouble;
 use crate::store::ranges::{Budget, File};
 use bytes::Bytes;
@@ -9,13 +10,20 @@ use model::{BlockId, Labels};
 use parking_lot::Mutex;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Duration;
 use tsdb::BlockMeta;
 use tsdb::header::Reader;
 
-/// First delay before a damaged block is tried again; doubled up to [`RETRY_MAX`].
-const RETRY: Duration = Duration::from_secs(60);
-const RETRY_MAX: Duration = Duration::from_secs(3600);
+/// Which bytes a block's id stands for. In another bucket, or written anew, a block of the same id is another edition: nothing
+/// that is kept of the one is given for the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Edition {
+    /// The block's id.
+    pub id: BlockId,
+    /// Stands for the bucket; 0 before there is one.
+    pub bucket: u32,
+    /// Stands for what meta.json says of the content.
+    pub content: u64,
+}
 
 /// A block that is served.
 pub struct Block {
@@ -33,25 +41,17 @@ pub struct Block {
     pub series_max: u32,
     /// Bytes of its longest chunk, or 0 where meta.json does not tell.
     pub chunk_max: u32,
-    /// Bytes of its index, or 0 where neither meta.json nor a listing has told.
+    /// Bytes of its index, or 0 where meta.json does not tell.
     pub index_bytes: u64,
     /// Bytes of its segments from number 1 on; empty where meta.json does not tell.
     pub segments: Box<[u64]>,
     /// Hash of its meta.json.
     pub(super) hash: u64,
+    pub(super) bucket: u32,
+    content: u64,
     pub(in crate::store) home: Arc<Home>,
-    pub(in crate::store) damage: Mutex<Option<Box<Damage>>>,
-}
-
-/// What was found wrong with a block.
-#[derive(Clone, Debug)]
-pub(in crate::store) struct Damage {
-    /// What, where.
-    pub(in crate::store) reason: String,
-    /// When it may be tried again, by the monotonic clock.
-    pub(in crate::store) retry_at: Duration,
-    /// How often it was tried.
-    pub(in crate::store) tries: u32,
+    /// What was learnt of it while it was served: of most blocks nothing.
+    learnt: Mutex<Option<Box<Learnt>>>,
 }
 
 impl std::fmt::Debug for Block {
@@ -78,10 +78,17 @@ impl Block {
             chunk_max: entry.chunk_max,
             index_bytes: entry.index_bytes,
             segments: entry.segments.clone(),
+            bucket: home.ranges.in_use(),
             home,
             hash: entry.hash,
-            damage: Mutex::default(),
+            content: entry.content,
+            learnt: Mutex::default(),
         }
+    }
+
+    /// Which bytes it stands for.
+    pub fn edition(&self) -> Edition {
+        Edition { id: self.id, bucket: self.bucket, content: self.content }
     }
 
     /// True if the block may have samples of `min_t..=max_t` (ms, both inclusive).
@@ -94,21 +101,20 @@ impl Block {
     /// # Errors
     /// [`Trouble`]; a damaged one is told at once until it is time to try again.
     pub async fn header(self: &Arc<Self>) -> Result<Arc<Reader>, Trouble> {
-        if let Some(damage) = self.damage.lock().as_ref()
-            && damage.retry_at > self.home.world.clock.elapsed()
-        {
-            return Err(Trouble::Damaged(damage.reason.clone()));
+        let now = self.home.world.clock.elapsed();
+        if let Some(reason) = self.learnt.lock().as_ref().and_then(|l| l.shut(now)) {
+            return Err(Trouble::Damaged(reason.to_owned()));
         }
         let got = self.home.headers.get(self).await;
         match &got {
-            Ok(_) => *self.damage.lock() = None,
-            Err(Trouble::Damaged(reason)) => self.damaged(reason),
+            Ok(_) => self.forget(Damage::is_of_header),
+            Err(Trouble::Damaged(reason)) => self.learn(|l, now| l.damage(reason, true, now)),
             Err(_) => {}
         }
         got
     }
 
-    /// Fetches its index-header to the local disk, if it is not there yet.
+    /// Fetches its index-header to the local disk, if it is not there yet and there is room.
     ///
     /// # Errors
     /// [`Trouble`].
@@ -118,7 +124,7 @@ impl Block {
         }
         let got = self.home.headers.fetch(self).await;
         if let Err(Trouble::Damaged(reason)) = &got {
-            self.damaged(reason);
+            self.learn(|l, now| l.damage(reason, true, now));
         }
         got
     }
@@ -128,7 +134,16 @@ impl Block {
     /// # Errors
     /// [`Trouble`].
     pub async fn index(&self, ranges: &[Range<u64>], budget: &Budget) -> Result<Vec<Bytes>, Trouble> {
-        self.home.ranges.read(self.id, (File::Index, self.index_bytes), ranges, budget).await
+        let size = self.index_size().await?;
+        self.home.ranges.read(self.edition(), (File::Index, size), ranges, budget).await
+    }
+
+    /// Bytes of its index.
+    ///
+    /// # Errors
+    /// [`Trouble`].
+    pub(in crate::store) async fn index_size(&self) -> Result<u64, Trouble> {
+        self.size(File::Index, self.index_bytes).await
     }
 
     /// Ranges of its segment file with this number, from 1, in the order given. A range that goes on behind the end of the
@@ -138,13 +153,21 @@ impl Block {
     /// [`Trouble`].
     pub async fn segment(&self, number: u32, ranges: &[Range<u64>], budget: &Budget) -> Result<Vec<Bytes>, Trouble> {
         let (file, told) = (File::Segment(number), self.segments.get((number as usize).saturating_sub(1)));
-        let size = match told.filter(|n| **n > 0) {
-            Some(size) => *size,
-            None => self.home.ranges.size(self.id, file).await?,
-        };
+        let size = self.size(file, told.copied().unwrap_or(0)).await?;
         let clip = |r: &Range<u64>| r.start.min(size)..r.end.min(size);
         let clipped: Vec<Range<u64>> = ranges.iter().map(clip).collect();
-        self.home.ranges.read(self.id, (file, size), &clipped, budget).await
+        self.home.ranges.read(self.edition(), (file, size), &clipped, budget).await
+    }
+
+    /// Bytes of a file: as meta.json tells, or else as the bucket was asked once.
+    async fn size(&self, file: File, told: u64) -> Result<u64, Trouble> {
+        let known = || self.learnt.lock().as_ref().and_then(|l| l.sizes.get(&file).copied());
+        if let Some(size) = Some(told).filter(|n| *n > 0).or_else(known) {
+            return Ok(size);
+        }
+        let size = self.home.ranges.size(self.edition(), file).await?;
+        self.learn(|l, _| l.sizes.insert(file, size));
+        Ok(size)
     }
 
     /// The cache of postings and series that all blocks share.
@@ -152,20 +175,53 @@ impl Block {
         &self.home.cache
     }
 
-    /// Something in it is damaged: it is listed as missing with this reason, and left alone for a while.
+    /// An object of it is not in the bucket: it is listed as missing with this reason, and left alone for a while.
     pub fn damaged(&self, reason: &str) {
-        let mut damage = self.damage.lock();
-        let tries = damage.as_ref().map_or(0, |d| d.tries);
-        let pause = RETRY.saturating_mul(1 << tries.min(10)).min(RETRY_MAX);
-        let retry_at = self.home.world.clock.elapsed() + pause;
-        if tries == 0 {
-            tracing::warn!(block = %self.id, reason, "a block is damaged: its data is missing in answers");
-        }
-        *damage = Some(Box::new(Damage { reason: reason.to_owned(), retry_at, tries: tries.saturating_add(1) }));
+        self.learn(|l, now| l.damage(reason, false, now));
     }
 
-    /// Why its data is missing in answers, if it is.
+    /// A part of it can't be read: it is listed, and whatever else it has is served.
+    pub fn flawed(&self, reason: &str) {
+        self.learn(|l, now| l.flaw(reason, now));
+    }
+
+    /// All its objects are there, as a listing tells: it may be used again once its time has come.
+    pub(super) fn listed(&self) {
+        let now = self.home.world.clock.elapsed();
+        self.forget(|damage| damage.retry_at <= now);
+    }
+
+    fn learn<T>(&self, what: impl FnOnce(&mut Learnt, std::time::Duration) -> T) {
+        let now = self.home.world.clock.elapsed();
+        let mut learnt = self.learnt.lock();
+        let learnt = learnt.get_or_insert_default();
+        let is_news = learnt.wrong(now).is_none();
+        what(learnt, now);
+        if let Some(reason) = learnt.wrong(now).filter(|_| is_news) {
+            tracing::warn!(block = %self.id, reason, "a block is damaged: its data is missing in answers");
+        }
+    }
+
+    fn forget(&self, is_over: impl FnOnce(&Damage) -> bool) {
+        if let Some(learnt) = self.learnt.lock().as_mut() {
+            learnt.damage.take_if(|damage| is_over(damage));
+        }
+    }
+
+    /// Why all of its data is missing in answers, if it is.
     pub fn trouble(&self) -> Option<String> {
-        self.damage.lock().as_ref().map(|d| d.reason.clone())
+        self.learnt.lock().as_ref().and_then(|l| l.damage.as_ref()).map(|d| d.reason.clone())
+    }
+
+    /// What is wrong with it, all of it or a part.
+    pub fn wrong(&self) -> Option<String> {
+        let now = self.home.world.clock.elapsed();
+        self.learnt.lock().as_ref().and_then(|l| l.wrong(now)).map(str::to_owned)
+    }
+
+    /// True if it is known to be damaged, and is not to be tried yet.
+    pub(super) fn is_shut(&self) -> bool {
+        let now = self.home.world.clock.elapsed();
+        self.learnt.lock().as_ref().is_some_and(|l| l.shut(now).is_some())
     }
 }

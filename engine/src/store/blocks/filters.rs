@@ -1,7 +1,8 @@
 //! Which blocks of a bucket are served: pure, in Thanos's order of steps.
 //!
 //! converted to Parquet → time → selector → consistency delay → deletion mark → damage → covered by a compacted block. A block
-//! that is known to be damaged covers nothing, so its sources are served as long as they are there.
+//! that is known to be damaged covers nothing, so its sources are served as long as they are there; where all of them are, it is
+//! not needed itself.
 
 use super::entry::Entry;
 use super::relabel::Selector;
@@ -34,6 +35,8 @@ pub struct Candidate<'a> {
     pub held: (bool, bool),
     /// What is wrong with its files.
     pub problems: &'a [String],
+    /// Something in it could not be read while it was served.
+    pub is_damaged: bool,
 }
 
 /// How many blocks went where: the states of `thanos_blocks_meta_synced`.
@@ -101,7 +104,7 @@ pub struct Decision {
 pub fn decide<'a>(blocks: impl IntoIterator<Item = Candidate<'a>>, policy: &Policy, now_ms: i64) -> Decision {
     let mut decision = Decision::default();
     let states = &mut decision.states;
-    let mut left: Vec<Arc<Entry>> = Vec::new();
+    let mut left: Vec<(Arc<Entry>, bool)> = Vec::new();
     for block in blocks {
         let entry = block.entry;
         if entry.max_t < policy.window.0 || entry.min_t > policy.window.1 {
@@ -116,7 +119,7 @@ pub fn decide<'a>(blocks: impl IntoIterator<Item = Candidate<'a>>, policy: &Poli
             states.marked_for_no_compact += u64::from(block.held.0);
             states.marked_for_no_downsample += u64::from(block.held.1);
             if block.problems.is_empty() {
-                left.push(Arc::clone(entry));
+                left.push((Arc::clone(entry), block.is_damaged));
             } else {
                 states.damaged += 1;
                 decision.missing.push(Missing {
@@ -142,19 +145,21 @@ fn is_dead(deletion_time: Option<i64>, policy: &Policy, now_ms: i64) -> bool {
 }
 
 /// Without the blocks whose sources all went into one other block of the same labels and resolution. Of two with the same
-/// sources the older stays, as in Thanos; it compares all pairs, here only blocks that share a source are compared.
-fn uncovered(blocks: Vec<Arc<Entry>>) -> Vec<Arc<Entry>> {
-    let mut groups: BTreeMap<(i64, Labels), Vec<Arc<Entry>>> = BTreeMap::new();
+/// sources the older stays, as in Thanos; it compares all pairs, here only blocks that share a source are compared. A damaged one
+/// (`true`) is left out where several others have all its sources, and is never why another one is.
+fn uncovered(blocks: Vec<(Arc<Entry>, bool)>) -> Vec<Arc<Entry>> {
+    let mut groups: BTreeMap<(i64, Labels), Vec<(Arc<Entry>, bool)>> = BTreeMap::new();
     for block in blocks {
-        groups.entry((block.resolution, block.external.clone())).or_default().push(block);
+        groups.entry((block.0.resolution, block.0.external.clone())).or_default().push(block);
     }
     let mut out = Vec::new();
     for mut group in groups.into_values() {
-        group.sort_by_key(|b| (std::cmp::Reverse(b.sources.len()), b.id));
+        group.sort_by_key(|(b, is_damaged)| (*is_damaged, std::cmp::Reverse(b.sources.len()), b.id));
         let mut kept: Vec<Arc<Entry>> = Vec::with_capacity(group.len());
         let mut with_source: HashMap<BlockId, Vec<usize>> = HashMap::new();
-        for block in group {
+        for (block, is_damaged) in group {
             let is_covered = match block.sources.first() {
+                Some(_) if is_damaged => block.sources.iter().all(|s| with_source.contains_key(s)),
                 None => !kept.is_empty(),
                 Some(first) => with_source.get(first).is_some_and(|holders| {
                     let holders = holders.iter().filter_map(|at| kept.get(*at));
@@ -162,7 +167,7 @@ fn uncovered(blocks: Vec<Arc<Entry>>) -> Vec<Arc<Entry>> {
                 }),
             };
             if !is_covered {
-                for source in &block.sources {
+                for source in block.sources.iter().filter(|_| !is_damaged) {
                     with_source.entry(*source).or_default().push(kept.len());
                 }
                 kept.push(block);
@@ -199,7 +204,7 @@ mod tests {
     }
 
     fn good(entry: &Arc<Entry>) -> Candidate<'_> {
-        Candidate { entry, deletion_time: None, held: (false, false), problems: &[] }
+        Candidate { entry, deletion_time: None, held: (false, false), problems: &[], is_damaged: false }
     }
 
     fn served(decision: &Decision) -> Vec<BlockId> {
@@ -264,6 +269,14 @@ mod tests {
         let problems = ["chunks/000001 is missing".to_owned()];
         let broken = Candidate { problems: &problems, ..good(&compacted) };
         assert_eq!(served(&decide([broken, good(&a), good(&b)], &policy(), 0)), [id(1), id(2)]);
+        // Found damaged while it was served: not needed where its sources are, and all that there is where they are not.
+        let found = || Candidate { is_damaged: true, ..good(&compacted) };
+        assert_eq!(served(&decide([found(), good(&a), good(&b)], &policy(), 0)), [id(1), id(2)]);
+        assert_eq!(served(&decide([found(), good(&b)], &policy(), 0)), [id(2), id(9)]);
+        assert_eq!(served(&decide([found()], &policy(), 0)), [id(9)]);
+        // A source that is damaged is not needed where it was compacted.
+        let source = Candidate { is_damaged: true, ..good(&a) };
+        assert_eq!(served(&decide([good(&compacted), source], &policy(), 0)), [id(9)]);
     }
 
     /// Thanos's rule, pair by pair.
@@ -288,7 +301,8 @@ mod tests {
                 .enumerate()
                 .map(|(n, s)| entry(n as u128, |m| m.compaction.sources = s.iter().map(|s| id(*s)).collect()))
                 .collect();
-            let mut ours: Vec<_> = uncovered(blocks.clone()).iter().map(|b| b.id).collect();
+            let whole = blocks.iter().map(|b| (Arc::clone(b), false)).collect();
+            let mut ours: Vec<_> = uncovered(whole).iter().map(|b| b.id).collect();
             ours.sort();
             prop_assert_eq!(ours, by_pairs(blocks));
         }

@@ -3,13 +3,14 @@
 mod block;
 mod entry;
 pub mod filters;
+mod learnt;
 mod memory;
 pub mod relabel;
 mod served;
 mod set;
 pub(in crate::store) mod sync;
 
-pub use block::Block;
+pub use block::{Block, Edition};
 pub use entry::Entry;
 pub use served::{Group, Missing, Served, Tsdb};
 pub use set::Set;

@@ -61,8 +61,7 @@ impl Set {
     pub async fn gone(&self, block: &Arc<Block>, seen: &Served) -> Result<Arc<Served>, super::super::Trouble> {
         let mut changes = self.shared.generation.subscribe();
         let is_settled = |served: &Served| {
-            served.generation > seen.generation
-                && (block.trouble().is_some() || !served.blocks().any(|b| Arc::ptr_eq(b, block)))
+            served.generation > seen.generation && (block.is_shut() || !served.blocks().any(|b| Arc::ptr_eq(b, block)))
         };
         let now = self.snapshot();
         if is_settled(&now) || model::protection::off("look-again") {

@@ -6,7 +6,7 @@
 use super::filters::{self, Candidate, Policy, States};
 use super::memory;
 use super::served::{Missing, Served};
-use super::{Block, Entry, Home, Set};
+use super::{Block, Edition, Entry, Home, Set};
 use crate::server::point::Point;
 use crate::storage::{InUse, Storage, web};
 use crate::store::metrics::Metrics;
@@ -82,7 +82,7 @@ impl Status {
     /// The section of the state document.
     pub(crate) fn state(&self, set: &Set) -> state::Blocks {
         let served = set.snapshot();
-        let broken = served.blocks().filter_map(|b| b.trouble().map(|why| (b.id, why)));
+        let broken = served.blocks().filter_map(|b| b.wrong().map(|why| (b.id, why)));
         let absent = served.missing.iter().map(|m| (m.id, m.reason.clone()));
         let (mut missing, mut missing_blocks) = (0, Vec::new());
         for (id, message) in absent.chain(broken) {
@@ -144,10 +144,12 @@ struct Followed {
     catalogue_at: Duration,
     listing_at: Duration,
     failures: u32,
-    /// Passes in a row that could not read some meta.json.
+    /// Passes in a row that could not read some meta.json or mark.
     unread: u32,
     /// What is kept of each meta, as long as it is the same one.
     entries: BTreeMap<BlockId, (Arc<BlockMeta>, Arc<Entry>)>,
+    /// Blocks in which something could not be read while they were served, with the hash of their meta.json.
+    damaged: BTreeMap<BlockId, u64>,
 }
 
 /// What a pass does.
@@ -243,6 +245,7 @@ impl Syncer {
             failures: 0,
             unread: 0,
             entries: BTreeMap::new(),
+            damaged: BTreeMap::new(),
         });
     }
 
@@ -282,7 +285,7 @@ impl Syncer {
                 return match f.fetcher.recall().filter(|_| self.set.snapshot().generation == 0) {
                     None => false,
                     Some(view) => {
-                        self.apply(f, &view, &[], now_ms);
+                        self.apply(f, &view, &[], false, now_ms);
                         self.status.inner.lock().source = "disk";
                         true
                     }
@@ -296,8 +299,8 @@ impl Syncer {
         } else if !view.listed {
             f.listing_at = f.listing_at.min(now + self.options.listing.min(FIRST_LISTING));
         }
-        if !view.unread.is_empty() {
-            // What is there and can't be read now is looked at soon: only a listing finds it again.
+        if !view.errors.is_empty() {
+            // What is there and can't be read now, or went while it was read, is looked at soon: only a listing finds it again.
             f.unread = f.unread.saturating_add(1);
             let pause = RETRY.saturating_mul(1 << (f.unread - 1).min(10)).min(self.options.listing);
             f.listing_at = f.listing_at.min(now + pause);
@@ -310,7 +313,7 @@ impl Syncer {
             self.set.suspect(unread);
             f.catalogue_at = f.catalogue_at.min(now + RETRY);
         }
-        let served = self.apply(f, &view, &suspects, now_ms);
+        let served = self.apply(f, &view, &suspects, pass == Pass::Listing, now_ms);
         if pass == Pass::Listing || view.listed && f.failures == 0 && self.status.last_sync_ms().is_none() {
             self.tidy(f, served).await;
         }
@@ -325,7 +328,7 @@ impl Syncer {
     }
 
     /// Leaves for the next start what is known, and takes away what is not served any more.
-    async fn tidy(&self, f: &Followed, served: HashSet<BlockId>) {
+    async fn tidy(&self, f: &Followed, served: HashSet<Edition>) {
         let remembered = f
             .fetcher
             .remembered()
@@ -334,13 +337,20 @@ impl Syncer {
         if let Err(error) = memory::save(self.options.memory.clone(), bucket, remembered.collect()).await {
             tracing::warn!(%error, "what is known of the bucket can't be kept for the next start");
         }
-        if let Err(error) = self.home.headers.sweep(move |id| served.contains(&id)).await {
+        if let Err(error) = self.home.headers.sweep(move |edition| served.contains(edition)).await {
             tracing::warn!(%error, "index-headers that are not needed any more can't be removed");
         }
     }
 
-    /// Serves what the bucket has.
-    fn apply(&self, f: &mut Followed, view: &View, suspects: &[Arc<Block>], now_ms: i64) -> HashSet<BlockId> {
+    /// Serves what the bucket has; `is_listed`: as all its objects tell, now.
+    fn apply(
+        &self,
+        f: &mut Followed,
+        view: &View,
+        suspects: &[Arc<Block>],
+        is_listed: bool,
+        now_ms: i64,
+    ) -> HashSet<Edition> {
         let (from, to) = self.options.window;
         let policy = Policy { window: (from.at(now_ms), to.at(now_ms)), ..self.options.policy.clone() };
         let mut entries: Vec<_> = view
@@ -375,11 +385,20 @@ impl Syncer {
             }
         }
         f.entries = known;
+        let before = self.set.snapshot();
+        for block in before.blocks() {
+            match block.wrong() {
+                Some(_) => f.damaged.insert(block.id, block.hash),
+                None => f.damaged.remove(&block.id),
+            };
+        }
+        f.damaged.retain(|id, hash| f.entries.get(id).is_some_and(|(_, entry)| entry.hash == *hash));
         let candidates = entries.iter().map(|(entry, deletion_time, held, problems)| Candidate {
             entry,
             deletion_time: *deletion_time,
             held: *held,
             problems,
+            is_damaged: f.damaged.contains_key(&entry.id),
         });
         let mut decision = filters::decide(candidates, &policy, now_ms);
         for (id, partial) in &view.partial {
@@ -396,17 +415,18 @@ impl Syncer {
             decision.missing.push(unlabelled(id, reason, true));
         }
         decision.states.failed = view.errors.len() as u64;
-        let ids = decision.serve.iter().map(|e| e.id).collect();
-        let before = self.set.snapshot();
+        let bucket = self.home.ranges.in_use();
         let old: BTreeMap<_, _> = before.blocks().map(|b| (b.id, b)).collect();
         let mut labels: HashSet<Labels> = before.groups.iter().map(|g| g.external.clone()).collect();
         let (mut added, mut kept) = (Vec::new(), Vec::with_capacity(decision.serve.len()));
         for entry in &decision.serve {
             match old.get(&entry.id) {
-                Some(block) if block.hash == entry.hash => {
+                Some(block) if block.hash == entry.hash && block.bucket == bucket => {
                     // It is still there: then what was not found in it is missing from it.
                     if suspects.iter().any(|s| Arc::ptr_eq(s, block)) {
                         block.damaged("an object of the block is not in the bucket");
+                    } else if is_listed {
+                        block.listed();
                     }
                     kept.push(Arc::clone(block));
                 }
@@ -419,6 +439,7 @@ impl Syncer {
                 }
             }
         }
+        let editions = kept.iter().map(|b| b.edition()).collect();
         let dropped = (before.len() + added.len()).saturating_sub(kept.len());
         {
             let mut known = self.status.inner.lock();
@@ -429,7 +450,7 @@ impl Syncer {
         if !added.is_empty() || dropped > 0 || before.generation == 0 {
             tracing::info!(blocks = kept.len(), added = added.len(), dropped, "blocks are served");
         } else if suspects.is_empty() && before.missing == decision.missing {
-            return ids;
+            return editions;
         }
         self.set.replace(Served::new(before.generation + 1, kept, decision.missing));
         if self.options.headers == HeaderStrategy::Eager && !added.is_empty() {
@@ -444,6 +465,6 @@ impl Syncer {
                     .await;
             });
         }
-        ids
+        editions
     }
 }

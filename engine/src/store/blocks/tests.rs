@@ -30,6 +30,7 @@ use tsdb::marks::DeletionMark;
 struct Followed {
     set: Set,
     status: Status,
+    home: Arc<Home>,
     stop: CancellationToken,
 }
 
@@ -43,23 +44,29 @@ fn yaml(gcs: &Gcs) -> String {
     format!("type: GCS\nconfig:\n  bucket: b\n  endpoint: {}\n", gcs.url())
 }
 
+/// Looks at the bucket all the time.
 fn follow(gcs: &Gcs, dir: &Path) -> Followed {
+    follow_with(gcs, dir, |_| {})
+}
+
+fn follow_with(gcs: &Gcs, dir: &Path, change: impl FnOnce(&mut Options)) -> Followed {
     let context = Context::new("store", World::real());
     let storage = Storage::new((&yaml(gcs), ""), "test", Right::READER, Duration::from_secs(60), &context).unwrap();
     let world = context.world.clone();
     let seconds = Duration::from_secs;
-    let limits = Limits { open: 10, open_bytes: 1 << 30, idle: seconds(60), fetches: 4, deadline: seconds(60) };
-    let home = Home {
+    let limits =
+        Limits { open: 10, open_bytes: 1 << 30, disk_bytes: 0, idle: seconds(60), fetches: 4, deadline: seconds(60) };
+    let home = Arc::new(Home {
         world: world.clone(),
         headers: Headers::new(dir.to_owned(), Arc::new(RealDisk), world, limits),
         ranges: Ranges::new(),
         cache: IndexCache::new(1 << 20, 1 << 20),
-    };
+    });
     let all = (i64::MIN, i64::MAX);
     let (set, status, stop) = (Set::default(), Status::default(), CancellationToken::new());
-    let syncer = Syncer {
+    let mut syncer = Syncer {
         set: set.clone(),
-        home: Arc::new(home),
+        home: Arc::clone(&home),
         storage: storage.unwrap(),
         options: Options {
             window: ("0000-01-01".parse().unwrap(), "9999-12-31".parse().unwrap()),
@@ -74,8 +81,9 @@ fn follow(gcs: &Gcs, dir: &Path) -> Followed {
         status: status.clone(),
         metrics: Metrics::new(&context.metrics),
     };
+    change(&mut syncer.options);
     tokio::spawn(syncer.run(|| {}, stop.clone()));
-    Followed { set, status, stop }
+    Followed { set, status, home, stop }
 }
 
 impl Followed {
@@ -100,9 +108,23 @@ fn id(n: u64) -> BlockId {
 }
 
 async fn put(bucket: &Bucket, n: u64) {
-    bucket.put(&block::object(id(n), block::INDEX), "x").await.unwrap();
-    let meta = BlockMeta::new(id(n), 0, 1).write().unwrap();
-    bucket.put(&block::object(id(n), block::META), meta).await.unwrap();
+    put_of(bucket, n, &[n], b"x").await;
+}
+
+/// A block made of these blocks, with this index.
+async fn put_of(bucket: &Bucket, n: u64, sources: &[u64], index: &[u8]) {
+    bucket.put(&block::object(id(n), block::INDEX), index.to_vec()).await.unwrap();
+    let mut meta = BlockMeta::new(id(n), 0, 1);
+    meta.compaction.sources = sources.iter().map(|n| id(*n)).collect();
+    bucket.put(&block::object(id(n), block::META), meta.write().unwrap()).await.unwrap();
+}
+
+async fn gcs() -> (Gcs, Bucket) {
+    let gcs = Gcs::start().unwrap();
+    gcs.make_bucket("b");
+    let config = bucket::Config::parse(&yaml(&gcs)).unwrap();
+    let bucket = Bucket::open(&config, bucket::Options::new(World::real())).unwrap();
+    (gcs, bucket)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -191,9 +213,71 @@ async fn a_meta_json_that_cannot_be_read_now_takes_no_block_away_without_a_word(
     assert_eq!(asked.await.unwrap().unwrap(), 3);
 }
 
+/// What the compactor wrote turns out damaged when it is read: as long as what it was made of is there, nothing is missing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_block_found_damaged_gives_way_to_its_sources() {
+    let (gcs, bucket) = gcs().await;
+    for n in [1, 2] {
+        put(&bucket, n).await;
+    }
+    put_of(&bucket, 9, &[1, 2], b"this is no index").await;
+    let dir = tempfile::tempdir().unwrap();
+    let followed = follow(&gcs, dir.path());
+    followed.until("the compacted block", |f| f.has(&[id(9)])).await;
+    let block = followed.set.snapshot().blocks().next().cloned().unwrap();
+    assert!(matches!(block.header().await, Err(Trouble::Damaged(_))));
+    assert_eq!(followed.status.state(&followed.set).missing, 1);
+    followed.until("its sources", |f| f.has(&[id(1), id(2)])).await;
+    assert_eq!(followed.status.state(&followed.set).missing, 0);
+    // For good: it does not come back with the next look.
+    tokio::time::sleep(Duration::from_millis(1200)).await;
+    assert!(followed.has(&[id(1), id(2)]));
+    // One of its sources goes: then it is better than nothing.
+    block::delete(&bucket, id(1)).await.unwrap();
+    followed.until("all that there is", |f| f.has(&[id(2), id(9)])).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_first_pass_that_can_not_read_a_meta_json_names_it_and_looks_again_soon() {
+    let (gcs, bucket) = gcs().await;
+    put(&bucket, 1).await;
+    gcs.deny(&[testkit::gcs::Right::Get]);
+    let dir = tempfile::tempdir().unwrap();
+    let seldom = |options: &mut Options| {
+        (options.catalogue, options.listing) = (Duration::from_secs(3600), Duration::from_secs(3600));
+    };
+    let followed = follow_with(&gcs, dir.path(), seldom);
+    followed.until("the first pass", |f| f.set.snapshot().generation > 0).await;
+    let served = followed.set.snapshot();
+    assert!(served.is_empty() && served.missing.iter().any(|m| m.id == id(1) && m.strict), "{served:?}");
+    gcs.deny(&[]);
+    // Long before the next pass is due.
+    followed.until("it is there", |f| f.has(&[id(1)]) && f.set.snapshot().missing.is_empty()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn eager_index_headers_are_there_before_the_first_query() {
+    const INDEX: &[u8] =
+        include_bytes!("../../../tsdb/testdata/blocks/prometheus-3.14/01M82BTHEDETCZG07V9EZN2C95/index");
+    let (gcs, bucket) = gcs().await;
+    for n in [1, 2, 3] {
+        put_of(&bucket, n, &[n], if n == 2 { b"this is no index" } else { INDEX }).await;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let lazy = follow(&gcs, dir.path());
+    lazy.until("three blocks", |f| f.has(&[id(1), id(2), id(3)])).await;
+    let other = tempfile::tempdir().unwrap();
+    let eager = follow_with(&gcs, other.path(), |options| options.headers = HeaderStrategy::Eager);
+    eager.until("two index-headers", |f| f.home.headers.files().0 == 2).await;
+    // The damaged one is known without a query, and stops no other.
+    eager.until("the damaged one is told", |f| f.status.state(&f.set).missing == 1).await;
+    assert_eq!(lazy.home.headers.files().0, 0);
+}
+
 /// Blocks that nobody can read.
 fn blocks(count: u64) -> Vec<Arc<super::Block>> {
-    let limits = Limits { open: 1, open_bytes: 1, idle: Duration::ZERO, fetches: 1, deadline: Duration::ZERO };
+    let limits =
+        Limits { open: 1, open_bytes: 1, disk_bytes: 0, idle: Duration::ZERO, fetches: 1, deadline: Duration::ZERO };
     let home = Arc::new(Home {
         world: World::real(),
         headers: Headers::new("x".into(), Arc::new(RealDisk), World::real(), limits),

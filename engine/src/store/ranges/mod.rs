@@ -7,6 +7,7 @@ mod page;
 pub use page::Pages;
 
 use super::Trouble;
+use super::blocks::Edition;
 use arc_swap::ArcSwapOption;
 use bucket::{Bucket, block};
 use bytes::Bytes;
@@ -106,7 +107,7 @@ impl Default for Limits {
     }
 }
 
-type Key = (BlockId, File, u64, u64);
+type Key = (Edition, File, u64, u64);
 type Reading = BoxFuture<'static, Result<Bytes, Trouble>>;
 
 /// Reads ranges; clones share it.
@@ -115,8 +116,14 @@ pub struct Ranges {
     shared: Arc<Shared>,
 }
 
+/// A bucket, and what stands for it in editions.
+struct InUse {
+    bucket: Bucket,
+    mark: u32,
+}
+
 struct Shared {
-    bucket: ArcSwapOption<Bucket>,
+    bucket: ArcSwapOption<InUse>,
     turns: Semaphore,
     limits: Limits,
     pages: Option<Arc<Pages>>,
@@ -146,18 +153,27 @@ impl Ranges {
 
     /// Reads from this bucket from now on.
     pub fn use_bucket(&self, bucket: Bucket) {
-        if let Some(pages) = &self.shared.pages {
-            pages.belong_to(bucket.describe());
-        }
-        self.shared.bucket.store(Some(Arc::new(bucket)));
+        let mark = crc32c::crc32c(bucket.describe().as_bytes());
+        self.shared.bucket.store(Some(Arc::new(InUse { bucket, mark })));
     }
 
-    /// The bucket in use.
+    /// What stands for the bucket in use; 0 before there was a good configuration.
+    pub fn in_use(&self) -> u32 {
+        self.shared.bucket.load().as_ref().map_or(0, |used| used.mark)
+    }
+
+    /// The bucket of this edition of a block.
     ///
     /// # Errors
-    /// [`Trouble::Unavailable`] before there was a good configuration.
-    pub fn bucket(&self) -> Result<Arc<Bucket>, Trouble> {
-        self.shared.bucket.load_full().ok_or_else(|| Trouble::Unavailable("no object storage is configured yet".into()))
+    /// [`Trouble::Unavailable`] before there was a good configuration, [`Trouble::Gone`] if it leads to another bucket now.
+    pub fn bucket(&self, edition: &Edition) -> Result<Bucket, Trouble> {
+        match self.shared.bucket.load().as_ref() {
+            None => Err(Trouble::Unavailable("no object storage is configured yet".into())),
+            Some(used) if used.mark != edition.bucket => {
+                Err(Trouble::Gone(format!("block {} lies in a bucket that is not in use any more", edition.id)))
+            }
+            Some(used) => Ok(used.bucket.clone()),
+        }
     }
 
     /// The cache on disk, if there is one.
@@ -171,32 +187,32 @@ impl Ranges {
     }
 
     /// Ranges of a file of `size` bytes (0: not known), in the order given. What lies close together is read as one, what two
-    /// requests read at the same time is read once. The results may be slices of larger buffers: copy what is kept longer
-    /// than a request.
+    /// requests read at the same time is read once. The results may be slices of buffers up to twice as large: copy what is kept
+    /// longer than a request.
     ///
     /// # Errors
     /// [`Trouble`].
     pub async fn read(
         &self,
-        id: BlockId,
+        edition: Edition,
         (file, size): (File, u64),
         ranges: &[Range<u64>],
         budget: &Budget,
     ) -> Result<Vec<Bytes>, Trouble> {
-        let bucket = self.bucket()?;
+        let bucket = self.bucket(&edition)?;
         budget.take(ranges.iter().map(|r| r.end.saturating_sub(r.start)).sum())?;
         // Without the size, where the last page ends is not known.
         let pages = self.shared.pages.as_ref().filter(|_| size > 0 && ranges.iter().all(|r| r.end <= size));
         let Some(pages) = pages else {
             let runs = merge(ranges.iter().cloned());
-            let parts = self.fetch(&bucket, id, file, &runs, budget).await?;
+            let parts = self.fetch(&bucket, edition, file, &runs, budget).await?;
             return cut(ranges, &parts);
         };
-        let mut parts = pages.get(id, file, ranges, size).await;
+        let mut parts = pages.get(edition, file, ranges, size).await;
         let missing = merge(page::around(ranges, size).filter(|page| !parts.iter().any(|(at, _)| *at == page.start)));
         if !missing.is_empty() {
-            let fetched = self.fetch(&bucket, id, file, &missing, budget).await?;
-            pages.keep(id, file, size, fetched.clone());
+            let fetched = self.fetch(&bucket, edition, file, &missing, budget).await?;
+            pages.keep(edition, file, size, fetched.clone());
             // Cached pages that were fetched as part of a gap give way.
             parts.retain(|(at, _)| !missing.iter().any(|run| run.contains(at)));
             parts.extend(fetched);
@@ -209,8 +225,8 @@ impl Ranges {
     ///
     /// # Errors
     /// [`Trouble`].
-    pub async fn size(&self, id: BlockId, file: File) -> Result<u64, Trouble> {
-        let (bucket, path) = (self.bucket()?, file.object(id));
+    pub async fn size(&self, edition: Edition, file: File) -> Result<u64, Trouble> {
+        let (bucket, path) = (self.bucket(&edition)?, file.object(edition.id));
         let _turn = self.shared.turns.acquire().await.map_err(|e| Trouble::Unavailable(e.to_string()))?;
         match tokio::time::timeout(self.shared.limits.deadline, bucket.head(&path)).await {
             Ok(meta) => Ok(meta?.size),
@@ -224,19 +240,19 @@ impl Ranges {
     /// Runs of a file, each with where it begins.
     async fn fetch(
         &self,
-        bucket: &Arc<Bucket>,
-        id: BlockId,
+        bucket: &Bucket,
+        edition: Edition,
         file: File,
         runs: &[Range<u64>],
         budget: &Budget,
     ) -> Result<Vec<(u64, Bytes)>, Trouble> {
         // Boxed one by one: a stream of borrowing closures is not `Send` for every lifetime.
         let reads: Vec<BoxFuture<'_, _>> =
-            runs.iter().map(|run| self.run(bucket, (id, file, run.start, run.end), budget).boxed()).collect();
+            runs.iter().map(|run| self.run(bucket, (edition, file, run.start, run.end), budget).boxed()).collect();
         stream::iter(reads).buffered(PARALLEL).try_collect().await
     }
 
-    async fn run(&self, bucket: &Arc<Bucket>, key: Key, budget: &Budget) -> Result<(u64, Bytes), Trouble> {
+    async fn run(&self, bucket: &Bucket, key: Key, budget: &Budget) -> Result<(u64, Bytes), Trouble> {
         let bytes = self.once(bucket, key).await?;
         budget.requests.fetch_add(1, Ordering::Relaxed);
         budget.fetched.fetch_add(bytes.len() as u64, Ordering::Relaxed);
@@ -244,13 +260,13 @@ impl Ranges {
     }
 
     /// One read, shared by all who want it now. It ends when nobody waits for it any more.
-    async fn once(&self, bucket: &Arc<Bucket>, key: Key) -> Result<Bytes, Trouble> {
+    async fn once(&self, bucket: &Bucket, key: Key) -> Result<Bytes, Trouble> {
         let reading = {
             let mut running = self.shared.running.lock();
             match running.get(&key).and_then(WeakShared::upgrade) {
                 Some(reading) => reading,
                 None => {
-                    let reading = Arc::clone(&self.shared).from_bucket(Arc::clone(bucket), key).boxed().shared();
+                    let reading = Arc::clone(&self.shared).from_bucket(bucket.clone(), key).boxed().shared();
                     // It has not been polled yet, so it can be shared.
                     if let Some(weak) = reading.downgrade() {
                         running.retain(|_, other| other.upgrade().is_some());
@@ -265,8 +281,8 @@ impl Ranges {
 }
 
 impl Shared {
-    async fn from_bucket(self: Arc<Self>, bucket: Arc<Bucket>, (id, file, start, end): Key) -> Result<Bytes, Trouble> {
-        let path = file.object(id);
+    async fn from_bucket(self: Arc<Self>, bucket: Bucket, (edition, file, start, end): Key) -> Result<Bytes, Trouble> {
+        let path = file.object(edition.id);
         let _turn = self.turns.acquire().await.map_err(|e| Trouble::Unavailable(e.to_string()))?;
         let read = self.hedge.read(&bucket, &path, start..end);
         let read = tokio::time::timeout(self.limits.deadline, read).await;
@@ -306,7 +322,8 @@ fn merge(ranges: impl IntoIterator<Item = Range<u64>>) -> Vec<Range<u64>> {
     out
 }
 
-/// Ranges out of parts that are sorted by where they begin and don't overlap: a slice where one part holds all of it.
+/// Ranges out of parts that are sorted by where they begin and don't overlap: a slice where one part holds all of it, and is
+/// not much larger: a slice keeps all of it in memory, and who holds it counts its own bytes only.
 fn cut(ranges: &[Range<u64>], parts: &[(u64, Bytes)]) -> Result<Vec<Bytes>, Trouble> {
     let short = || Trouble::Unavailable("a part of a file was read and is not there".to_owned());
     ranges
@@ -325,7 +342,9 @@ fn cut(ranges: &[Range<u64>], parts: &[(u64, Bytes)]) -> Result<Vec<Bytes>, Trou
                     return Err(short());
                 }
                 if at == range.start && range.end - begin <= bytes.len() as u64 {
-                    return Ok(bytes.slice(from..to));
+                    let is_most = (to - from).saturating_mul(2) >= bytes.len();
+                    let copied = || Bytes::copy_from_slice(bytes.get(from..to).unwrap_or_default());
+                    return Ok(if is_most { bytes.slice(from..to) } else { copied() });
                 }
                 joined.extend_from_slice(bytes.get(from..to).ok_or_else(short)?);
                 at = begin + to as u64;

@@ -2,12 +2,14 @@
 //! name and its bytes. It can be deleted at any time; what is damaged, torn or somebody else's is read from the bucket again.
 //!
 //! ```text
-//! slot:  magic u32 | bucket u32 | block 16 | file u32 | page u32 | length u32 | CRC-32C of all before and of the bytes u32 | bytes
+//! slot:  magic u32 | bucket u32 | content u64 | block 16 | file u32 | page u32 | length u32
+//!        | CRC-32C of all before and of the bytes u32 | bytes
 //! ```
 //!
-//! In memory a slot takes about 100 bytes. Which page goes for a new one is decided by the clock algorithm.
+//! In memory a slot that is in use takes about 150 bytes. Which page goes for a new one is decided by the clock algorithm.
 
 use super::File;
+use crate::store::blocks::Edition;
 use bytes::Bytes;
 use model::BlockId;
 use parking_lot::Mutex;
@@ -17,21 +19,20 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::Semaphore;
 
 /// Bytes of a page.
 pub(super) const PAGE: u64 = 32 << 10;
-const HEAD: usize = 40;
+const HEAD: usize = 48;
 const SLOT: u64 = HEAD as u64 + PAGE;
-const MAGIC: u32 = 0x70_61_67_31;
+const MAGIC: u32 = 0x70_61_67_32;
 /// Writes that wait or run at the same time; what comes beyond is not kept. Each holds at most what one request read.
 const WRITES: usize = 8;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Key {
-    bucket: u32,
-    id: BlockId,
+    edition: Edition,
     /// 0 is the index.
     file: u32,
     page: u32,
@@ -40,8 +41,13 @@ struct Key {
 #[derive(Default)]
 struct Table {
     slot_of: HashMap<Key, u32>,
+    /// Those that have been in use.
     slots: Vec<Slot>,
+    /// As many there may be.
+    max: usize,
     hand: usize,
+    /// What lies on disk is known.
+    is_loaded: bool,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -55,8 +61,6 @@ struct Slot {
 pub struct Pages {
     file: std::fs::File,
     table: Mutex<Table>,
-    /// Stands for the bucket in use.
-    bucket: AtomicU32,
     writes: Arc<Semaphore>,
     /// Pages that were asked for.
     pub requests: AtomicU64,
@@ -75,10 +79,16 @@ pub(super) fn around(ranges: &[Range<u64>], size: u64) -> impl Iterator<Item = R
 
 fn head(key: &Key, bytes: &[u8]) -> [u8; HEAD] {
     let mut out = [0; HEAD];
-    let fields = [MAGIC.to_be_bytes(), key.bucket.to_be_bytes()];
+    let fields = [MAGIC.to_be_bytes(), key.edition.bucket.to_be_bytes()];
     let length = u32::try_from(bytes.len()).unwrap_or(0);
     let tail = [key.file.to_be_bytes(), key.page.to_be_bytes(), length.to_be_bytes()];
-    let all = fields.iter().flatten().copied().chain(key.id.to_bytes()).chain(tail.iter().flatten().copied());
+    let all = fields
+        .iter()
+        .flatten()
+        .copied()
+        .chain(key.edition.content.to_be_bytes())
+        .chain(key.edition.id.to_bytes())
+        .chain(tail.iter().flatten().copied());
     for (place, byte) in out.iter_mut().zip(all) {
         *place = byte;
     }
@@ -90,12 +100,14 @@ fn head(key: &Key, bytes: &[u8]) -> [u8; HEAD] {
 /// The name in the head of a slot.
 fn name(head: &[u8; HEAD]) -> Option<Key> {
     let word = |at: usize| Some(u32::from_be_bytes(head.get(at..at + 4)?.try_into().ok()?));
-    let id = BlockId::from_bytes(head.get(8..24)?.try_into().ok()?);
-    (word(0)? == MAGIC).then_some(Key { bucket: word(4)?, id, file: word(24)?, page: word(28)? })
+    let content = u64::from_be_bytes(head.get(8..16)?.try_into().ok()?);
+    let id = BlockId::from_bytes(head.get(16..32)?.try_into().ok()?);
+    let edition = Edition { id, bucket: word(4)?, content };
+    (word(0)? == MAGIC).then_some(Key { edition, file: word(32)?, page: word(36)? })
 }
 
 impl Pages {
-    /// The cache in the file `path`, of at most `max_bytes`; what it holds already is used.
+    /// The cache in the file `path`, of at most `max_bytes`. It gives and keeps nothing before [`Pages::load`].
     ///
     /// # Errors
     /// When the file can't be opened or made.
@@ -106,26 +118,9 @@ impl Pages {
         if length > u64::from(slots) * SLOT {
             file.set_len(u64::from(slots) * SLOT)?;
         }
-        let mut table = Table { slots: vec![Slot::default(); slots as usize], ..Table::default() };
-        let there = u32::try_from(length.div_ceil(SLOT)).unwrap_or(u32::MAX).min(slots);
-        let mut bytes = [0; HEAD];
-        for at in 0..there {
-            if file.read_exact_at(&mut bytes, u64::from(at) * SLOT).is_err() {
-                break;
-            }
-            if let Some(key) = name(&bytes)
-                && let Some(slot) = table.slots.get_mut(at as usize)
-            {
-                // Of two with the same name one is kept; the other one's slot is taken for another page some day.
-                if table.slot_of.insert(key, at).is_none() {
-                    slot.key = Some(key);
-                }
-            }
-        }
         Ok(Self {
             file,
-            table: Mutex::new(table),
-            bucket: AtomicU32::new(0),
+            table: Mutex::new(Table { max: slots as usize, ..Table::default() }),
             writes: Arc::new(Semaphore::new(WRITES)),
             requests: AtomicU64::new(0),
             hits: AtomicU64::new(0),
@@ -133,9 +128,23 @@ impl Pages {
         })
     }
 
-    /// Pages of another bucket are not given from now on.
-    pub(super) fn belong_to(&self, bucket: &str) {
-        self.bucket.store(crc32c::crc32c(bucket.as_bytes()), Ordering::Relaxed);
+    /// Learns what the file holds already: one small read per slot, which takes seconds where there are millions.
+    pub fn load(&self) {
+        let max = self.table.lock().max;
+        let length = self.file.metadata().map_or(0, |m| m.len());
+        let there = usize::try_from(length.div_ceil(SLOT)).unwrap_or(usize::MAX).min(max);
+        let mut table = Table { slots: Vec::with_capacity(there), max, is_loaded: true, ..Table::default() };
+        let mut bytes = [0; HEAD];
+        for at in 0..u32::try_from(there).unwrap_or(u32::MAX) {
+            if self.file.read_exact_at(&mut bytes, u64::from(at) * SLOT).is_err() {
+                break;
+            }
+            // Of two with the same name one is kept; the other one's slot is taken for another page some day.
+            let key = name(&bytes).filter(|key| !table.slot_of.contains_key(key));
+            table.slot_of.extend(key.map(|key| (key, at)));
+            table.slots.push(Slot { key, ..Slot::default() });
+        }
+        *self.table.lock() = table;
     }
 
     /// Pages that are kept.
@@ -148,18 +157,18 @@ impl Pages {
         self.len() == 0
     }
 
-    fn key(&self, id: BlockId, file: File, at: u64) -> Option<Key> {
+    fn key(edition: Edition, file: File, at: u64) -> Option<Key> {
         let file = match file {
             File::Index => 0,
             File::Segment(n) => n,
         };
-        Some(Key { bucket: self.bucket.load(Ordering::Relaxed), id, file, page: u32::try_from(at / PAGE).ok()? })
+        Some(Key { edition, file, page: u32::try_from(at / PAGE).ok()? })
     }
 
     /// The pages that are there of those that ranges touch: where each begins, and its bytes.
     pub(super) async fn get(
         self: &Arc<Self>,
-        id: BlockId,
+        edition: Edition,
         file: File,
         ranges: &[Range<u64>],
         size: u64,
@@ -169,7 +178,7 @@ impl Pages {
             let mut table = self.table.lock();
             for page in around(ranges, size) {
                 self.requests.fetch_add(1, Ordering::Relaxed);
-                let Some(key) = self.key(id, file, page.start) else { continue };
+                let Some(key) = Self::key(edition, file, page.start) else { continue };
                 if let Some(slot) = table.slot_of.get(&key).copied() {
                     if let Some(slot) = table.slots.get_mut(slot as usize) {
                         slot.used = true;
@@ -212,7 +221,7 @@ impl Pages {
     }
 
     /// Keeps the whole pages of what was read, in the background; when too much is being written, not.
-    pub(super) fn keep(self: &Arc<Self>, id: BlockId, file: File, size: u64, parts: Vec<(u64, Bytes)>) {
+    pub(super) fn keep(self: &Arc<Self>, edition: Edition, file: File, size: u64, parts: Vec<(u64, Bytes)>) {
         let Ok(turn) = Arc::clone(&self.writes).try_acquire_owned() else { return };
         let this = Arc::clone(self);
         tokio::task::spawn_blocking(move || {
@@ -222,7 +231,7 @@ impl Pages {
                 for page in around(std::slice::from_ref(&(*at..end)), size).filter(|p| p.start >= *at && p.end <= end) {
                     let from = usize::try_from(page.start - at).unwrap_or(usize::MAX);
                     let to = usize::try_from(page.end - at).unwrap_or(usize::MAX);
-                    if let (Some(key), Some(content)) = (this.key(id, file, page.start), bytes.get(from..to)) {
+                    if let (Some(key), Some(content)) = (Self::key(edition, file, page.start), bytes.get(from..to)) {
                         this.write(key, content);
                     }
                 }
@@ -251,8 +260,12 @@ impl Pages {
 impl Table {
     /// A slot to write to: an empty one, or the next that was not used since the hand went by.
     fn take_slot(&mut self, key: &Key) -> Option<u32> {
-        if self.slot_of.contains_key(key) {
+        if !self.is_loaded || self.slot_of.contains_key(key) {
             return None;
+        }
+        if self.slots.len() < self.max {
+            self.slots.push(Slot { writing: true, ..Slot::default() });
+            return u32::try_from(self.slots.len() - 1).ok();
         }
         for _ in 0..self.slots.len().saturating_mul(2) {
             let at = self.hand;

@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 const SIZE: usize = 3_000_000;
 
-fn id() -> BlockId {
-    BlockId::from_parts(1, 1)
+/// Of the bucket that is in use.
+fn edition(ranges: &Ranges) -> Edition {
+    Edition { id: BlockId::from_parts(1, 1), bucket: ranges.in_use(), content: 7 }
 }
 
 fn just(range: Range<u64>) -> Vec<Range<u64>> {
@@ -22,17 +23,19 @@ async fn bucket() -> (Bucket, Faults) {
     let memory = Memory::new(World::real().clock);
     let faults = Faults::new(memory, World::real().entropy, Plan::default());
     let bucket = Bucket::over(Arc::new(faults.clone()), "b", Options::new(World::real()));
-    bucket.put(&File::Index.object(id()), content()).await.unwrap();
+    bucket.put(&File::Index.object(BlockId::from_parts(1, 1)), content()).await.unwrap();
     (bucket, faults)
 }
 
 fn pages(dir: &tempfile::TempDir, bytes: u64) -> Option<Arc<Pages>> {
-    Some(Arc::new(Pages::open(&dir.path().join("pages"), bytes).unwrap()))
+    let pages = Pages::open(&dir.path().join("pages"), bytes).unwrap();
+    pages.load();
+    Some(Arc::new(pages))
 }
 
 async fn check(ranges: &Ranges, wanted: &[Range<u64>]) -> Budget {
     let budget = Budget::new(0);
-    let got = ranges.read(id(), (File::Index, SIZE as u64), wanted, &budget).await.unwrap();
+    let got = ranges.read(edition(ranges), (File::Index, SIZE as u64), wanted, &budget).await.unwrap();
     let content = content();
     for (range, bytes) in wanted.iter().zip(&got) {
         assert!(bytes[..] == content[range.start as usize..range.end as usize], "{range:?}");
@@ -69,9 +72,23 @@ async fn what_was_read_is_not_read_again_not_even_after_a_restart() {
     let again = Ranges::with(Limits::default(), pages(&dir, 8 << 20));
     again.use_bucket(bucket.clone());
     assert_eq!(check(&again, &wanted).await.requests(), 0);
-    // Of another bucket nothing is known.
-    again.pages().unwrap().belong_to("other");
-    assert_eq!(check(&again, &wanted).await.requests(), 2);
+    // Before it has looked at the file it knows nothing.
+    let late = Pages::open(&dir.path().join("pages"), 8 << 20).unwrap();
+    let late = Ranges::with(Limits::default(), Some(Arc::new(late)));
+    late.use_bucket(bucket.clone());
+    assert_eq!(check(&late, &wanted).await.requests(), 2);
+    // Of a block that was written anew nothing is known, and not of one in another bucket.
+    let read = |edition: Edition| {
+        let (ranges, wanted) = (again.clone(), wanted.clone());
+        async move {
+            let budget = Budget::new(0);
+            ranges.read(edition, (File::Index, SIZE as u64), &wanted, &budget).await.map(|_| budget.requests())
+        }
+    };
+    let known = edition(&again);
+    assert_eq!(read(known).await.unwrap(), 0);
+    assert_eq!(read(Edition { content: 8, ..known }).await.unwrap(), 2);
+    assert!(matches!(read(Edition { bucket: 1, ..known }).await, Err(Trouble::Gone(_))));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -93,12 +110,12 @@ async fn a_damaged_page_is_read_again_and_a_small_cache_stays_small() {
     assert!(check(&ranges, &wanted).await.requests() > 0);
     assert!(ranges.pages().unwrap().damaged.load(Ordering::Relaxed) >= 4);
     drop(ranges);
-    let ranges = Ranges::with(Limits::default(), pages(&dir, 10 * (40 + (32 << 10))));
+    let ranges = Ranges::with(Limits::default(), pages(&dir, 10 * (48 + (32 << 10))));
     ranges.use_bucket(bucket.clone());
     check(&ranges, &just(0..1_000_000)).await;
     check(&ranges, &just(1_000_000..2_500_000)).await;
     check(&ranges, &just(0..3_000_000)).await;
-    assert!(ranges.pages().unwrap().len() <= 10 && std::fs::metadata(&path).unwrap().len() <= 10 * (40 + (32 << 10)));
+    assert!(ranges.pages().unwrap().len() <= 10 && std::fs::metadata(&path).unwrap().len() <= 10 * (48 + (32 << 10)));
     // Deleted under it: it goes on.
     std::fs::remove_file(&path).unwrap();
     check(&ranges, &just(0..1_000_000)).await;
@@ -128,12 +145,59 @@ async fn budgets_and_ends_are_kept() {
     let ranges = Ranges::new();
     let read = |wanted: Range<u64>, size: u64, limit: u64| {
         let ranges = ranges.clone();
-        async move { ranges.read(id(), (File::Index, size), &[wanted], &Budget::new(limit)).await }
+        async move { ranges.read(edition(&ranges), (File::Index, size), &[wanted], &Budget::new(limit)).await }
     };
     assert!(matches!(read(0..9, 0, 0).await, Err(Trouble::Unavailable(_))), "no bucket yet");
     ranges.use_bucket(bucket);
     assert!(matches!(read(0..1001, 0, 1000).await, Err(Trouble::OverBudget { limit: 1000 })));
     assert!(matches!(read(0..SIZE as u64 + 1, 0, 0).await, Err(Trouble::Damaged(_))));
-    let gone = ranges.read(BlockId::from_parts(9, 9), (File::Segment(1), 0), &just(0..1), &Budget::new(0)).await;
+    let other = Edition { id: BlockId::from_parts(9, 9), ..edition(&ranges) };
+    let gone = ranges.read(other, (File::Segment(1), 0), &just(0..1), &Budget::new(0)).await;
     assert!(matches!(gone, Err(Trouble::Gone(_))));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_that_hangs_is_sent_again_and_few_of_them_are() {
+    let (bucket, faults) = bucket().await;
+    let limits = Limits { concurrency: 4, deadline: Duration::from_secs(3) };
+    let ranges = Ranges::with(limits, None);
+    ranges.use_bucket(bucket.clone());
+    let hanging = || Plan { hangs: vec!["index".into()], ..Plan::default() };
+    let slow = |at: u64| {
+        let ranges = ranges.clone();
+        tokio::spawn(async move { check(&ranges, &just(at..at + 10)).await })
+    };
+    // The first try never ends; the second finds the store well again.
+    faults.set(hanging());
+    let reading = slow(0);
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    faults.set(Plan::default());
+    let begin = World::real().clock.elapsed();
+    reading.await.unwrap();
+    assert!(World::real().clock.elapsed().saturating_sub(begin) < Duration::from_secs(2));
+    assert_eq!(ranges.hedged(), 1);
+    // One read in ten at most: this one ends by its deadline, which is told, and gives its turn back.
+    faults.set(hanging());
+    let late = ranges.read(edition(&ranges), (File::Index, SIZE as u64), &just(0..10), &Budget::new(0)).await;
+    assert!(matches!(&late, Err(Trouble::Unavailable(what)) if what.contains("did not come within 3s")), "{late:?}");
+    assert_eq!((ranges.hedged(), ranges.shared.turns.available_permits()), (1, 4));
+    faults.set(Plan::default());
+    for n in 0..20 {
+        check(&ranges, &just(n * 100..n * 100 + 10)).await;
+    }
+    faults.set(hanging());
+    let reading = slow(5000);
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    faults.set(Plan::default());
+    reading.await.unwrap();
+    assert_eq!(ranges.hedged(), 2);
+}
+
+#[test]
+fn a_small_slice_does_not_keep_a_large_buffer() {
+    let parts = [(0, Bytes::from(vec![1u8; 32 << 10])), (1 << 20, Bytes::from(vec![2u8; 100]))];
+    let got = cut(&[5..100, 0..20_000, (1 << 20) + 1..(1 << 20) + 99], &parts).unwrap();
+    let is_slice = |of: &Bytes, part: &Bytes| part.as_ptr_range().contains(&of.as_ptr());
+    assert_eq!(got.iter().map(Bytes::len).collect::<Vec<_>>(), [95, 20_000, 98]);
+    assert!(!is_slice(&got[0], &parts[0].1) && is_slice(&got[1], &parts[0].1) && is_slice(&got[2], &parts[1].1));
 }

@@ -22,6 +22,8 @@ pub struct Reading {
     read_of: Vec<u32>,
     loaded: Vec<Loaded>,
     taken: Vec<Option<(Encoding, Bytes)>>,
+    /// Bytes of the chunks that were read alone.
+    longer: usize,
     /// The first chunk of each cursor that could not be read, and how many.
     damage: BTreeMap<u32, (String, u64)>,
 }
@@ -44,7 +46,7 @@ impl Reading {
     pub fn new(window: Window) -> Self {
         let (reads, read_of) = reads(&window.chunks);
         let taken = vec![None; window.chunks.len()];
-        Self { window, reads, read_of, loaded: Vec::new(), taken, damage: BTreeMap::new() }
+        Self { window, reads, read_of, loaded: Vec::new(), taken, longer: 0, damage: BTreeMap::new() }
     }
 
     /// Takes what was read, in the order of [`Reading::reads`].
@@ -93,6 +95,7 @@ impl Reading {
         let text = match found {
             Ok(Found::Whole(encoding, data)) => {
                 if let Some(taken) = self.taken.get_mut(chunk) {
+                    self.longer += data.len();
                     *taken = Some((encoding, data));
                 }
                 return;
@@ -104,6 +107,11 @@ impl Reading {
             Err(error) => error.to_string(),
         };
         self.damage.entry(number).or_insert_with(|| (text, 0)).1 += 1;
+    }
+
+    /// Bytes of the chunks that were read alone.
+    pub fn longer(&self) -> usize {
+        self.longer
     }
 
     /// The frames.
@@ -173,7 +181,14 @@ fn slots(encoding: Encoding, data: Bytes, wanted: Aggregates) -> Result<Vec<Slot
             let container = Container::parse(&data).map_err(|e| e.to_string())?;
             let found = container.iter().filter(|(a, ..)| wanted.has(*a));
             // Fields 4 to 8, in the order of the container. What a container lacks (histograms have no minimum) is absent.
-            Ok(found.map(|(a, e, d)| one(RAW + 1 + a as u8, e, d.clone())).collect())
+            found
+                .map(|(a, e, d)| match e {
+                    Encoding::Unknown(_) | Encoding::Aggregate => {
+                        Err(format!("its aggregate {a:?} is of an encoding that none may have ({e:?})"))
+                    }
+                    plain => Ok(one(RAW + 1 + a as u8, plain, d.clone())),
+                })
+                .collect()
         }
         plain => Ok(vec![one(RAW, plain, data)]),
     }
@@ -181,3 +196,20 @@ fn slots(encoding: Encoding, data: Bytes, wanted: Aggregates) -> Result<Vec<Slot
 
 /// The aggregates in the order of their fields: what `slots` relies on.
 const _: () = assert!(Aggregate::Count as u8 == 0 && Aggregate::Counter as u8 == 4);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_aggregate_of_an_encoding_that_none_may_have_is_damage() {
+        let all = Aggregates::read(&[0, 1, 2, 3, 4, 5]);
+        let container = |encoding: u8| Bytes::from(vec![0, 0, 0, 0, 2, encoding, 1, 2]);
+        let good = slots(Encoding::Aggregate, container(1), all);
+        assert!(good.as_ref().is_ok_and(|slots| slots.len() == 1), "{good:?}");
+        for encoding in [0xff, 200] {
+            let got = slots(Encoding::Aggregate, container(encoding), all);
+            assert!(got.as_ref().is_err_and(|text| text.contains("encoding")), "{encoding}: {got:?}");
+        }
+    }
+}

@@ -1,9 +1,9 @@
 //! The series of all blocks as one, cut into windows: so many series as their chunks fit into a bounded read. Sans-IO.
 
 use super::cursor::{Cursor, Step};
+use super::spans::Spans;
 use super::spec::Stop;
 use crate::store::limits::{Refused, Used};
-use crate::store::select::GAP;
 use crate::store::select::chunks::Place;
 use model::Labels;
 use std::cmp::Reverse;
@@ -44,11 +44,13 @@ pub struct Merge {
     waiting: Vec<u32>,
     current: Option<(Labels, Vec<(u32, Place)>)>,
     window: Window,
-    /// Where the last chunk of each cursor ends: segment, place.
-    ends: Vec<(u32, u32)>,
+    /// What the window reads.
+    spans: Spans,
     used: Arc<Used>,
     limit: Option<usize>,
     given: usize,
+    /// It ended at the limit.
+    pub is_cut: bool,
     most: u64,
     /// The first damage of each cursor that has ended.
     pub damage: Vec<(u32, String, u64)>,
@@ -85,10 +87,11 @@ impl Merge {
             waiting: (0..count as u32).collect(),
             current: None,
             window: Window::default(),
-            ends: vec![(u32::MAX, 0); count],
+            spans: Spans::default(),
             used,
             limit,
             given,
+            is_cut: false,
             most,
             damage: Vec::new(),
         }
@@ -113,12 +116,13 @@ impl Merge {
             if !same && let Some((labels, chunks)) = self.current.take() {
                 self.finish(labels, chunks)?;
                 if self.limit.is_some_and(|l| self.given >= l) {
+                    self.is_cut = true;
                     self.heads.clear();
                     self.waiting.clear();
                     self.cursors.iter_mut().for_each(|c| *c = None);
                 }
                 if self.window.bytes >= self.most {
-                    return Ok(Planned::Window(std::mem::take(&mut self.window)));
+                    return Ok(Planned::Window(self.take()));
                 }
             }
             let Some(Reverse((labels, cursor, Chunks(places)))) = self.heads.pop() else { break };
@@ -132,7 +136,12 @@ impl Merge {
         if self.window.series.is_empty() {
             return Ok(Planned::Done);
         }
-        Ok(Planned::Window(std::mem::take(&mut self.window)))
+        Ok(Planned::Window(self.take()))
+    }
+
+    fn take(&mut self) -> Window {
+        self.spans.clear();
+        std::mem::take(&mut self.window)
     }
 
     /// Gives each cursor a head; false if some need to be fed.
@@ -165,16 +174,7 @@ impl Merge {
         chunks.sort_by_key(|(block, p)| (p.min_t, p.max_t, *block));
         let mut bytes = 64 + labels.packed_len() as u64;
         for (block, place) in &chunks {
-            let Some(end) = self.ends.get_mut(*block as usize) else { continue };
-            // A gap that is read with the chunks takes memory, too.
-            let from = if end.0 == place.segment && u64::from(place.start.saturating_sub(end.1)) <= GAP {
-                end.1
-            } else {
-                place.start
-            };
-            bytes += u64::from(place.end.saturating_sub(from)) + 40;
-            // The end is a guess where nothing follows; the next one will begin before it.
-            *end = (place.segment, place.end.max(from));
+            bytes += self.spans.add((*block, place.segment), place.start..place.end) + 40;
         }
         self.window.bytes += bytes;
         self.window.chunks.append(&mut chunks);

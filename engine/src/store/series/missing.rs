@@ -78,7 +78,14 @@ impl Lacks {
                     }
                     Err(trouble) => trouble.to_string(),
                 },
-                Trouble::Damaged(what) | Trouble::Unavailable(what) => what,
+                Trouble::Damaged(what) => {
+                    // One that can't be used at all knows that itself.
+                    if block.trouble().is_none() {
+                        block.flawed(&what);
+                    }
+                    what
+                }
+                Trouble::Unavailable(what) => what,
                 Trouble::OverBudget { limit } => return Err(Refused::Bytes(limit).into()),
             };
             excluded.insert(block.id);

@@ -19,11 +19,12 @@ pub mod metrics;
 pub mod missing;
 pub mod open;
 pub mod request;
+pub mod spans;
 pub mod spec;
 
 use super::blocks::{Block, Served, Set};
 use super::cpu::Cpu;
-use super::limits::{Memory, Used};
+use super::limits::{Held, Memory, Used};
 use super::ranges::Budget;
 use super::select::blocks::{Facts, choose, hinted};
 use super::select::parts::Loaded;
@@ -41,9 +42,11 @@ use open::Opener;
 use spec::{Aggregates, Spec, Stats, Stop};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::mpsc::error::SendTimeoutError;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio_util::task::AbortOnDropHandle;
 use tonic::Status;
 
 /// Blocks that one request opens, and files that it reads, at the same time.
@@ -207,17 +210,27 @@ impl<'a> Answer<'a> {
             return Ok(());
         }
         let mut served = self.shared.set.snapshot();
+        let mut is_cut = false;
         for _ in 0..ATTEMPTS {
             self.lacks.served(&served, self.asked.range, &self.asked.matchers, self.asked.abort);
             self.tell(None).await?;
             let troubles = match self.attempt(&served).await {
-                Ok(()) => return self.end().await,
+                // Of what was counted something had no samples that are wanted: what follows may.
+                Ok(true) if self.asked.limit.is_some_and(|limit| self.given < limit) => {
+                    is_cut = true;
+                    continue;
+                }
+                Ok(_) => return self.end().await,
                 Err(Fault::Blocks(troubles)) => troubles,
                 Err(other) => return Err(other),
             };
+            is_cut = false;
             let set = &self.shared.set;
             served = self.lacks.around(set, served, troubles, &mut self.excluded).await?;
             self.tell(None).await?;
+        }
+        if is_cut {
+            return self.end().await;
         }
         Err(Status::aborted(format!("blocks changed under the request more than {ATTEMPTS} times: ask again")).into())
     }
@@ -249,8 +262,8 @@ impl<'a> Answer<'a> {
         }
     }
 
-    /// Answers from what is served now, from where the answer stands.
-    async fn attempt(&mut self, served: &Served) -> Result<(), Fault> {
+    /// Answers from what is served now, from where the answer stands; true if there may be more, behind the limit.
+    async fn attempt(&mut self, served: &Served) -> Result<bool, Fault> {
         let Asked { range, matchers, block_matchers, max_resolution, .. } = &self.asked;
         let wanted = Wanted {
             range: *range,
@@ -283,15 +296,24 @@ impl<'a> Answer<'a> {
             blocks,
             spec,
             batch: self.asked.batch,
+            in_use: Arc::default(),
+            is_cut: AtomicBool::new(false),
         };
         // What is read waits here until what is before it was sent; both go on at the same time.
-        let (to, mut from) = mpsc::channel::<Result<(Built, Option<OwnedSemaphorePermit>), Fault>>(1);
-        let line = &line;
+        let (to, mut from) = mpsc::channel::<Result<(Built, Room), Fault>>(1);
+        let line = &Arc::new(line);
         let reading = async move {
             // Its end is the end of what is sent.
             let to = to;
-            let windows = stream::try_unfold(merge, |merge| line.window(merge));
-            let mut built = windows.map_ok(|job| line.build(job)).try_buffered(AHEAD).boxed();
+            let windows = stream::try_unfold(merge, |merge| {
+                let line = Arc::clone(line);
+                apart(async move { line.window(merge).await })
+            });
+            let built = windows.map_ok(|job| {
+                let line = Arc::clone(line);
+                apart(async move { line.build(job).await })
+            });
+            let mut built = built.try_buffered(AHEAD).boxed();
             while let Some(next) = built.next().await {
                 let is_last = next.is_err();
                 if to.send(next).await.is_err() || is_last {
@@ -301,24 +323,27 @@ impl<'a> Answer<'a> {
         };
         let sending = async {
             while let Some(next) = from.recv().await {
-                let (built, permit) = next?;
+                let (built, room) = next?;
                 self.pass_on(built, line).await?;
-                drop(permit);
+                drop(room);
             }
-            Ok(())
+            Ok::<_, Fault>(())
         };
         tokio::pin!(reading, sending);
         tokio::select! {
-            outcome = &mut sending => outcome,
-            () = &mut reading => sending.await,
+            outcome = &mut sending => outcome?,
+            () = &mut reading => sending.await?,
         }
+        Ok(line.is_cut.load(Ordering::Relaxed))
     }
 
     async fn pass_on(&mut self, built: Built, line: &Line) -> Result<(), Fault> {
         for (number, text, count) in built.damage {
             if let Some(block) = line.blocks.get(number as usize) {
                 let more = if count > 1 { format!(" (and {} more like it)", count - 1) } else { String::new() };
-                self.lacks.block(block, &format!("a part of it can't be read: {text}{more}"));
+                let reason = format!("a part of it can't be read: {text}{more}");
+                block.flawed(&reason);
+                self.lacks.block(block, &reason);
             }
         }
         self.tell(None).await?;
@@ -363,6 +388,15 @@ impl<'a> Answer<'a> {
     }
 }
 
+/// Runs in a task of its own, which ends when what is given back is dropped: reads hold turns towards the bucket, and must go
+/// on and give them back although the caller of this request does not read now.
+fn apart<T: Send + 'static>(
+    work: impl Future<Output = Result<T, Fault>> + Send + 'static,
+) -> impl Future<Output = Result<T, Fault>> {
+    let task = AbortOnDropHandle::new(tokio::spawn(work));
+    async move { task.await.unwrap_or_else(|e| Err(Status::internal(format!("a read ended early: {e}")).into())) }
+}
+
 /// The way of windows from the merge to frames.
 struct Line {
     cpu: Cpu,
@@ -372,12 +406,24 @@ struct Line {
     blocks: Vec<Arc<Block>>,
     spec: Arc<Spec>,
     batch: usize,
+    /// One more for each window that holds memory.
+    in_use: Arc<()>,
+    /// The merge ended at the limit.
+    is_cut: AtomicBool,
+}
+
+/// The memory of a window.
+struct Room {
+    _chunks: OwnedSemaphorePermit,
+    /// Of chunks that were longer than expected.
+    longer: Held,
+    _in_use: Arc<()>,
 }
 
 /// A window that is to be read, the memory for it, and what was found damaged on the way to it.
 struct Job {
     window: Window,
-    permit: Option<OwnedSemaphorePermit>,
+    room: Room,
     damage: Vec<(u32, String, u64)>,
 }
 
@@ -395,14 +441,19 @@ impl Line {
                     continue;
                 }
                 Planned::Window(window) => window,
-                Planned::Done => Window::default(),
+                Planned::Done => {
+                    self.is_cut.fetch_or(merge.is_cut, Ordering::Relaxed);
+                    Window::default()
+                }
             };
             let damage = merge.take_damage();
             if window.series.is_empty() && damage.is_empty() {
                 return Ok(None);
             }
-            let permit = self.memory.chunks(window.bytes).await;
-            return Ok(Some((Job { window, permit, damage }, merge)));
+            let may_wait = Arc::strong_count(&self.in_use) > 1;
+            let chunks = self.memory.chunks(window.bytes, may_wait).await?;
+            let room = Room { _chunks: chunks, longer: self.memory.hold(), _in_use: Arc::clone(&self.in_use) };
+            return Ok(Some((Job { window, room, damage }, merge)));
         }
     }
 
@@ -436,8 +487,8 @@ impl Line {
     }
 
     /// Reads the chunks of a window and makes its frames.
-    async fn build(&self, job: Job) -> Result<(Built, Option<OwnedSemaphorePermit>), Fault> {
-        let Job { window, permit, mut damage } = job;
+    async fn build(&self, job: Job) -> Result<(Built, Room), Fault> {
+        let Job { window, mut room, mut damage } = job;
         let mut reading = Reading::new(window);
         let reads: Vec<_> = reading.reads.clone();
         let reads = stream::iter(reads.into_iter().map(|read| async move {
@@ -470,17 +521,31 @@ impl Line {
         });
         let mut built = match taken.await? {
             Ok(built) => built,
-            Err((longer, reading)) => self.again(longer, reading).await?,
+            Err((longer, reading)) => self.again(longer, reading, &mut room.longer).await?,
         };
         built.damage.append(&mut damage);
-        Ok((built, permit))
+        Ok((built, room))
     }
 
-    /// Reads the chunks that are longer than what was read of them.
-    async fn again(&self, longer: Vec<(usize, std::ops::Range<u64>)>, mut reading: Reading) -> Result<Built, Fault> {
-        let reads = longer.into_iter().filter_map(|(chunk, range)| Some((chunk, range, reading.place(chunk)?)));
-        let mut reads =
-            stream::iter(reads.collect::<Vec<_>>().into_iter().map(|(chunk, range, (number, place))| async move {
+    /// Reads the chunks that are longer than what was read of them, so many at a time as fit into a window: a length that is
+    /// damaged costs no more than that. What is kept of them is counted.
+    async fn again(
+        &self,
+        longer: Vec<(usize, std::ops::Range<u64>)>,
+        mut reading: Reading,
+        held: &mut Held,
+    ) -> Result<Built, Fault> {
+        let mut longer = longer.into_iter().peekable();
+        while longer.peek().is_some() {
+            let (mut reads, mut bytes) = (Vec::new(), 0);
+            while let Some((chunk, range)) =
+                longer.next_if(|(_, range)| bytes == 0 || bytes + (range.end - range.start) <= WINDOW)
+            {
+                bytes += range.end - range.start;
+                reads.extend(reading.place(chunk).map(|place| (chunk, range, place)));
+            }
+            held.set(reading.longer() + usize::try_from(bytes).unwrap_or(usize::MAX))?;
+            let mut reads = stream::iter(reads.into_iter().map(|(chunk, range, (number, place))| async move {
                 let block = self.block(number)?;
                 let segment = place.segment.saturating_add(1);
                 let bytes = block.segment(segment, std::slice::from_ref(&range), &self.budget).await;
@@ -490,10 +555,11 @@ impl Line {
                 Ok::<_, Fault>((chunk, range, bytes))
             }))
             .buffer_unordered(CONCURRENT);
-        while let Some((chunk, range, bytes)) = reads.try_next().await? {
-            reading.take_one(chunk, range, bytes);
+            while let Some((chunk, range, bytes)) = reads.try_next().await? {
+                reading.take_one(chunk, range, bytes);
+            }
         }
-        drop(reads);
+        held.set(reading.longer())?;
         let (spec, batch) = (Arc::clone(&self.spec), self.batch);
         Ok(self.cpu.run(move || reading.build(&spec, batch)).await?)
     }

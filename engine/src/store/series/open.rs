@@ -64,7 +64,7 @@ impl Opener {
     ) -> Result<Option<Found>, Fault> {
         let header = block.header().await.map_err(Fault::from_block(block))?;
         add(&spec.stats.blocks, 1u64);
-        let key = Key::Expanded(block.id, text(matchers).into());
+        let key = Key::Expanded(block.edition(), text(matchers).into());
         let mut held = self.memory.hold();
         if let Some((refs, lazy)) = block.cache().get(&key).and_then(|kept| unpack(&kept, matchers)) {
             held.set(refs.len() * 4)?;

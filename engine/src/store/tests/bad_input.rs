@@ -114,6 +114,58 @@ async fn a_caller_with_less_patience_is_told_and_one_that_leaves_takes_all_with_
     at_rest(&house).await;
 }
 
+/// What it has asked for is read on and gives its turns towards the bucket back, although nobody takes it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_that_does_not_read_holds_up_nobody_else() {
+    let mut house = House::new(StoreArgs::default());
+    // Some windows, of many reads each; each read takes its time.
+    let big: Content = content(600)
+        .into_iter()
+        .map(|(l, c)| (l, c.into_iter().map(|c| (c.0, c.1, c.2, vec![7; 64 << 10])).collect()))
+        .collect();
+    let blocks = [house.write(1, &external("a"), 0, &big), house.write(2, &external("b"), 0, &content(20))];
+    house.serve(blocks, Vec::new());
+    house.faults.set(Plan { delay: Duration::from_millis(20), ..Plan::default() });
+    let mut slow = house.gateway.series(Request::new(all())).await.unwrap().into_inner();
+    assert!(futures::StreamExt::next(&mut slow).await.unwrap().is_ok());
+    let other = request(vec![matcher(0, "__name__", "m"), matcher(0, "cluster", "b")]);
+    for _ in 0..20 {
+        let got = tokio::time::timeout(Duration::from_secs(10), house.series(other.clone())).await;
+        let got = got.expect("held up by a caller that does not read").unwrap();
+        assert_eq!((got.series.len(), got.warnings.len()), (20, 0));
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    // And gets the rest when it reads again.
+    let mut rest = 0;
+    while let Some(message) = futures::StreamExt::next(&mut slow).await {
+        rest += message.map(|_| 1).unwrap();
+    }
+    assert!(rest > 0);
+    at_rest(&house).await;
+}
+
+/// Where meta.json does not tell the longest chunk, a guess is read first: what then turns out longer counts, too.
+#[tokio::test(flavor = "multi_thread")]
+async fn chunks_that_are_longer_than_expected_are_counted() {
+    let big = |n| -> Content {
+        content(n)
+            .into_iter()
+            .map(|(l, c)| (l, c.into_iter().map(|c| (c.0, c.1, c.2, vec![7; 100 << 10])).collect()))
+            .collect()
+    };
+    let read = async |pool: u64| {
+        let mut house = House::new(StoreArgs { chunk_pool_size: args::Size(pool), ..StoreArgs::default() });
+        let block = house.write(1, &external("a"), 0, &big(300));
+        house.serve([block], Vec::new());
+        let got = house.series(all()).await.map(|got| (got.series.len(), got.warnings));
+        at_rest(&house).await;
+        got
+    };
+    assert_eq!(read(400 << 20).await.unwrap(), (300, vec![]));
+    let status = read(40 << 20).await.unwrap_err();
+    assert!(status.code() == Code::ResourceExhausted && status.message().contains("hold"), "{status}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn matchers_beyond_reason_are_answered_or_refused_by_name() {
     let mut house = House::new(StoreArgs::default());

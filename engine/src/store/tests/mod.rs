@@ -71,7 +71,14 @@ impl House {
         let store = Directory::new(root, Arc::clone(&world.entropy));
         let faults = Faults::new(store, Arc::clone(&world.entropy), Plan::default());
         let bucket = Bucket::over(Arc::new(faults.clone()), "test", Options::new(world.clone()));
-        let limits = Limits { open: 100, open_bytes: 1 << 30, idle: Duration::from_secs(60), fetches: 4, deadline };
+        let limits = Limits {
+            open: 100,
+            open_bytes: 1 << 30,
+            disk_bytes: 0,
+            idle: Duration::from_secs(60),
+            fetches: 4,
+            deadline,
+        };
         // Few reads at a time: what hangs for ever would soon be felt.
         let concurrency = 8;
         let ranges = Ranges::with(super::ranges::Limits { concurrency, deadline }, None);

@@ -1,6 +1,7 @@
 //! Damage, blocks that go away under a request, limits: what an answer says, and what it never does.
 
 use super::{Content, House, by_labels};
+use crate::store::blocks::sync::Status;
 use crate::store::blocks::{Missing, Served};
 use args::StoreArgs;
 use model::Labels;
@@ -62,6 +63,54 @@ async fn a_damaged_chunk_costs_itself_and_is_named() {
     let abort = SeriesRequest { partial_response_disabled: true, ..request() };
     let status = house.series(abort).await.unwrap_err();
     assert!(status.code() == Code::Aborted && status.message().contains("chunks/000001"), "{status}");
+    // It is listed, and goes on being read.
+    let state = Status::default().state(&house.set);
+    assert_eq!((state.loaded, state.expected, state.missing), (0, 1, 1));
+    assert!(state.missing_blocks[0].message.contains("chunks/000001"), "{state:?}");
+    assert!(house.set.snapshot().blocks().all(|b| b.trouble().is_none()));
+}
+
+/// A series that is counted and has nothing to send takes no other one's place.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_limit_is_filled_with_series_that_are_sent() {
+    let mut house = House::new(StoreArgs::default());
+    let block = house.write(1, &external(), 0, &content(5, 50));
+    // Both chunks of the first series.
+    let path = house.block_dir(1).join("chunks/000001");
+    corrupt(&path, 12);
+    corrupt(&path, 12 + 57);
+    house.serve([block], Vec::new());
+    for limit in 1..4 {
+        let got = house.series(SeriesRequest { limit, ..request() }).await.unwrap();
+        assert_eq!((got.series.len(), got.warnings.len()), (limit as usize, 1), "{:?}", got.warnings);
+    }
+}
+
+/// Postings that are damaged cost the block in this answer; it is listed, and others are answered from it.
+#[tokio::test(flavor = "multi_thread")]
+async fn damaged_postings_are_listed() {
+    let mut house = House::new(StoreArgs::default());
+    let block = house.write(1, &external(), 0, &content(50, 50));
+    let path = house.block_dir(1).join("index");
+    let index = std::fs::read(&path).unwrap();
+    let toc =
+        tsdb::index::Toc::read("index", &index[index.len() - tsdb::index::TOC_LEN..], index.len() as u64).unwrap();
+    house.serve([block], Vec::new());
+    // Its index-header is there.
+    assert_eq!(house.series(request()).await.unwrap().series.len(), 50);
+    let metric = |value: &str| LabelMatcher { r#type: 0, name: "pod".into(), value: value.into() };
+    let of = |pod: &str| SeriesRequest { matchers: vec![metric(pod)], ..request() };
+    // The last list.
+    corrupt(&path, toc.postings_table - 6);
+    let mut lost = 0;
+    for i in 0..50 {
+        let got = house.series(of(&format!("pod-{i:06}"))).await.unwrap();
+        lost += usize::from(got.series.is_empty());
+        assert_eq!(got.series.is_empty(), !got.warnings.is_empty(), "{:?}", got.warnings);
+    }
+    assert_eq!(lost, 1);
+    let state = Status::default().state(&house.set);
+    assert!(state.missing == 1 && state.missing_blocks[0].message.contains("index"), "{state:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
