@@ -70,6 +70,7 @@ const STORE: &[&str] = &[
     "min-time",
     "max-time",
     "cache.disk-size",
+    "store.index-header-max-disk-size",
     "log.level",
 ];
 /// More of them, where the blocks are divided among shards.

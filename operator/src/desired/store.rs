@@ -17,8 +17,10 @@ pub(crate) const DATA_DIR: &str = "/var/panoptes/store";
 const INDEX_CACHE: u64 = 8;
 /// The same for what answers hold before they are sent.
 const CHUNK_POOL: u64 = 4;
-/// Share of the volume for what was read from indexes and chunks; the rest is for index-headers.
+/// Share of the volume for what was read from indexes and chunks.
 const DISK_CACHE: u64 = 2;
+/// Eighths of the volume for index-headers; the rest is for what is being fetched, and for the list of blocks.
+const HEADERS: u64 = 3;
 
 /// One StatefulSet with what it serves.
 struct Gateway<'a> {
@@ -166,6 +168,7 @@ fn flags(cluster: &ValidCluster, gateway: &Gateway<'_>, memory: u64) -> StoreArg
         data_dir: DATA_DIR.to_owned(),
         objstore_config_file: objstore::config_path(),
         disk_cache_size: Size(gateway.cache.bytes() / DISK_CACHE),
+        header_max_disk_size: Size(gateway.cache.bytes() / 8 * HEADERS),
         index_cache_size: least("--index-cache-size", defaults.index_cache_size, memory / INDEX_CACHE),
         chunk_pool_size: least("--chunk-pool-size", defaults.chunk_pool_size, memory / CHUNK_POOL),
         ..defaults

@@ -60,7 +60,8 @@ fn what_it_is_made_of() {
     assert_eq!(flags.data_dir, "/var/panoptes/store");
     // Small: 1Gi of memory, 10Gi of cache
     assert_eq!((flags.index_cache_size.0, flags.chunk_pool_size.0), (128 << 20, 256 << 20));
-    assert_eq!(flags.disk_cache_size.0, 5 << 30);
+    // Of 10 GiB: an eighth is for what is being fetched.
+    assert_eq!((flags.disk_cache_size.0, flags.header_max_disk_size.0), (5 << 30, 15 << 28));
     assert_eq!(flags.selector, "");
     let pod = &set["spec"]["template"]["spec"];
     assert_eq!(pod["volumes"][1], json!({"name": "data", "emptyDir": {"sizeLimit": "10Gi"}}));
