@@ -273,7 +273,16 @@ impl Accumulator {
 
     /// The sum, without empty buckets.
     pub fn finish(self) -> FloatHistogram {
-        let side = |side: Side| super::build(side.iter().map(|(i, s)| (i, s.total())).filter(|(_, c)| *c != 0.0));
+        self.finish_where(|count| count != 0.0)
+    }
+
+    /// The sum with its empty buckets: that there are negative ones, empty or not, tells how to read the zero bucket.
+    pub fn finish_with_empty(self) -> FloatHistogram {
+        self.finish_where(|_| true)
+    }
+
+    fn finish_where(self, keep: impl Fn(f64) -> bool) -> FloatHistogram {
+        let side = |side: Side| super::build(side.iter().map(|(i, s)| (i, s.total())).filter(|(_, c)| keep(*c)));
         let (positive_spans, positive_buckets) = side(self.positive);
         let (negative_spans, negative_buckets) = side(self.negative);
         FloatHistogram {

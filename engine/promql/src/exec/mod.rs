@@ -6,6 +6,7 @@
 mod aggregate;
 pub mod analyze;
 pub mod annotations;
+mod best;
 pub(crate) mod binary;
 pub mod budget;
 pub(crate) mod calendar;

@@ -1,6 +1,7 @@
 //! Aggregations that need all series of a group at a step: rankings, quantiles, counts by value.
 
 use super::aggregate::Grouping;
+use super::best::{Best, Candidate, Offered};
 use super::budget::{Cost, Holder};
 use super::column::{Column, Point, ScalarColumn, SeriesColumn};
 use super::eval::{Exec, Held, Sink, unexpected};
@@ -14,8 +15,6 @@ use model::Labels;
 use model::labels::Quoted;
 use model::number::format_f;
 use std::borrow::Cow;
-use std::cmp::Ordering;
-use std::collections::BinaryHeap;
 
 /// The parameter at all steps, with its extremes.
 struct Param {
@@ -115,7 +114,7 @@ impl Exec<'_> {
         sink: &mut Sink<'_>,
     ) -> Result<(), QueryError> {
         let mut grouping = Grouping::new(&a.grouping, a.without);
-        let mut groups: Vec<Vec<BinaryHeap<Candidate>>> = Vec::new();
+        let mut groups: Vec<Vec<Best>> = Vec::new();
         // Series with a place somewhere, and how many places.
         let mut placed: Vec<Option<(Labels, bool, u32)>> = Vec::new();
         let mut cost = Cost::default();
@@ -129,8 +128,8 @@ impl Exec<'_> {
             let at = grouping.group(&series.labels);
             let mut more = Cost::default();
             if at == groups.len() {
-                groups.push((0..grid.len).map(|_| BinaryHeap::new()).collect());
-                more.bytes += grid.len as u64 * size_of::<BinaryHeap<Candidate>>() as u64;
+                groups.push((0..grid.len).map(|_| Best::default()).collect());
+                more.bytes += grid.len as u64 * size_of::<Best>() as u64;
             }
             let Some(steps) = groups.get_mut(at) else { return Ok(()) };
             let number = placed.len();
@@ -138,23 +137,19 @@ impl Exec<'_> {
             for step in series.column.present.iter() {
                 let (Some(v), Some(best)) = (series.column.floats.get(step), steps.get_mut(step)) else { continue };
                 let k = usize::try_from((param.values.at(step) as i64).max(0)).unwrap_or(usize::MAX);
-                let candidate = Candidate::new(*v, number, greatest);
-                if best.len() < k {
-                    best.push(candidate);
-                    more += Cost { samples: 1, bytes: size_of::<Candidate>() as u64 };
-                    places += 1;
-                } else if let Some(mut worst) = best.peek_mut()
-                    && candidate < *worst
-                {
-                    let out = std::mem::replace(&mut *worst, candidate).series;
-                    places += 1;
-                    if let Some(slot) = placed.get_mut(out) {
-                        match slot {
-                            Some((_, _, left)) if *left > 1 => *left -= 1,
-                            _ => *slot = None,
+                match best.offer(Candidate { value: *v, series: number }, k, greatest) {
+                    Offered::Refused => continue,
+                    Offered::Added => more += Cost { samples: 1, bytes: size_of::<Candidate>() as u64 },
+                    Offered::Replaced(out) => {
+                        if let Some(slot) = placed.get_mut(out) {
+                            match slot {
+                                Some((_, _, left)) if *left > 1 => *left -= 1,
+                                _ => *slot = None,
+                            }
                         }
                     }
                 }
+                places += 1;
             }
             placed.push((places > 0).then_some((series.labels, series.drop_name, places)));
             cost += more;
@@ -166,7 +161,7 @@ impl Exec<'_> {
         if grid.is_single() {
             // The answer keeps the order: group by group, best first.
             for best in groups.into_iter().flatten() {
-                for c in best.into_sorted_vec() {
+                for c in best.into_sorted(greatest) {
                     if let Some((labels, drop_name, _)) = placed.get_mut(c.series).and_then(Option::take) {
                         sink(SeriesColumn { labels, drop_name, column: Column::constant(1, c.value) })?;
                     }
@@ -176,7 +171,7 @@ impl Exec<'_> {
             let mut by_series: Vec<(usize, usize, f64)> = Vec::new();
             for steps in groups {
                 for (step, best) in steps.into_iter().enumerate() {
-                    by_series.extend(best.into_iter().map(|c| (c.series, step, c.value)));
+                    by_series.extend(best.iter().map(|c| (c.series, step, c.value)));
                 }
             }
             by_series.sort_unstable_by_key(|(series, step, _)| (*series, *step));
@@ -198,13 +193,13 @@ impl Exec<'_> {
     fn stream_limited(&self, a: &Aggregate, param: &Param, grid: &Grid, sink: &mut Sink<'_>) -> Result<(), QueryError> {
         let mut grouping = Grouping::new(&a.grouping, a.without);
         let mut taken: Vec<Vec<u32>> = Vec::new();
-        // Of an instant answer the series come group by group.
-        let mut instant: Vec<Vec<SeriesColumn>> = Vec::new();
+        // Of an instant answer the series come group by group, in the order of the heap that Prometheus puts them in.
+        let mut instant: Vec<(Best, Vec<Option<SeriesColumn>>)> = Vec::new();
         self.stream(&a.arg, grid, &mut |mut series| {
             let at = grouping.group(&series.labels);
             if at == taken.len() {
                 taken.push(vec![0; if a.op == AggregateOp::Limitk { grid.len } else { 0 }]);
-                instant.push(Vec::new());
+                instant.push(Default::default());
             }
             let mut keep = series.column.occupied();
             if a.op == AggregateOp::Limitk {
@@ -231,14 +226,20 @@ impl Exec<'_> {
             }
             series.column.retain(&keep);
             match instant.get_mut(at).filter(|_| grid.is_single()) {
-                Some(group) => {
-                    group.push(series);
+                Some((heap, group)) => {
+                    let value = series.column.float(0).unwrap_or_default();
+                    heap.offer(Candidate { value, series: group.len() }, usize::MAX, true);
+                    group.push(Some(series));
                     Ok(())
                 }
                 None => sink(series),
             }
         })?;
-        instant.into_iter().flatten().try_for_each(sink)
+        for (heap, mut group) in instant {
+            let in_order = heap.iter().filter_map(|c| group.get_mut(c.series).and_then(Option::take));
+            in_order.collect::<Vec<_>>().into_iter().try_for_each(&mut *sink)?;
+        }
+        Ok(())
     }
 
     #[inline(never)]
@@ -387,48 +388,6 @@ impl Exec<'_> {
         merged.finish().try_for_each(sink)
     }
 }
-
-/// A value that may be among the best; the better is the lesser. NaN is worse than anything; of equals the earlier
-/// series is better.
-struct Candidate {
-    value: f64,
-    series: usize,
-    greatest: bool,
-}
-
-impl Candidate {
-    fn new(value: f64, series: usize, greatest: bool) -> Self {
-        Self { value, series, greatest }
-    }
-}
-
-impl Ord for Candidate {
-    fn cmp(&self, other: &Self) -> Ordering {
-        let (a, b) = (self.value, other.value);
-        let order = match (a.is_nan(), b.is_nan()) {
-            (true, true) => Ordering::Equal,
-            (true, false) => Ordering::Greater,
-            (false, true) => Ordering::Less,
-            (false, false) if self.greatest => b.partial_cmp(&a).unwrap_or(Ordering::Equal),
-            (false, false) => a.partial_cmp(&b).unwrap_or(Ordering::Equal),
-        };
-        order.then(self.series.cmp(&other.series))
-    }
-}
-
-impl PartialOrd for Candidate {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl PartialEq for Candidate {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other) == Ordering::Equal
-    }
-}
-
-impl Eq for Candidate {}
 
 /// A fixed share of all series, by the hash of their labels; a negative ratio takes the others.
 fn in_ratio(hash: u64, ratio: f64) -> bool {

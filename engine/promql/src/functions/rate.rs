@@ -4,7 +4,7 @@ use super::window::{Note, Notes, Value, Window};
 use crate::histogram::{Accumulator, compact, detect_reset, divide, scale};
 use crate::parse::RangeMode;
 use model::FloatHistogram;
-use model::histogram::ResetHint;
+use model::histogram::{Added, Incompatible, ResetHint};
 use std::sync::Arc;
 
 /// Which of the family.
@@ -488,9 +488,22 @@ pub(crate) fn interpolate_histogram(
         scale(&mut h, share);
         return Some(h);
     }
-    let mut h = sub(&b.1, &a.1, notes)?;
-    scale(&mut h, share);
-    add(&h, &a.1, notes)
+    let mut between = Accumulator::new(&b.1);
+    let mut combine = |added: Result<Added, Incompatible>, reconciled: Note| {
+        match added {
+            Err(Incompatible) => {
+                notes.tell(Note::MixedExponentialCustom);
+                return None;
+            }
+            Ok(added) if added.bounds_reconciled => notes.tell(reconciled),
+            Ok(_) => {}
+        }
+        Some(())
+    };
+    combine(between.sub(&a.1), Note::ReconciledSubtraction)?;
+    between.scale(share);
+    combine(between.add(&a.1), Note::ReconciledAddition)?;
+    Some(between.finish_with_empty())
 }
 
 fn add(a: &FloatHistogram, b: &FloatHistogram, notes: &mut Notes<'_>) -> Option<FloatHistogram> {

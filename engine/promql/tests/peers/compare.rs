@@ -277,6 +277,18 @@ pub(crate) fn ranks_without_order(query: &str, times: Times) -> bool {
     })
 }
 
+/// True if a warning may depend on the order of series which Prometheus gives in no order: it tells of the last pair of
+/// operands that do not fit, and of the first histogram of an aggregation.
+pub(crate) fn warns_without_order(query: &str, times: Times) -> bool {
+    let range = matches!(times, Times::Range { .. });
+    holds(query, |e| match e {
+        Expr::Aggregate(a) => has_no_order(&a.expr, range),
+        Expr::Binary(b) => has_no_order(&b.lhs, range) || has_no_order(&b.rhs, range),
+        Expr::Subquery(s) => warns_without_order(&s.expr.to_string(), Times::Range { start: 0, end: 1, step: 1 }),
+        _ => false,
+    })
+}
+
 /// True if Prometheus may collect the series in a Go map, whose order is chance: always in `info`, `count_values` and where
 /// series that became equal are joined (label functions, signs), at several steps in all that is neither a selector, a
 /// function of ranges nor an aggregation to one value per group.
@@ -319,7 +331,7 @@ pub(crate) fn joins_apart(ours: &Answer, as_range: impl FnOnce() -> Answer) -> b
 /// What else Prometheus 3.14 does by accident: a selector that is pinned inside a subquery with an offset moves by that
 /// offset, if the subquery begins with the query; the parameter of an aggregation that is pinned to a time moves along
 /// with the steps; `info` of what is moved by an offset or pinned looks for info series as of the step (its later test files
-/// say: as of the argument's time).
+/// say: as of the argument's time), and `info` of a function of a range sees no info sample older than the range.
 fn is_accident(query: &str) -> bool {
     let is_pinned = |e: &Expr| match e {
         Expr::Vector(s) => s.at.is_some(),
@@ -332,12 +344,12 @@ fn is_accident(query: &str) -> bool {
         e.walk(&mut |e| found |= is_pinned(e));
         found
     };
-    let holds_move = |e: &Expr| {
+    let holds_move_or_range = |e: &Expr| {
         let mut found = holds_pin(e);
         e.walk(&mut |e| {
             found |= match e {
                 Expr::Vector(s) => s.offset_ms != 0 || s.offset_expr.is_some(),
-                Expr::Matrix(m) => m.selector.offset_ms != 0 || m.selector.offset_expr.is_some(),
+                Expr::Matrix(_) => true,
                 Expr::Subquery(s) => s.offset_ms != 0 || s.offset_expr.is_some(),
                 _ => false,
             }
@@ -347,7 +359,7 @@ fn is_accident(query: &str) -> bool {
     holds(query, |e| match e {
         Expr::Subquery(s) => (s.offset_ms != 0 || s.offset_expr.is_some()) && holds_pin(&s.expr),
         Expr::Aggregate(a) => a.param.as_ref().is_some_and(holds_pin),
-        Expr::Call(c) if c.func.name == "info" => c.args.first().is_some_and(holds_move),
+        Expr::Call(c) if c.func.name == "info" => c.args.first().is_some_and(holds_move_or_range),
         _ => false,
     })
 }
