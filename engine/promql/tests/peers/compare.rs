@@ -230,8 +230,8 @@ pub(crate) fn is_unstable(query: &str, what: &str) -> bool {
         || holds(query, |e| matches!(e, Expr::Aggregate(a) if a.op == AggregateOp::Limitk))
 }
 
-/// True if the change over time of what a mathematical function gave is asked: of near equals the difference is mostly
-/// made of last bits.
+/// True if the change over time of what a mathematical function gave is asked, or its place on a circle: of near equals the
+/// difference is mostly made of last bits, as is what is left of a large number after whole turns.
 fn is_noise(query: &str) -> bool {
     const CHANGES: &[&str] = &["rate", "irate", "increase", "delta", "idelta", "deriv", "predict_linear"];
     const MATHS: &[&str] = &[
@@ -240,9 +240,10 @@ fn is_noise(query: &str) -> bool {
     ];
     let is = |e: &Expr, names: &[&str]| matches!(e, Expr::Call(c) if names.contains(&c.func.name));
     holds(query, |e| {
-        let mut maths = false;
-        e.walk(&mut |inner| maths |= is(inner, MATHS));
-        maths && is(e, CHANGES)
+        // The function itself is one of those that are counted.
+        let mut maths = 0;
+        e.walk(&mut |inner| maths += usize::from(is(inner, MATHS)));
+        maths > 0 && is(e, CHANGES) || maths > 1 && is(e, &["cos", "sin", "tan"])
     })
 }
 
