@@ -26,8 +26,9 @@ use tokio_util::sync::CancellationToken;
 
 pub use http::StateFn;
 
-/// Largest gRPC message that we accept, in bytes. Set it on every client and server: tonic's default is 4 MiB, and a store
-/// of Thanos may send a whole batch as one message.
+/// Largest gRPC message that we accept as an answer, in bytes. Set it on every client: a store of Thanos may send a whole
+/// batch as one message. Servers keep to tonic's defaults: requests of 4 MiB, not compressed but by Thanos's snappy, and
+/// answers of any size.
 pub const RECEIVE_MAX: usize = 64 << 20;
 /// Size that the messages that we send stay below, in bytes, as far as one chunk fits.
 pub const FRAME_MAX: usize = 1 << 20;

@@ -16,7 +16,7 @@ mod watch;
 pub mod foreign;
 
 use crate::server::point::Point;
-use crate::server::{self, Context, RECEIVE_MAX, Service};
+use crate::server::{self, Context, Service};
 use crate::storage::{Storage, part_name};
 use crate::storeapi::Limits;
 use anyhow::Context as _;
@@ -33,7 +33,6 @@ use reload::Reloader;
 use std::sync::Arc;
 use store::SidecarStore;
 use tokio_util::sync::CancellationToken;
-use tonic::codec::CompressionEncoding::Gzip;
 use tsdb::disk::RealDisk;
 use upload::Uploader;
 use watch::Watch;
@@ -55,13 +54,7 @@ pub async fn run(args: SidecarArgs, world: World, shutdown: CancellationToken) -
         Limits::new(args.limit_series, args.limit_samples, &context.metrics),
         move || min_time.at(clock.now_ms()),
     );
-    let grpc = tonic::service::Routes::new(
-        StoreServer::new(store.clone())
-            .max_decoding_message_size(RECEIVE_MAX)
-            .max_encoding_message_size(usize::MAX)
-            .accept_compressed(Gzip),
-    )
-    .add_service(InfoServer::new(store).max_decoding_message_size(RECEIVE_MAX).accept_compressed(Gzip));
+    let grpc = tonic::service::Routes::new(StoreServer::new(store.clone())).add_service(InfoServer::new(store));
     let grpc = Apis::new(prometheus.clone(), watch.clone()).serve(grpc);
     let storage = Storage::new(
         (&args.objstore_config, &args.objstore_config_file),

@@ -11,8 +11,8 @@ use super::series::metrics::Metrics;
 use super::series::request::{self as series_request, Hints};
 use super::series::spec::{Stats, Stop};
 use super::series::{Answer, Asked, Shared};
+use crate::server::Context;
 use crate::server::ready::Readiness;
-use crate::server::{Context, RECEIVE_MAX};
 use crate::storeapi::request;
 use args::StoreArgs;
 use bytes::{Buf as _, BufMut as _, BytesMut};
@@ -40,7 +40,6 @@ use std::task::{self, Poll};
 use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::codec::CompressionEncoding::Gzip;
 use tonic::codec::{Codec, EncodeBuf, Encoder};
 use tonic::codegen::{Body, BoxFuture, Service, StdError};
 use tonic::server::{Grpc, NamedService, ServerStreamingService};
@@ -95,11 +94,7 @@ impl StoreGateway {
 
     /// The StoreAPI as a gRPC service.
     pub fn server(&self) -> Server {
-        let store = StoreServer::new(self.clone())
-            .max_decoding_message_size(RECEIVE_MAX)
-            .max_encoding_message_size(usize::MAX)
-            .accept_compressed(Gzip);
-        Server { gateway: self.clone(), rest: store }
+        Server { gateway: self.clone(), rest: StoreServer::new(self.clone()) }
     }
 
     /// Bytes of postings and index entries that requests hold now.
@@ -394,13 +389,7 @@ where
             return self.rest.call(request);
         }
         let method = SeriesMethod(self.gateway.clone());
-        Box::pin(async move {
-            let mut grpc = Grpc::new(SeriesCodec)
-                .accept_compressed(Gzip)
-                .max_decoding_message_size(RECEIVE_MAX)
-                .max_encoding_message_size(usize::MAX);
-            Ok(grpc.server_streaming(method, request).await)
-        })
+        Box::pin(async move { Ok(Grpc::new(SeriesCodec).server_streaming(method, request).await) })
     }
 }
 

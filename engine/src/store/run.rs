@@ -11,7 +11,7 @@ use super::headers::{Headers, Limits};
 use super::metrics::{Metrics, Seen};
 use super::ranges::{self, Pages, Ranges};
 use crate::server::point::Point;
-use crate::server::{self, Context, RECEIVE_MAX, Service};
+use crate::server::{self, Context, Service};
 use crate::storage::{Storage, part_name, web};
 use anyhow::{Context as _, bail};
 use args::StoreArgs;
@@ -23,7 +23,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
-use tonic::codec::CompressionEncoding::Gzip;
 use tsdb::disk::{Disk, RealDisk};
 
 /// The file of the disk cache.
@@ -120,8 +119,7 @@ pub async fn run(args: StoreArgs, world: World, shutdown: CancellationToken) -> 
     let clock = Arc::clone(&world.clock);
     let clamp = move || (window.0.at(clock.now_ms()), window.1.at(clock.now_ms()));
     let gateway = StoreGateway::new(set.clone(), &args, clamp, &context);
-    let info = InfoServer::new(gateway.clone()).max_decoding_message_size(RECEIVE_MAX).accept_compressed(Gzip);
-    let grpc = tonic::service::Routes::new(gateway.server()).add_service(info);
+    let grpc = tonic::service::Routes::new(gateway.server()).add_service(InfoServer::new(gateway.clone()));
     let bound = server::bind(&args.server).await?;
 
     let stop = shutdown.child_token();

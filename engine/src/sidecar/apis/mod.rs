@@ -11,7 +11,7 @@ mod targets;
 use super::prometheus::{Answer, Prometheus};
 use super::store::within;
 use super::watch::{Seen, Watch};
-use crate::server::{FRAME_MAX, RECEIVE_MAX};
+use crate::server::FRAME_MAX;
 use crate::storeapi::request;
 use prost::Message;
 use proto::thanos::exemplars_server::{Exemplars, ExemplarsServer};
@@ -25,7 +25,6 @@ use proto::thanos::{
 };
 use std::sync::Arc;
 use tokio::sync::Semaphore;
-use tonic::codec::CompressionEncoding::Gzip;
 use tonic::service::Routes;
 use tonic::{Request, Response, Status};
 
@@ -57,12 +56,7 @@ impl Apis {
     pub(super) fn serve(self, routes: Routes) -> Routes {
         macro_rules! add {
             ($routes:expr, $($server:ident),*) => {
-                $routes$(.add_service(
-                    $server::new(self.clone())
-                        .max_decoding_message_size(RECEIVE_MAX)
-                        .max_encoding_message_size(usize::MAX)
-                        .accept_compressed(Gzip),
-                ))*
+                $routes$(.add_service($server::new(self.clone())))*
             };
         }
         add!(routes, RulesServer, TargetsServer, MetadataServer, ExemplarsServer, StatusServer)
