@@ -218,8 +218,12 @@ pub(crate) fn is_unstable(query: &str, what: &str) -> bool {
     if what.starts_with("error") {
         // An offset of NaN slips through Prometheus's bounds and becomes whatever the processor makes of it.
         let no_offset = query.contains("offset NaN") && what.contains("duration out of range");
+        // In a text that can't be read to its end an empty range is told first by Prometheus, last by us.
+        let no_range = what.contains("theirs Some")
+            && what.contains("duration must be greater than 0")
+            && what.contains("unexpected");
         // If two things are wrong, either may be told.
-        return no_offset || pinned || (!what.contains("None") && !what.contains("parse error"));
+        return no_offset || no_range || pinned || (!what.contains("None") && !what.contains("parse error"));
     }
     let turns = TURN.iter().any(|w| query.contains(w)) && ROUGH.iter().any(|w| query.contains(w));
     // Any series will do for limitk.
