@@ -334,7 +334,7 @@ pub(crate) fn joins_apart(ours: &Answer, as_range: impl FnOnce() -> Answer) -> b
 }
 
 /// What else Prometheus 3.14 does by accident: a selector that is pinned inside a subquery with an offset moves by that
-/// offset, if the subquery begins with the query; the parameter of an aggregation that is pinned to a time moves along
+/// offset, if the subquery begins with the query (and inside a pinned one what `smoothed` needs may not be read); the parameter of an aggregation that is pinned to a time moves along
 /// with the steps; `info` of what is moved by an offset or pinned looks for info series as of the step (its later test files
 /// say: as of the argument's time), and `info` of a function of a range sees no info sample older than the range.
 fn is_accident(query: &str) -> bool {
@@ -362,7 +362,7 @@ fn is_accident(query: &str) -> bool {
         found
     };
     holds(query, |e| match e {
-        Expr::Subquery(s) => (s.offset_ms != 0 || s.offset_expr.is_some()) && holds_pin(&s.expr),
+        Expr::Subquery(s) => (s.at.is_some() || s.offset_ms != 0 || s.offset_expr.is_some()) && holds_pin(&s.expr),
         Expr::Aggregate(a) => a.param.as_ref().is_some_and(holds_pin),
         // A bound that is spelled twice is counted twice from the second quantile on.
         Expr::Call(c) if c.func.name == "histogram_quantiles" => {
