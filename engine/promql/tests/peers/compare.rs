@@ -364,10 +364,12 @@ fn is_accident(query: &str) -> bool {
     holds(query, |e| match e {
         Expr::Subquery(s) => (s.at.is_some() || s.offset_ms != 0 || s.offset_expr.is_some()) && holds_pin(&s.expr),
         Expr::Aggregate(a) => a.param.as_ref().is_some_and(holds_pin),
-        // A bound that is spelled twice is counted twice from the second quantile on.
-        Expr::Call(c) if c.func.name == "histogram_quantiles" => {
-            holds(query, |e| matches!(e, Expr::Aggregate(a) if a.grouping.iter().any(|g| g == "le")))
-        }
+        // Of classic buckets a bound that is spelled twice is counted twice from the second quantile on.
+        Expr::Call(c) if c.func.name == "histogram_quantiles" => holds(query, |e| match e {
+            Expr::Aggregate(a) => a.grouping.iter().any(|g| g == "le"),
+            Expr::Vector(s) => s.name.is_empty(),
+            _ => false,
+        }),
         Expr::Call(c) if c.func.name == "info" => c.args.first().is_some_and(holds_move_or_range),
         _ => false,
     })
