@@ -132,3 +132,24 @@ impl IndexCache {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_stays_within_its_bytes_and_takes_nothing_too_large() {
+        let cache = IndexCache::new(1 << 20, 10_000);
+        let edition = Edition { id: model::BlockId::from_parts(1, 1), bucket: 1, content: 1 };
+        let key = |n: usize| Key::Expanded(edition, format!("{n:0100}").into());
+        for n in 0..10_000 {
+            cache.insert(key(n), Bytes::from(vec![0; 1000]));
+            assert!(cache.bytes() <= 1 << 20, "{} bytes", cache.bytes());
+        }
+        // Keys and bookkeeping count.
+        let there = (0..10_000).filter(|n| cache.get(&key(*n)).is_some()).count();
+        assert!((400..=876).contains(&there), "{there} items");
+        cache.insert(key(0), Bytes::from(vec![0; 10_000]));
+        assert_eq!(cache.get(&key(0)).map(|b| b.len()).filter(|n| *n > 1000), None);
+    }
+}

@@ -50,8 +50,13 @@ fn follow(gcs: &Gcs, dir: &Path) -> Followed {
 }
 
 fn follow_with(gcs: &Gcs, dir: &Path, change: impl FnOnce(&mut Options)) -> Followed {
+    follow_of((&yaml(gcs), ""), dir, change)
+}
+
+/// By the content of a configuration, or its file, which is read again when it changes.
+fn follow_of(config: (&str, &str), dir: &Path, change: impl FnOnce(&mut Options)) -> Followed {
     let context = Context::new("store", World::real());
-    let storage = Storage::new((&yaml(gcs), ""), "test", Right::READER, Duration::from_secs(60), &context).unwrap();
+    let storage = Storage::new(config, "test", Right::READER, Duration::from_secs(60), &context).unwrap();
     let world = context.world.clone();
     let seconds = Duration::from_secs;
     let limits =
@@ -67,7 +72,7 @@ fn follow_with(gcs: &Gcs, dir: &Path, change: impl FnOnce(&mut Options)) -> Foll
     let mut syncer = Syncer {
         set: set.clone(),
         home: Arc::clone(&home),
-        storage: storage.unwrap(),
+        storage: storage.clone().unwrap(),
         options: Options {
             window: ("0000-01-01".parse().unwrap(), "9999-12-31".parse().unwrap()),
             policy: Policy { window: all, selector: Selector::default(), consistency_delay: 0, deletion_delay: 1000 },
@@ -81,6 +86,10 @@ fn follow_with(gcs: &Gcs, dir: &Path, change: impl FnOnce(&mut Options)) -> Foll
         status: status.clone(),
         metrics: Metrics::new(&context.metrics),
     };
+    if let Some(storage) = storage.filter(|_| !config.1.is_empty()) {
+        let stop = stop.clone();
+        tokio::spawn(async move { storage.run(stop).await });
+    }
     change(&mut syncer.options);
     tokio::spawn(syncer.run(|| {}, stop.clone()));
     Followed { set, status, home, stop }
@@ -272,6 +281,34 @@ async fn eager_index_headers_are_there_before_the_first_query() {
     // The damaged one is known without a query, and stops no other.
     eager.until("the damaged one is told", |f| f.status.state(&f.set).missing == 1).await;
     assert_eq!(lazy.home.headers.files().0, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn new_credentials_are_taken_into_use_and_what_is_known_stays() {
+    let (gcs, bucket) = gcs().await;
+    for n in [1, 2] {
+        put(&bucket, n).await;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("objstore.yml");
+    let give = |id: &str| {
+        let key = testkit::gcs::key(id, "store@panoptes-test.iam.gserviceaccount.com", &gcs.url()).unwrap();
+        std::fs::write(&file, format!("{}  service_account: '{key}'\n", yaml(&gcs))).unwrap();
+    };
+    give("old");
+    gcs.accept_keys(&["old"]);
+    let followed = follow_of(("", file.to_str().unwrap()), dir.path(), |_| {});
+    followed.until("two blocks", |f| f.has(&[id(1), id(2)])).await;
+    let block = followed.set.snapshot().blocks().next().cloned().unwrap();
+    gcs.accept_keys(&["new"]);
+    followed.until("the refusal is told", |f| f.status.state(&f.set).error.is_some()).await;
+    assert!(followed.has(&[id(1), id(2)]), "what was served is served on");
+    give("new");
+    followed.until("it is read again", |f| f.status.state(&f.set).error.is_none()).await;
+    // The same blocks, read with the new ones.
+    assert!(followed.set.snapshot().blocks().any(|b| Arc::ptr_eq(b, &block)));
+    let read = block.index(std::slice::from_ref(&(0..1)), &crate::store::ranges::Budget::new(0)).await;
+    assert_eq!(read.unwrap(), ["x"]);
 }
 
 /// Blocks that nobody can read.

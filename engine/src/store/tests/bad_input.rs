@@ -1,14 +1,16 @@
 //! A bucket that hangs, matchers and labels beyond reason: bounded, typed, cancellable.
 
 use super::{Content, House, by_labels, id};
+use crate::store::blocks::Block;
 use args::StoreArgs;
 use bucket::layers::faults::Plan;
-use model::Labels;
+use model::{BlockId, Labels};
 use proto::thanos::store_server::Store as _;
 use proto::thanos::{LabelMatcher, LabelNamesRequest, LabelValuesRequest, SeriesRequest};
 use std::sync::Arc;
 use std::time::Duration;
 use tonic::{Code, Request};
+use tsdb::BlockMeta;
 
 /// How long a read may take here.
 const DEADLINE: Duration = Duration::from_millis(400);
@@ -117,17 +119,18 @@ async fn a_caller_with_less_patience_is_told_and_one_that_leaves_takes_all_with_
 /// What it has asked for is read on and gives its turns towards the bucket back, although nobody takes it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_caller_that_does_not_read_holds_up_nobody_else() {
-    let mut house = House::new(StoreArgs::default());
-    // Some windows, of many reads each; each read takes its time.
-    let big: Content = content(600)
-        .into_iter()
-        .map(|(l, c)| (l, c.into_iter().map(|c| (c.0, c.1, c.2, vec![7; 64 << 10])).collect()))
-        .collect();
+    let mut house = House::new(StoreArgs { estimated_chunk_size: args::Size(66_000), ..StoreArgs::default() });
+    // Eight windows of 127 reads, in eight messages each.
+    let big = content(1000).into_iter();
+    let big: Content = big.map(|(labels, _)| (labels, vec![(0, 10, 1, vec![7; 64 << 10])])).collect();
     let blocks = [house.write(1, &external("a"), 0, &big), house.write(2, &external("b"), 0, &content(20))];
     house.serve(blocks, Vec::new());
-    house.faults.set(Plan { delay: Duration::from_millis(20), ..Plan::default() });
+    house.faults.set(Plan { delay: Duration::from_millis(10), ..Plan::default() });
     let mut slow = house.gateway.series(Request::new(all())).await.unwrap().into_inner();
-    assert!(futures::StreamExt::next(&mut slow).await.unwrap().is_ok());
+    // It stops in the second window: the fourth is there and nobody takes it, the fifth has just begun.
+    for _ in 0..10 {
+        assert!(futures::StreamExt::next(&mut slow).await.unwrap().is_ok());
+    }
     let other = request(vec![matcher(0, "__name__", "m"), matcher(0, "cluster", "b")]);
     for _ in 0..20 {
         let got = tokio::time::timeout(Duration::from_secs(10), house.series(other.clone())).await;
@@ -288,5 +291,64 @@ async fn long_labels_that_have_to_be_held_are_bounded() {
     house.serve([block], Vec::new());
     let status = house.series(all()).await.unwrap_err();
     assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
+    at_rest(&house).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_for_a_turn_is_told_when_its_time_is_over_and_gets_the_next_one() {
+    let mut house = House::new(StoreArgs { series_max_concurrency: 1, ..StoreArgs::default() });
+    let block = house.write(1, &external("a"), 0, &content(20));
+    house.serve([block], Vec::new());
+    assert_eq!(house.series(all()).await.unwrap().series.len(), 20);
+    hang(&house, &["chunks".to_owned()]);
+    let first = house.gateway.frames(&Request::new(all())).unwrap();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    hang(&house, &[]);
+    let mut asked = Request::new(all());
+    asked.metadata_mut().insert("grpc-timeout", "200m".parse().unwrap());
+    let mut second = house.gateway.series(asked).await.unwrap().into_inner();
+    let status = futures::StreamExt::next(&mut second).await.unwrap().unwrap_err();
+    assert_eq!((status.code(), house.gateway.in_flight()), (Code::DeadlineExceeded, 1));
+    let third = tokio::join!(house.series(all()), async {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        drop(first);
+    });
+    assert_eq!(third.0.unwrap().series.len(), 20);
+    at_rest(&house).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_very_many_blocks_those_that_are_touched_cost_something() {
+    const HOUR: i64 = 3_600_000;
+    let mut house = House::new(StoreArgs::default());
+    let others: Vec<Labels> = (0..10).map(|n| external(&format!("other-{n}"))).collect();
+    let block = |n: u64| {
+        let hour = n as i64 / 10 * HOUR;
+        let meta = BlockMeta::new(BlockId::from_parts(1000 + n, 9), hour, hour + HOUR);
+        Arc::new(Block::new(&meta, others[n as usize % 10].clone(), Arc::clone(&house.home)))
+    };
+    let mut blocks: Vec<_> = (0..145_000).map(block).collect();
+    blocks.push(house.write(1, &external("a"), 0, &content(20)));
+    house.serve(blocks, Vec::new());
+    // What Info tells does not grow with them.
+    assert_eq!(house.set.snapshot().tsdbs().len(), 11);
+    let clock = &house.home.world.clock;
+    let calls = || house.faults.calls().values().sum::<u64>();
+    let (begin, before) = (clock.elapsed(), calls());
+    let everything = |m| SeriesRequest { max_time: i64::MAX, ..request(m) };
+    let one = vec![matcher(0, "__name__", "m"), matcher(0, "cluster", "a")];
+    let got = house.series(everything(one)).await.unwrap();
+    assert_eq!((got.series.len(), got.warnings.len()), (20, 0));
+    let took = clock.elapsed().saturating_sub(begin);
+    assert!(took < Duration::from_secs(5) && calls() - before < 10, "{took:?}, {} requests", calls() - before);
+    // All of them are touched, and none answers: it ends with its caller's time, and few were tried.
+    hang(&house, &["index".to_owned()]);
+    let before = calls();
+    let mut asked = Request::new(everything(vec![matcher(0, "__name__", "m")]));
+    asked.metadata_mut().insert("grpc-timeout", "300m".parse().unwrap());
+    let mut stream = house.gateway.series(asked).await.unwrap().into_inner();
+    let first = futures::StreamExt::next(&mut stream).await.unwrap();
+    assert_eq!(first.unwrap_err().code(), Code::DeadlineExceeded);
+    assert!(calls() - before < 100, "{} requests", calls() - before);
     at_rest(&house).await;
 }
