@@ -74,6 +74,9 @@ impl Encoded for One<'_> {
                 chunk::floats(*encoding, data, &mut columns).map_err(failed)?;
                 continue;
             }
+            if out.wants_rows && chunk::histograms(*encoding, data, &mut out.table, |_| true).map_err(failed)? {
+                continue;
+            }
             for s in chunk::decode(*encoding, data.clone()).map_err(failed)? {
                 let s = s.map_err(failed)?;
                 if let model::sample::Value::Histogram(h) = s.v {

@@ -4,7 +4,8 @@ use super::admission::Admission;
 use super::budget::Budget;
 use super::downsampled::{self, View};
 use super::fanout::{self, Detail, Fanout, Select, Terms};
-use super::samples::{Prefetched, Selected};
+use super::flow::{Ending, Flow, Opened};
+use super::samples::{Input, Inputs, Selected};
 use super::series::Series;
 use crate::server::metrics::Metrics;
 use crate::storeapi::wire::Shard;
@@ -179,32 +180,37 @@ impl Evaluator {
 
         let time_left = settings.timeout.saturating_sub(queue);
         let terms = self.fanout.terms_within(settings.partial, time_left, Budget::of(Arc::clone(&account)));
-        let fetched = self.fetch(&plan, &terms, settings).await;
-        let (selected, missing) = fetched.map_err(|e| match account.overrun() {
-            Some(overrun) => QueryError::TooManyBytes(Box::new(overrun.clone())),
-            None => QueryError::Storage(e.0),
-        })?;
-        let prepared = clock.elapsed();
         let stop = StopOnDrop(Stop::new());
-        let (token, booked, analyze) = (stop.0.clone(), Arc::clone(&account), settings.analyze);
-        let (watch, dedup) = (Arc::clone(clock), self.dedup);
+        let token = stop.0.clone();
+        let why = |text: String| match account.overrun() {
+            Some(overrun) => QueryError::TooManyBytes(Box::new(overrun.clone())),
+            None => QueryError::Storage(text),
+        };
+        let fetched = self.fetch(&plan, &terms, settings, token.clone()).await;
+        let (inputs, mut missing) = fetched.map_err(|e| why(e.0))?;
+        let prepared = clock.elapsed();
+        let (booked, analyze) = (Arc::clone(&account), settings.analyze);
+        let watch = Arc::clone(clock);
         let evaluation = tokio::task::spawn_blocking(move || {
             // The place is free when the thread is, also when nobody waits for the answer any more.
             let _held = (place, in_flight);
-            let source = Prefetched { selected, dedup };
             let answer = match analyze {
-                true => plan.analyze(&source, &token, &booked, &*watch).map(|(result, did)| (result, Some(did))),
-                false => plan.execute_on(&source, &token, &booked).map(|result| (result, None)),
+                true => plan.analyze(&inputs, &token, &booked, &*watch).map(|(result, did)| (result, Some(did))),
+                false => plan.execute_on(&inputs, &token, &booked).map(|result| (result, None)),
             };
-            drop(source);
+            let told = inputs.take_warnings();
+            drop(inputs);
             booked.give_back_fetched();
-            answer
+            answer.map(|answer| (answer, told))
         });
-        let (result, analysis) = match evaluation.await {
+        let ((result, analysis), told) = match evaluation.await {
+            // What was fetched meanwhile may have been too much.
+            Ok(Err(QueryError::Storage(text))) => return Err(why(text)),
             Ok(result) => result?,
             // One bad query must not end the process.
             Err(error) => return Err(QueryError::Storage(format!("the evaluation ended abnormally: {error}"))),
         };
+        told.into_iter().for_each(|w| tell(&mut missing, w));
         let timings = Timings {
             queue,
             preparation: prepared.saturating_sub(started),
@@ -213,26 +219,33 @@ impl Evaluator {
         Ok(Answer { result, missing, timings, analysis, account })
     }
 
-    /// Fetches all selects, equal ones once.
+    /// Fetches all selects, equal ones once: those that are read once only until an evaluation may begin, the others whole.
     async fn fetch(
         &self,
         plan: &Plan,
         terms: &Terms,
         settings: &Settings,
-    ) -> Result<(Vec<Selected>, Vec<String>), fanout::Failed> {
+        stop: Stop,
+    ) -> Result<(Inputs, Vec<String>), fanout::Failed> {
         let mut distinct: Vec<(Vec<Matcher>, i64, i64, Detail)> = Vec::new();
-        let mut of_select = Vec::with_capacity(plan.selects().len());
+        let (mut of_select, mut uses) = (Vec::with_capacity(plan.selects().len()), Vec::new());
         for s in plan.selects() {
-            let detail = detail(plan.uses().iter().filter(|u| u.id == s.id), settings.max_resolution_ms);
+            let of_this = plan.uses().iter().filter(|u| u.id == s.id);
+            let detail = detail(of_this.clone(), settings.max_resolution_ms);
             let key = (s.matchers.clone(), s.mint, s.maxt, detail);
             let at = distinct.iter().position(|d| *d == key).unwrap_or_else(|| {
                 distinct.push(key);
+                uses.push(0);
                 distinct.len() - 1
             });
             of_select.push(at);
+            if let Some(n) = uses.get_mut(at) {
+                *n += of_this.count();
+            }
         }
-        let fetches = distinct.into_iter().map(|(matchers, mint, maxt, detail)| {
-            let select = Select {
+        let selects: Vec<Select> = distinct
+            .into_iter()
+            .map(|(matchers, mint, maxt, detail)| Select {
                 mint,
                 maxt,
                 matchers,
@@ -243,46 +256,102 @@ impl Evaluator {
                 only: Arc::clone(&settings.only),
                 shard: settings.shard.clone(),
                 terms: terms.clone(),
-            };
-            self.clone().fetch_one(select, settings.max_resolution_ms)
+            })
+            .collect();
+        let allowed = settings.max_resolution_ms;
+        let patience = settings.timeout / 4;
+        // One that waits for its reader must not keep another from being read.
+        let all_at_once = selects.len() <= self.selects_at_once && !model::protection::off("select-streams");
+        let fetches = selects.clone().into_iter().zip(uses).map(|(select, uses)| {
+            let me = self.clone();
+            async move {
+                if uses == 1 && all_at_once {
+                    let opened = me.open(select, allowed, patience);
+                    opened.flow.begun().await?;
+                    return Ok((Input::Flow(Arc::new(opened)), Vec::new()));
+                }
+                let (selected, warnings) = me.fetch_one(select, allowed).await?;
+                Ok((Input::Whole(selected), warnings))
+            }
         });
         let (mut fetched, mut missing) = (Vec::new(), Vec::new());
         let mut running = futures::stream::iter(fetches).buffered(self.selects_at_once);
-        while let Some(selected) = running.next().await {
-            let (selected, warnings) = selected?;
-            fetched.push(selected);
-            for w in warnings {
-                // One store may fail in different words, as in the first and in later selects: each is told.
-                if !missing.contains(&w) {
-                    missing.push(w);
-                }
-            }
+        while let Some(input) = running.next().await {
+            let (input, warnings) = input?;
+            fetched.push(input);
+            warnings.into_iter().for_each(|w| tell(&mut missing, w));
         }
-        Ok((of_select.into_iter().filter_map(|i| fetched.get(i).cloned()).collect(), missing))
+        drop(running);
+        let selected = of_select.iter().filter_map(|i| fetched.get(*i).cloned()).collect();
+        let (me, runtime) = (self.clone(), tokio::runtime::Handle::current());
+        let again = move |id: usize| {
+            let _in = runtime.enter();
+            let select = selects.get(*of_select.get(id)?)?;
+            Some(me.open(select.clone(), allowed, patience))
+        };
+        let inputs =
+            Inputs { selected, dedup: self.dedup, stop, again: Box::new(again), anew: parking_lot::Mutex::default() };
+        Ok((inputs, missing))
+    }
+}
+
+/// Adds what is missing. One store may fail in different words, as in the first and in later selects: each is told.
+fn tell(missing: &mut Vec<String>, warning: String) {
+    if !missing.contains(&warning) {
+        missing.push(warning);
     }
 }
 
 impl Evaluator {
-    /// Fetches one select. What is there, but too coarse for its windows, is told of: `allowed` is how coarse the request
-    /// would take it.
+    /// Fetches one select.
     async fn fetch_one(self, select: Select, allowed: i64) -> Result<(Selected, Vec<String>), fanout::Failed> {
         let mut stream = self.fanout.series(&select)?;
         let series: Vec<Series> = fanout::collect(&mut stream, &select.terms.budget).await?;
         let mut warnings = stream.take_warnings();
         drop(stream);
-        let wanted = select.detail.max_resolution;
-        if wanted < allowed && series.is_empty() {
-            let detail = Detail { max_resolution: allowed, ..select.detail.clone() };
-            let coarser = Select { detail, skip_chunks: true, limit: Some(1), ..select.clone() };
-            if self.fanout.series(&coarser)?.next().await?.is_some() {
-                warnings.push(format!(
-                    "the data of this range exists only at a coarser resolution than the {} s that its windows need: ask for \
-                     longer windows",
-                    wanted / 1000
-                ));
-            }
+        if series.is_empty() {
+            warnings.extend(self.coarser(&select, allowed).await?);
         }
         Ok((Selected(Arc::new(series)), warnings))
+    }
+
+    /// Begins to fetch one select; after `patience` stores are no longer held back.
+    fn open(&self, select: Select, allowed: i64, patience: Duration) -> Opened {
+        let flow = Arc::new(Flow::new(Arc::clone(&select.terms.budget)));
+        let (me, to) = (self.clone(), Ending(Arc::clone(&flow)));
+        let writer = tokio::spawn(async move {
+            let to = &to.0;
+            let whole = async {
+                let mut stream = me.fanout.series(&select)?;
+                to.fill(&mut stream, patience).await?;
+                drop(stream);
+                if to.count() == 0 {
+                    to.warn(me.coarser(&select, allowed).await?.into_iter().collect());
+                }
+                Ok(())
+            };
+            to.end(whole.await);
+        });
+        Opened::new(flow, writer.abort_handle())
+    }
+
+    /// Of a select without series: what is there, but too coarse for its windows, is told of. `allowed` is how coarse the
+    /// request would take it.
+    async fn coarser(&self, select: &Select, allowed: i64) -> Result<Option<String>, fanout::Failed> {
+        let wanted = select.detail.max_resolution;
+        if wanted >= allowed {
+            return Ok(None);
+        }
+        let detail = Detail { max_resolution: allowed, ..select.detail.clone() };
+        let coarser = Select { detail, skip_chunks: true, limit: Some(1), ..select.clone() };
+        let any = self.fanout.series(&coarser)?.next().await?.is_some();
+        Ok(any.then(|| {
+            format!(
+                "the data of this range exists only at a coarser resolution than the {} s that its windows need: ask for \
+                 longer windows",
+                wanted / 1000
+            )
+        }))
     }
 }
 

@@ -10,6 +10,7 @@ pub mod downsampled;
 pub mod endpoints;
 pub mod eval;
 pub mod fanout;
+pub mod flow;
 #[cfg(test)]
 mod g23;
 mod gather;

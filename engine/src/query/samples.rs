@@ -1,12 +1,15 @@
-//! What a query reads from: selected series, merged already, deduplicated and decoded when the evaluation asks for them.
+//! What a query reads from: selected series, merged already, deduplicated and decoded when the evaluation asks for them. They
+//! are all there, or come while the evaluation reads.
 
 use super::dedup::{Dedup, Replica};
-use super::downsampled::{Reader, View};
+use super::downsampled::{self, View};
+use super::flow::{Held, Opened, Reader};
 use super::pairwise::{Chain, Penalty};
 use super::series::{Chunk, Series, split_replicas};
 use args::DedupFunc;
 use model::sample::{Sample, Value};
-use promql::exec::{Encoded, Entry, QueryError, Samples, SelectRequest, SeriesSet, Source};
+use parking_lot::Mutex;
+use promql::exec::{Encoded, Entry, QueryError, Samples, SelectRequest, SeriesSet, Source, Stop};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use tsdb::chunk::{self, ChunkError, ChunkIter, Columns, Encoding};
@@ -15,12 +18,51 @@ use tsdb::chunk::{self, ChunkError, ChunkIter, Columns, Encoding};
 #[derive(Clone, Debug, Default)]
 pub struct Selected(pub Arc<Vec<Series>>);
 
+/// The series of a select.
+#[derive(Clone)]
+pub enum Input {
+    /// All of them.
+    Whole(Selected),
+    /// They come while they are read, once.
+    Flow(Arc<Opened>),
+}
+
 /// The series of all selects of a plan.
-pub struct Prefetched {
+pub struct Inputs {
     /// By the id of the select.
-    pub selected: Vec<Selected>,
+    pub selected: Vec<Input>,
     /// How replicas become one.
     pub dedup: DedupFunc,
+    /// Ends the wait for series.
+    pub stop: Stop,
+    /// Fetches the series of a select anew, for an evaluation that goes through them again.
+    pub again: Box<dyn Fn(usize) -> Option<Opened> + Send + Sync>,
+    /// Those that were fetched anew.
+    pub anew: Mutex<Vec<Arc<Opened>>>,
+}
+
+impl Inputs {
+    /// What is missing, as far as is known.
+    pub fn take_warnings(&self) -> Vec<String> {
+        let anew = self.anew.lock();
+        let flows = self.selected.iter().filter_map(|input| match input {
+            Input::Flow(opened) => Some(opened),
+            Input::Whole(_) => None,
+        });
+        flows.chain(&*anew).flat_map(|opened| opened.flow.take_warnings()).collect()
+    }
+
+    /// The reader of a flow.
+    fn read(&self, id: usize, opened: &Arc<Opened>) -> Result<Reader, QueryError> {
+        if opened.begin() {
+            return Ok(Reader::new(Arc::clone(&opened.flow), self.stop.clone()));
+        }
+        let gone = || QueryError::Storage(format!("select {id} can't be fetched again"));
+        let anew = Arc::new((self.again)(id).ok_or_else(gone)?);
+        let reader = Reader::new(Arc::clone(&anew.flow), self.stop.clone());
+        self.anew.lock().push(anew);
+        Ok(reader)
+    }
 }
 
 /// How a series is to be read.
@@ -43,22 +85,17 @@ impl Reading {
     }
 }
 
-impl Source for Prefetched {
+impl Source for Inputs {
     fn select<'s>(&'s self, request: &SelectRequest) -> Result<Box<dyn SeriesSet<'s> + 's>, QueryError> {
-        let selected = self
-            .selected
-            .get(request.id)
-            .ok_or_else(|| QueryError::Storage(format!("select {} was not fetched", request.id)))?;
-        Ok(Box::new(Set {
-            selected,
-            next: 0,
-            reading: Reading {
-                mint: request.mint,
-                maxt: request.maxt,
-                view: View::of(&request.hints.func),
-                dedup: self.dedup,
-            },
-        }))
+        let id = request.id;
+        let input = self.selected.get(id);
+        let input = input.ok_or_else(|| QueryError::Storage(format!("select {id} was not fetched")))?;
+        let reading =
+            Reading { mint: request.mint, maxt: request.maxt, view: View::of(&request.hints.func), dedup: self.dedup };
+        Ok(match input {
+            Input::Whole(selected) => Box::new(Set { selected, next: 0, reading }),
+            Input::Flow(opened) => Box::new(Coming { from: self.read(id, opened)?, reading }),
+        })
     }
 
     fn repeatable(&self) -> bool {
@@ -66,7 +103,41 @@ impl Source for Prefetched {
     }
 
     fn series(&self, request: &SelectRequest) -> Option<u64> {
-        self.selected.get(request.id).map(|s| s.0.len() as u64)
+        Some(match self.selected.get(request.id)? {
+            Input::Whole(selected) => selected.0.len() as u64,
+            // No fewer than these.
+            Input::Flow(opened) => opened.flow.count(),
+        })
+    }
+}
+
+/// Series that come.
+struct Coming {
+    from: Reader,
+    reading: Reading,
+}
+
+impl<'s> SeriesSet<'s> for Coming {
+    fn next_series(&mut self) -> Result<Option<Entry<'s>>, QueryError> {
+        let Some(held) = self.from.next_series()? else { return Ok(None) };
+        let labels = held.series.labels.clone();
+        Ok(Some(Entry { labels, data: Box::new(Own { held, reading: self.reading }) }))
+    }
+}
+
+/// A series that is dropped when it was decoded.
+struct Own {
+    held: Held,
+    reading: Reading,
+}
+
+impl Encoded for Own {
+    fn decode(&self, out: &mut Samples) -> Result<(), QueryError> {
+        One { series: &self.held.series, reading: self.reading }.decode(out)
+    }
+
+    fn samples(&self) -> Option<u64> {
+        One { series: &self.held.series, reading: self.reading }.samples()
     }
 }
 
@@ -181,6 +252,17 @@ fn read_one<'c>(
             last = out.times.last().map_or(last, |t| last.max(*t));
             continue;
         }
+        if out.wants_rows && out.histograms.is_empty() {
+            let wants = |t: i64| {
+                let wanted = t >= mint && t <= maxt && t > last;
+                last = if wanted { t } else { last };
+                wanted
+            };
+            if chunk::histograms(encoding, &raw.data, &mut out.table, wants)? {
+                continue;
+            }
+        }
+        out.settle();
         for sample in chunk::decode(encoding, raw.data.clone())? {
             let s = sample?;
             if s.t >= mint && s.t <= maxt && s.t > last {
@@ -226,7 +308,7 @@ struct Chunks {
     maxt: i64,
     interval: Option<i64>,
     /// Needed where some of the chunks are downsampled.
-    reader: Option<Reader>,
+    reader: Option<downsampled::Reader>,
     /// No chunk may be left out: each goes on where the one before ended.
     whole: bool,
     /// What the reader gave, before it is cut.
@@ -237,7 +319,7 @@ impl Chunks {
     fn new(chunks: Vec<Chunk>, reading: Reading, everywhere: bool) -> Self {
         let Reading { mint, maxt, view, .. } = reading;
         let coarse = chunks.iter().filter(|c| c.aggregates.is_some()).count();
-        let reader = (coarse > 0 || everywhere).then(|| Reader::new(view, coarse < chunks.len()));
+        let reader = (coarse > 0 || everywhere).then(|| downsampled::Reader::new(view, coarse < chunks.len()));
         let whole = reader.is_some() && view.runs_on();
         Self { chunks: chunks.into(), mint, maxt, interval: None, reader, whole, read: Vec::new() }
     }
@@ -374,8 +456,14 @@ mod tests {
         let mut c = encoded(0, &every15(0, 10));
         c.raw.as_mut().unwrap().data.truncate(9);
         let labels = Labels::from_pairs([("a", "b")]);
-        let selected = vec![Selected(Arc::new(vec![Series { labels, chunks: vec![c] }]))];
-        let set = Prefetched { selected, dedup: DedupFunc::Fill };
+        let selected = vec![Input::Whole(Selected(Arc::new(vec![Series { labels, chunks: vec![c] }])))];
+        let set = Inputs {
+            selected,
+            dedup: DedupFunc::Fill,
+            stop: Stop::new(),
+            again: Box::new(|_| None),
+            anew: Mutex::default(),
+        };
         let request = SelectRequest { id: 0, matchers: vec![], mint: 0, maxt: 1000, hints: Default::default() };
         let mut set = set.select(&request).unwrap();
         let entry = set.next_series().unwrap().unwrap();

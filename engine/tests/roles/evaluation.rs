@@ -1,7 +1,7 @@
 //! Queries over HTTP: they end when nobody wants them, wait for memory, say what they do.
 
 use super::common::until;
-use super::fake_store::{Fake, Running, set};
+use super::fake_store::{Fake, Manner, Running, set};
 use super::querier::{Querier, args};
 use args::QueryArgs;
 use serde_json::{Value, json};
@@ -137,6 +137,66 @@ async fn an_error_names_limit_phase_and_largest_consumer() {
         // All that it held is given back.
         assert_eq!(querier.query("count(m{n=\"0000\"})", "&time=5").await.0, 200);
     }
+}
+
+/// Series whose values do not compress: 18 kB each.
+async fn bulk(cluster: &str, series: usize, manner: Manner) -> Running {
+    let value = |i: usize, n: i64| ((n * 7919 + i as i64 * 104_729) % 1_000_003) as f64 / 977.0;
+    let one = |i: usize| {
+        let values = (0..2000).map(|n| (n * 1000, value(i, n))).collect();
+        (set(&[("__name__", "bulk"), ("n", &format!("{i:04}"))]), values)
+    };
+    Fake::new(&[("cluster", cluster)], (0..series).map(one).collect()).manner(manner).start().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn series_are_read_while_they_come_and_not_held() {
+    let store = bulk("a", 1000, Manner::Good).await;
+    let mut a = args(std::slice::from_ref(&store.address));
+    // All of them are 18 MB.
+    a.max_bytes = 14 << 20;
+    let querier = Querier::start(a).await;
+    let ask = |query: &str| {
+        let query = testkit::http::encode(query);
+        format!("/api/v1/query_range?query={query}&start=0&end=1900&step=100")
+    };
+    let halves = "count(rate(bulk{n=~\"0[0-4].*\"}[1m])) + on () count(bulk{n=~\"0[5-9].*\"})";
+    for query in ["count(bulk)", halves] {
+        let (code, answer) = querier.json(&ask(query)).await;
+        assert_eq!(code, 200, "{query}: {answer:.500}");
+        let last = answer["data"]["result"][0]["values"].as_array().unwrap().last().unwrap();
+        assert_eq!(last[1], "1000", "{query}");
+    }
+    // What is read twice is held.
+    let (code, answer) = querier.json(&ask("count(bulk) + sum(bulk)")).await;
+    assert!(code == 422 && answer["error"].as_str().unwrap().contains("more than the 14680064 bytes"), "{answer:.500}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_fails_when_an_evaluation_has_begun_is_told() {
+    // The second is needed only when all of the first was read.
+    let (good, bad) = (bulk("a", 600, Manner::Good).await, bulk("z", 3, Manner::SilentAfterOne).await);
+    let mut a = args(&[good.address.clone(), bad.address.clone()]);
+    a.response_timeout = args::Millis(1000);
+    let querier = Querier::start(a).await;
+    let (code, answer) = querier.query("count by (cluster) (bulk)", "&time=1000").await;
+    assert_eq!(code, 200, "{answer}");
+    assert_eq!(answer["data"]["result"][0]["value"][1], "600", "{answer}");
+    let warnings = Querier::warnings(&answer);
+    assert!(warnings.len() == 1 && warnings[0].contains(&bad.address), "{warnings:?}");
+    let (code, answer) = querier.query("count by (cluster) (bulk)", "&time=1000&partial_response=false").await;
+    let error = answer["error"].as_str().unwrap_or_default();
+    assert!(code == 422 && error.contains(&bad.address) && error.contains("silent"), "{answer}");
+    // One that waits for more ends when its client leaves.
+    let patient = Querier::start(args(&[good.address.clone(), bad.address.clone()])).await;
+    let asked = ask(&patient, "/api/v1/query?query=count(bulk)&time=1000");
+    until("the query to run", async || gauge(&patient, RUNNING).await == 1).await;
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    assert!(!asked.is_finished(), "it does not wait");
+    asked.abort();
+    let left = Instant::now();
+    until("its thread to be free", async || gauge(&patient, RUNNING).await == 0).await;
+    assert!(left.elapsed() < SOON, "it went on for {:?}", left.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread")]

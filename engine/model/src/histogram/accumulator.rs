@@ -2,7 +2,8 @@
 //! added without allocation.
 
 use super::buckets::{bound, custom, exponential_bound, indexes, push_index, target_index};
-use super::{FloatHistogram, ResetHint, Span};
+use super::rows::{Layout, ROW_HEAD};
+use super::{CUSTOM_BUCKETS_SCHEMA, FloatHistogram, ResetHint, Span};
 use crate::number::kahan;
 
 /// Exponential and custom buckets can't be added.
@@ -169,6 +170,31 @@ impl Accumulator {
         }
     }
 
+    /// Goes on with a row of sums (number, error so far) of a layout.
+    pub fn of_row(layout: &Layout, row: &[(f64, f64)], hint: ResetHint) -> Self {
+        let number = |i: usize| row.get(i).map_or(Sum::default(), |(v, c)| Sum { v: *v, c: *c });
+        let mut next = ROW_HEAD;
+        let mut side = |spans: &[Span]| {
+            let sums = indexes(spans).map(|_| {
+                next += 1;
+                number(next - 1)
+            });
+            Side { spans: spans.to_vec(), sums: sums.collect() }
+        };
+        let (positive, negative) = (side(&layout.positive_spans), side(&layout.negative_spans));
+        Self {
+            hint,
+            schema: layout.schema,
+            zero_threshold: layout.zero_threshold,
+            count: number(0),
+            zero: number(1),
+            sum: number(2),
+            positive,
+            negative,
+            custom: (layout.schema == CUSTOM_BUCKETS_SCHEMA).then(|| layout.custom_values.clone()),
+        }
+    }
+
     /// Adds `h` with plain arithmetic.
     pub fn add(&mut self, h: &FloatHistogram) -> Result<Added, Incompatible> {
         self.combine(h, 1.0, false)
@@ -184,7 +210,32 @@ impl Accumulator {
         self.combine(h, 1.0, true)
     }
 
+    /// True if `h` can be added number by number: its layout is the same, and no bucket lies within the zero bucket.
+    fn is_like(&self, h: &FloatHistogram) -> bool {
+        let (schema, threshold) = (self.schema, self.zero_threshold);
+        let apart = |spans: &[Span]| indexes(spans).next().is_none_or(|i| exponential_bound(i, schema) > threshold);
+        self.custom.is_none()
+            && schema == h.schema
+            && threshold == h.zero_threshold
+            && self.positive.spans == h.positive_spans
+            && self.negative.spans == h.negative_spans
+            && self.positive.sums.len() == h.positive_buckets.len()
+            && self.negative.sums.len() == h.negative_buckets.len()
+            && apart(&h.positive_spans)
+            && apart(&h.negative_spans)
+    }
+
     fn combine(&mut self, h: &FloatHistogram, sign: f64, exact: bool) -> Result<Added, Incompatible> {
+        if self.is_like(h) {
+            self.zero.add(sign * h.zero_count, exact);
+            self.count.add(sign * h.count, exact);
+            self.sum.add(sign * h.sum, exact);
+            let counts = h.positive_buckets.iter().chain(&h.negative_buckets);
+            for (sum, count) in self.positive.sums.iter_mut().chain(&mut self.negative.sums).zip(counts) {
+                sum.add(sign * count, exact);
+            }
+            return Ok(Added { reset_collision: self.join_hint(h.reset_hint), bounds_reconciled: false });
+        }
         let mut other = Accumulator::new(h);
         if self.custom.is_some() != other.custom.is_some() {
             return Err(Incompatible);
@@ -440,7 +491,7 @@ mod tests {
     #[test]
     fn differing_bounds_keep_the_common_ones() {
         let custom = |bounds: &[f64], counts: &[f64]| FloatHistogram {
-            schema: crate::histogram::CUSTOM_BUCKETS_SCHEMA,
+            schema: CUSTOM_BUCKETS_SCHEMA,
             custom_values: bounds.to_vec(),
             positive_spans: vec![Span { offset: 0, length: counts.len() as u32 }],
             positive_buckets: counts.to_vec(),

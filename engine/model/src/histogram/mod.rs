@@ -3,6 +3,7 @@
 mod accumulator;
 mod buckets;
 mod compare;
+pub mod rows;
 
 pub use accumulator::{Accumulator, Added, Incompatible};
 pub use buckets::{

@@ -4,6 +4,7 @@ use super::QueryError;
 use super::budget::{Cost, Holder};
 use super::column::{Bits, Column, SeriesColumn};
 use super::eval::{Exec, Sink};
+use super::rows::{RowSums, Rows};
 use crate::functions::math::kahan;
 use crate::functions::over_time::{HistogramMean, Mean};
 use crate::parse::AggregateOp;
@@ -78,7 +79,7 @@ impl Exec<'_> {
         let mut groups: Vec<Group> = Vec::new();
         let mut held = Cost::default();
         let cost = Cost { samples: grid.len as u64, bytes: grid.len as u64 * 24 };
-        self.stream(&a.arg, grid, &mut |series| {
+        self.stream(&a.arg, grid, &mut |mut series| {
             let at = grouping.group(&series.labels);
             if at == groups.len() {
                 groups.push(Group::new(a.op, grid.len));
@@ -87,6 +88,11 @@ impl Exec<'_> {
             }
             if let Some(group) = groups.get_mut(at) {
                 group.drop_name |= series.drop_name;
+                if let Some(rows) = series.column.rows.take() {
+                    let more = group.add_rows(rows, &mut series.column);
+                    held += more;
+                    self.budget.hold(Holder::Groups, more)?;
+                }
                 self.add_to_group(group, a, &series);
             }
             Ok(())
@@ -191,6 +197,7 @@ impl Exec<'_> {
         if !column.has_histograms() {
             return;
         }
+        group.settle();
         let average = match a.op {
             AggregateOp::Sum => false,
             AggregateOp::Avg => true,
@@ -224,9 +231,11 @@ impl Exec<'_> {
         }
     }
 
-    fn finish_group(&self, group: Group, a: &Aggregate) -> Column {
+    fn finish_group(&self, mut group: Group, a: &Aggregate) -> Column {
+        group.settle();
         let len = group.len;
-        let mut column = Column { floats: group.numbers.finish(len, a.op), present: group.floats, histograms: None };
+        let floats = group.numbers.finish(len, a.op);
+        let mut column = Column { floats, present: group.floats, histograms: None, rows: None };
         let mut notes = self.notes.borrow_mut();
         for (i, sum) in group.histograms.into_iter().flatten().enumerate() {
             if matches!(sum, HistogramSum::None) {
@@ -255,6 +264,8 @@ struct Group {
     floats: Bits,
     numbers: Numbers,
     histograms: Option<Vec<HistogramSum>>,
+    /// Sums of histograms as rows, as long as there are no others and no floats.
+    rows: Option<RowSums>,
     drop_name: bool,
 }
 
@@ -288,7 +299,44 @@ impl Group {
             AggregateOp::Stddev | AggregateOp::Stdvar => Numbers::Variance { moments: vec![Moments::new(0.0); len] },
             _ => Numbers::Any,
         };
-        Self { len, floats: Bits::none(len), numbers, histograms: None, drop_name: false }
+        Self { len, floats: Bits::none(len), numbers, histograms: None, rows: None, drop_name: false }
+    }
+}
+
+impl Group {
+    /// Adds the rows of a series, whose column gets them as histograms where that can't be. Gives what more is held.
+    fn add_rows(&mut self, rows: Box<Rows>, column: &mut Column) -> Cost {
+        let rows = match &mut self.rows {
+            Some(sums) => sums.add(rows),
+            None if self.histograms.is_none() && !self.floats.any() => {
+                let sums = RowSums::new(&rows);
+                let cost = sums.cost();
+                self.rows = Some(sums);
+                return cost;
+            }
+            None => Err(rows),
+        };
+        match rows {
+            Ok(more) => more,
+            Err(rows) => {
+                column.rows = Some(rows);
+                column.settle();
+                Cost::default()
+            }
+        }
+    }
+
+    /// Turns sums of rows into such of histograms.
+    fn settle(&mut self) {
+        if let Some(rows) = self.rows.take() {
+            let mut sums: Vec<HistogramSum> = (0..self.len).map(|_| HistogramSum::None).collect();
+            for (i, sum) in rows.sums() {
+                if let Some(slot) = sums.get_mut(i) {
+                    *slot = HistogramSum::Sum(Box::new(HistogramMean::of_sum(sum)));
+                }
+            }
+            self.histograms = Some(sums);
+        }
     }
 }
 

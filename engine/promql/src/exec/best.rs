@@ -36,7 +36,7 @@ impl Best {
         }
         let Some(worst) = self.0.first_mut() else { return Offered::Refused };
         let better = if greatest { worst.value < new.value } else { worst.value > new.value };
-        if !better && !(worst.value.is_nan() && !new.value.is_nan()) {
+        if !better && (!worst.value.is_nan() || new.value.is_nan()) {
             return Offered::Refused;
         }
         let out = std::mem::replace(worst, new).series;

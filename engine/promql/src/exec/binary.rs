@@ -176,7 +176,7 @@ impl Operator {
         if let (None, None, Ok(f)) = (&a.histograms, &b.histograms, scalar_operation(self.op)) {
             let mut both = a.present.clone();
             both.and(&b.present);
-            let mut out = Column { floats: Vec::new(), present: both.clone(), histograms: None };
+            let mut out = Column { floats: Vec::new(), present: both.clone(), histograms: None, rows: None };
             if self.op.is_comparison() && !self.return_bool {
                 out.floats.clone_from(&a.floats);
                 for i in both.iter() {

@@ -257,6 +257,19 @@ impl Account {
         self.book(holder, cost, Phase::Evaluation)
     }
 
+    /// Fails if `samples` beside those that are held are too many; they are not held afterwards.
+    pub(super) fn pass(&self, samples: u64) -> Result<(), QueryError> {
+        let all = self.samples.load(Ordering::Relaxed).saturating_add(samples);
+        self.peak_samples.fetch_max(all, Ordering::Relaxed);
+        self.check_alone(all)
+    }
+
+    /// Fails if so many samples are too many whatever else is held.
+    pub(super) fn check_alone(&self, samples: u64) -> Result<(), QueryError> {
+        let most = if protection::off("query-budget") { 0 } else { self.max.samples };
+        if most > 0 && samples > most { Err(QueryError::TooManySamples) } else { Ok(()) }
+    }
+
     fn book(&self, holder: Holder, cost: Cost, phase: Phase) -> Result<(), QueryError> {
         let samples = self.samples.fetch_add(cost.samples, Ordering::Relaxed).saturating_add(cost.samples);
         let before = self.bytes.fetch_add(cost.bytes, Ordering::Relaxed);

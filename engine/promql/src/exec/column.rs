@@ -1,6 +1,7 @@
 //! Values by columns: one series is one column over all steps of the evaluation.
 
 use super::budget::Cost;
+use super::rows::Rows;
 use model::sample::is_stale;
 use model::{FloatHistogram, Labels};
 use smallvec::SmallVec;
@@ -103,6 +104,9 @@ pub(crate) struct Column {
     pub(crate) present: Bits,
     /// Histograms by step, if there is any; never at a step of `present`.
     pub(crate) histograms: Option<Vec<Option<Arc<FloatHistogram>>>>,
+    /// Histograms as rows, instead of `histograms`: only where the plan says that they are understood
+    /// ([`crate::plan::Call::rows`]).
+    pub(crate) rows: Option<Box<Rows>>,
 }
 
 /// A value at one step, borrowed.
@@ -124,12 +128,12 @@ impl Point<'_> {
 impl Column {
     /// No value at any of `len` steps.
     pub(crate) fn empty(len: usize) -> Self {
-        Self { floats: vec![0.0; len], present: Bits::none(len), histograms: None }
+        Self { floats: vec![0.0; len], present: Bits::none(len), histograms: None, rows: None }
     }
 
     /// `v` at each of `len` steps.
     pub(crate) fn constant(len: usize, v: f64) -> Self {
-        Self { floats: vec![v; len], present: Bits::all(len), histograms: None }
+        Self { floats: vec![v; len], present: Bits::all(len), histograms: None, rows: None }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -192,7 +196,7 @@ impl Column {
 
     /// True if there is no value at all.
     pub(crate) fn is_empty(&self) -> bool {
-        !self.present.any() && self.iter_histograms().next().is_none()
+        !self.present.any() && self.rows.is_none() && self.iter_histograms().next().is_none()
     }
 
     /// True if there is any histogram.
@@ -222,7 +226,17 @@ impl Column {
         for (_, h) in self.iter_histograms() {
             cost += histogram_cost(h);
         }
+        if let Some(rows) = &self.rows {
+            cost += rows.cost();
+        }
         cost
+    }
+
+    /// Turns rows into histograms.
+    pub(crate) fn settle(&mut self) {
+        if let Some(rows) = self.rows.take() {
+            rows.iter().for_each(|(i, h)| self.set_histogram(i, h.into()));
+        }
     }
 }
 
@@ -236,7 +250,13 @@ pub(super) fn histogram_cost(h: &FloatHistogram) -> Cost {
         + h.positive_buckets.len()
         + h.negative_buckets.len()
         + h.custom_values.len();
-    let bytes = 168 + 8 + 8 * words as u64;
+    histograms_cost(1, words)
+}
+
+/// The same of so many, of which spans, buckets and bounds take so many words of eight bytes together. Those in rows count no
+/// less: limits do not depend on how a query is answered.
+pub(super) fn histograms_cost(count: usize, words: usize) -> Cost {
+    let bytes = 176 * count as u64 + 8 * words as u64;
     Cost { samples: bytes / 16, bytes }
 }
 

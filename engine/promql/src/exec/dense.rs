@@ -11,14 +11,14 @@ use model::sample::is_stale;
 
 /// Where windows end: the first, and the distance of the others.
 #[derive(Clone, Copy)]
-struct Ends {
+pub(super) struct Ends {
     first: i64,
     step: i64,
 }
 
 impl Ends {
     /// `None` where times are so extreme that sums of them are cut.
-    fn new(selector: &Selector, grid: &Grid, reach: i64) -> Option<Self> {
+    pub(super) fn new(selector: &Selector, grid: &Grid, reach: i64) -> Option<Self> {
         let (first, last) = (selector.reference(grid.start), selector.reference(grid.end()));
         let step = if selector.at.is_some() { 0 } else { grid.step };
         let exact = first.checked_sub(reach).is_some()
@@ -26,14 +26,14 @@ impl Ends {
         exact.then_some(Self { first, step })
     }
 
-    fn at(self, i: usize) -> i64 {
+    pub(super) fn at(self, i: usize) -> i64 {
         self.first + self.step * i as i64
     }
 }
 
 /// True if there are only floats, and nothing is known of when they began.
 fn is_plain(s: &Samples) -> bool {
-    s.histograms.is_empty() && s.float_starts.is_empty() && s.times.len() == s.floats.len()
+    s.histograms.is_empty() && s.table.is_empty() && s.float_starts.is_empty() && s.times.len() == s.floats.len()
 }
 
 /// The newest value of each step, if it is not too old.
@@ -60,14 +60,15 @@ pub(super) fn newest(s: &Samples, selector: &Selector, grid: &Grid, lookback: i6
 
 /// What the factor of a window depends on beside its values. Of steady scrapes all windows have the same.
 #[derive(Clone, Copy, PartialEq)]
-struct Shape {
+pub(super) struct Shape {
     /// From the window's start to the first sample, milliseconds.
-    before: i64,
+    pub(super) before: i64,
     /// From the first sample to the last.
-    sampled: i64,
+    pub(super) sampled: i64,
     /// From the last sample to the window's end.
-    after: i64,
-    samples: usize,
+    pub(super) after: i64,
+    /// At least two.
+    pub(super) samples: usize,
 }
 
 /// How a window of a shape is extrapolated.
@@ -104,14 +105,53 @@ impl Factor {
     }
 }
 
+/// By what increases of windows are multiplied.
+pub(super) struct Extrapolation {
+    seconds: f64,
+    kind: Kind,
+    known: Option<(Shape, Factor)>,
+}
+
+impl Extrapolation {
+    /// Of windows of `range` milliseconds.
+    pub(super) fn new(range: i64, kind: Kind) -> Self {
+        Self { seconds: range as f64 / 1000.0, kind, known: None }
+    }
+
+    /// For a window in which the counter began at `first` and grew by `increase`.
+    #[inline(always)]
+    pub(super) fn by(&mut self, shape: Shape, first: f64, increase: f64) -> f64 {
+        let Self { seconds, kind, .. } = *self;
+        let factor = match self.known {
+            Some((known, factor)) if known == shape => factor,
+            _ => {
+                let factor = Factor::new(shape, seconds, kind.per_second);
+                self.known = Some((shape, factor));
+                factor
+            }
+        };
+        // A counter was not below zero. Most are far from it, which a product tells faster than the exact quotient.
+        if kind.counter && increase > 0.0 && first >= 0.0 {
+            let (far, near) = (factor.sampled * first, factor.to_start * increase);
+            let beyond = far > near * 1.000_001 + f64::MIN_POSITIVE && near.is_finite();
+            if !beyond {
+                let to_zero = factor.sampled * (first / increase);
+                if to_zero < factor.to_start {
+                    return factor.of(to_zero, seconds, kind.per_second);
+                }
+            }
+        }
+        factor.usual
+    }
+}
+
 /// `rate`, `increase` and `delta` of all windows.
 pub(super) fn rates(s: &Samples, range: &RangeArg, grid: &Grid, kind: Kind, falls: &Falls) -> Option<Column> {
     let RangeArg::Selector { selector, range } = range else { return None };
     let ends = Ends::new(selector, grid, *range).filter(|_| is_plain(s) && selector.mode == RangeMode::Plain)?;
-    let seconds = *range as f64 / 1000.0;
+    let mut extrapolation = Extrapolation::new(*range, kind);
     let mut column = Column::empty(grid.len);
     let (mut from, mut to, mut falls) = (0, 0, falls.walk());
-    let mut known: Option<(Shape, Factor)> = None;
     for (i, slot) in column.floats.iter_mut().enumerate() {
         let end = ends.at(i);
         let start = end - range;
@@ -135,30 +175,55 @@ pub(super) fn rates(s: &Samples, range: &RangeArg, grid: &Grid, kind: Kind, fall
         }
         let shape =
             Shape { before: first_t - start, sampled: last_t - first_t, after: end - last_t, samples: to - from };
-        let factor = match known {
-            Some((known, factor)) if known == shape => factor,
-            _ => {
-                let factor = Factor::new(shape, seconds, kind.per_second);
-                known = Some((shape, factor));
-                factor
-            }
-        };
-        let mut by = factor.usual;
-        // A counter was not below zero. Most are far from it, which a product tells faster than the exact quotient.
-        if kind.counter && increase > 0.0 && *first >= 0.0 {
-            let (far, near) = (factor.sampled * first, factor.to_start * increase);
-            let beyond = far > near * 1.000_001 + f64::MIN_POSITIVE && near.is_finite();
-            if !beyond {
-                let to_zero = factor.sampled * (first / increase);
-                if to_zero < factor.to_start {
-                    by = factor.of(to_zero, seconds, kind.per_second);
-                }
-            }
-        }
+        let by = extrapolation.by(shape, *first, increase);
         *slot = increase * by;
         column.present.set(i);
     }
     Some(column)
+}
+
+/// `max_over_time` (`GREATEST`) and `min_over_time` of all windows.
+pub(super) fn extremes<const GREATEST: bool>(s: &Samples, range: &RangeArg, grid: &Grid) -> Option<Column> {
+    let RangeArg::Selector { selector, range } = range else { return None };
+    let ends = Ends::new(selector, grid, *range).filter(|_| is_plain(s) && selector.mode == RangeMode::Plain)?;
+    if s.floats.iter().any(|v| v.is_nan()) {
+        return None;
+    }
+    let mut column = Column::empty(grid.len);
+    let (mut from, mut to) = (0, 0);
+    for (i, slot) in column.floats.iter_mut().enumerate() {
+        let end = ends.at(i);
+        let start = end - range;
+        while s.times.get(to).is_some_and(|t| *t <= end) {
+            to += 1;
+        }
+        while from < to && s.times.get(from).is_some_and(|t| *t <= start) {
+            from += 1;
+        }
+        let window = s.floats.get(from..to).unwrap_or_default();
+        if let Some(first) = window.first() {
+            *slot = extreme::<GREATEST>(*first, window);
+            column.present.set(i);
+        }
+    }
+    Some(column)
+}
+
+/// The first of the greatest, or of the least.
+#[inline(always)]
+fn extreme<const GREATEST: bool>(first: f64, window: &[f64]) -> f64 {
+    let better = |best: f64, v: f64| if (GREATEST && v > best) || (!GREATEST && v < best) { v } else { best };
+    // Four at a time, since each comparison waits for the one before.
+    let mut best = [first; 4];
+    let (fours, rest) = window.as_chunks::<4>();
+    for four in fours {
+        for (best, v) in best.iter_mut().zip(four) {
+            *best = better(*best, *v);
+        }
+    }
+    let best = best.into_iter().chain(rest.iter().copied()).fold(first, better);
+    // Zeros of both signs are equal: the order tells.
+    if best == 0.0 { window.iter().copied().fold(first, better) } else { best }
 }
 
 #[cfg(test)]
@@ -166,6 +231,7 @@ mod tests {
     use super::super::Annotations;
     use super::super::select::{Take, instant_column};
     use super::*;
+    use crate::functions::over_time as over;
     use crate::functions::rate::extrapolated;
     use crate::functions::window::{Notes, Slider, Value};
     use crate::parse::Span;
@@ -187,6 +253,7 @@ mod tests {
             2 => any::<f64>(),
             1 => Just(f64::from_bits(0x7ff0_0000_0000_0002)),
             1 => -10.0..10.0f64,
+            2 => prop_oneof![Just(0.0), Just(-0.0), Just(-1.0)],
         ];
         let distance = prop_oneof![6 => Just(15i64), 2 => 1i64..40, 1 => 100i64..400];
         proptest::collection::vec((distance, value, any::<bool>()), 0..80).prop_map(|all| {
@@ -230,6 +297,24 @@ mod tests {
                     }
                 }
                 prop_assert_eq!(bits(&dense), bits(&general), "{:?}", kind);
+            }
+            let none = Falls::default();
+            for greatest in [true, false] {
+                let dense =
+                    if greatest { extremes::<true>(&s, &arg, &grid) } else { extremes::<false>(&s, &arg, &grid) };
+                let Some(dense) = dense else { continue };
+                let mut general = Column::empty(len);
+                let mut slider = Slider::new(&s, &none, range, RangeMode::Plain, 0);
+                let mut annotations = Annotations::default();
+                let mut notes = Notes::new(&mut annotations, &Labels::empty(), Span::default());
+                for i in 0..len {
+                    let window = slider.at(grid.time(i), arg.reference(grid.time(i)));
+                    let value = if greatest { over::max(&window, &mut notes) } else { over::min(&window, &mut notes) };
+                    if let Some(Value::Float(v)) = value {
+                        general.set(i, v);
+                    }
+                }
+                prop_assert_eq!(bits(&dense), bits(&general), "greatest {}", greatest);
             }
         }
     }

@@ -18,7 +18,7 @@ use crate::plan::{Call, Grid, Kind, Node};
 use hashbrown::{HashMap, HashSet};
 use model::labels::METRIC_NAME;
 use model::{Labels, Matcher};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -59,8 +59,18 @@ pub(super) struct Exec<'q> {
     pub(super) notes: RefCell<Annotations>,
     /// The part of a select that this evaluation is about; without it all is read from the source.
     pub(super) slice: Option<RefCell<Vec<Entry<'q>>>>,
+    /// What the evaluation of the part holds.
+    pub(super) own: Cell<Own>,
     /// Subtrees that are used again.
     pub(super) kept: RefCell<HashMap<usize, Option<Rc<Kept>>>>,
+}
+
+/// Samples that a slice holds, and held at most. They count when it is its turn, so that what is too much does not depend on
+/// how many slices are evaluated at the same time.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Own {
+    samples: u64,
+    pub(super) peak: u64,
 }
 
 impl<'q> std::ops::Deref for Exec<'q> {
@@ -132,7 +142,29 @@ impl<'q> Exec<'q> {
 
     /// An evaluation that reads from the source.
     pub(super) fn of(shared: Shared<'q>) -> Self {
-        Self { shared, notes: RefCell::default(), slice: None, kept: RefCell::default() }
+        Self { shared, notes: RefCell::default(), slice: None, own: Cell::default(), kept: RefCell::default() }
+    }
+
+    /// Counts what is held of series that are read.
+    pub(super) fn hold(&self, holder: Holder, cost: Cost) -> Result<(), QueryError> {
+        if self.slice.is_none() {
+            return self.budget.hold(holder, cost);
+        }
+        let Own { samples, peak } = self.own.get();
+        let samples = samples.saturating_add(cost.samples);
+        self.own.set(Own { samples, peak: peak.max(samples) });
+        self.budget.check_alone(samples)?;
+        self.budget.hold(holder, Cost { samples: 0, ..cost })
+    }
+
+    /// Counts what is held no longer.
+    pub(super) fn release(&self, holder: Holder, cost: Cost) {
+        if self.slice.is_none() {
+            return self.budget.release(holder, cost);
+        }
+        let own = self.own.get();
+        self.own.set(Own { samples: own.samples.saturating_sub(cost.samples), ..own });
+        self.budget.release(holder, Cost { samples: 0, ..cost });
     }
 
     /// An evaluation of a part of a select.
@@ -224,10 +256,14 @@ impl<'q> Exec<'q> {
     /// Evaluates a scalar.
     pub(super) fn scalar(&self, node: &Node, grid: &Grid) -> Result<ScalarColumn, QueryError> {
         self.stop.check()?;
-        self.check_scalar(grid)?;
         match &node.kind {
-            Kind::Number(v) => Ok(ScalarColumn::Constant(*v)),
-            Kind::Invariant(n) => Ok(ScalarColumn::Constant(self.scalar(n, &Grid::single(grid.start))?.first())),
+            Kind::Number(v) => return Ok(ScalarColumn::Constant(*v)),
+            Kind::Invariant(n) => {
+                return Ok(ScalarColumn::Constant(self.scalar(n, &Grid::single(grid.start))?.first()));
+            }
+            _ => self.check_scalar(grid)?,
+        }
+        match &node.kind {
             Kind::Plus(n) => self.scalar(n, grid),
             Kind::Negate(n) => Ok(self.scalar(n, grid)?.map(|v| -v)),
             Kind::Binary(b) => {

@@ -5,7 +5,7 @@ use super::budget::Holder;
 use super::column::{Column, SeriesColumn};
 use super::eval::{Exec, Sink, unexpected};
 use super::merge::Merged;
-use super::select::{Take, instant_column};
+use super::select::{Form, Take, instant_column};
 use crate::plan::{Grid, Kind, Node, info_names};
 use hashbrown::HashMap;
 use model::labels::{LabelsBuilder, METRIC_NAME};
@@ -46,7 +46,7 @@ impl Exec<'_> {
         };
         let mut infos: Vec<Info> = Vec::new();
         if wants.iter().any(|w| IDENTIFYING.iter().any(|id| !w.value(id).is_empty())) {
-            self.read(wanted, true, &mut |labels, samples| {
+            self.read(wanted, Form::WithStale, &mut |labels, samples| {
                 if !identified(&labels) {
                     return Ok(());
                 }

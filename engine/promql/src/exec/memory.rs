@@ -1,7 +1,9 @@
 //! A [`Source`] in memory, for tests and for the runner of Prometheus's test language.
 
 use super::{Encoded, Entry, QueryError, Samples, SelectRequest, SeriesSet, Source};
-use model::sample::Value;
+use model::histogram::ResetHint;
+use model::histogram::rows::{Layout, ROW_HEAD, Table};
+use model::sample::{Value, is_stale};
 use model::{FloatHistogram, Labels};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -98,9 +100,41 @@ impl<'a> SeriesSet<'a> for MemorySet<'a> {
 
 struct MemoryPoints<'a>(&'a [Point]);
 
+impl MemoryPoints<'_> {
+    /// As rows, if that can be done, as a source does it that reads chunks.
+    fn rows(&self, table: &mut Table) -> bool {
+        for p in self.0 {
+            let Value::Histogram(h) = &p.value else { return false };
+            let gauge = matches!(h.reset_hint, ResetHint::Gauge | ResetHint::Reset);
+            let layout = Layout {
+                schema: h.schema,
+                zero_threshold: h.zero_threshold,
+                positive_spans: h.positive_spans.clone(),
+                negative_spans: h.negative_spans.clone(),
+                custom_values: h.custom_values.clone(),
+            };
+            if is_stale(h.sum) {
+                continue;
+            }
+            let buckets = h.positive_buckets.len() + h.negative_buckets.len();
+            if gauge || p.start != 0 || table.begin(layout) != ROW_HEAD + buckets {
+                return false;
+            }
+            let counts = h.positive_buckets.iter().chain(&h.negative_buckets);
+            table.open().extend([h.count, h.zero_count, h.sum].iter().chain(counts));
+            table.keep(p.t, h.reset_hint);
+        }
+        true
+    }
+}
+
 impl Encoded for MemoryPoints<'_> {
     fn decode(&self, out: &mut Samples) -> Result<(), QueryError> {
         let with_starts = self.0.iter().any(|p| p.start != 0);
+        if out.wants_rows && self.rows(&mut out.table) {
+            return Ok(());
+        }
+        out.table.clear();
         for p in self.0 {
             match &p.value {
                 Value::Float(v) => {

@@ -23,6 +23,7 @@ pub mod options;
 mod range;
 mod rank;
 pub mod result;
+mod rows;
 mod select;
 mod shared;
 mod slices;
@@ -47,6 +48,7 @@ use eval::{Counters, Exec, Shared, without_metadata};
 use merge::Merged;
 use model::sample::Value;
 use model::world::Clock;
+use select::Form;
 use std::sync::Mutex;
 use std::sync::atomic::Ordering;
 
@@ -240,7 +242,7 @@ impl Plan {
             series.sort_by(|a, b| a.labels.cmp(&b.labels));
             return Ok(QueryValue::Matrix(Matrix::of_columns(inner, series)));
         }
-        exec.read_range(arg, grid, &mut |head, samples| {
+        exec.read_range(arg, grid, Form::Plain, &mut |head, samples| {
             let falls = Falls::default();
             let window = exec.slider(arg, samples, &falls).at(grid.start, arg.reference(grid.start));
             let mut series = Series { labels: head.labels, floats: Vec::new(), histograms: window.histograms.to_vec() };

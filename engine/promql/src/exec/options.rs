@@ -12,7 +12,9 @@ pub struct EngineOptions {
     pub lookback_ms: i64,
     /// Samples that a query may hold at once; 0 = unlimited. A histogram counts as its size in 16-byte units.
     pub max_samples: u64,
-    /// Bytes that a query may hold at once (decoded samples, columns, groups); 0 = unlimited.
+    /// Bytes that a query may hold at once (decoded samples, columns, groups); 0 = unlimited. These are counted as they are
+    /// really held: a query that is near the limit may be refused with many threads and pass with one. What
+    /// [`EngineOptions::max_samples`] refuses does not depend on threads.
     pub max_bytes: u64,
     /// Step of subqueries that don't name one, milliseconds.
     pub default_subquery_step_ms: i64,
@@ -82,7 +84,7 @@ impl Rewrites {
 }
 
 /// Threads that running queries of a process may borrow beside their own; clones share them. Answers do not depend on
-/// how many a query gets, not in a single bit.
+/// how many a query gets, not in a single bit, nor does what is refused for its samples.
 #[derive(Clone, Debug, Default)]
 pub struct Helpers(Arc<AtomicUsize>);
 

@@ -1,9 +1,12 @@
 //! Functions over range vectors: each series is decoded once, its windows slide over the decoded columns.
 
 use super::QueryError;
+use super::budget::Holder;
 use super::column::{Bits, Column, ScalarColumn, SeriesColumn};
 use super::dense;
 use super::eval::{Exec, Sink, has_type_or_unit, unexpected};
+use super::rows;
+use super::select::Form;
 use super::source::Samples;
 use crate::functions::extended::Extended;
 use crate::functions::label::absent_labels;
@@ -50,13 +53,25 @@ impl Exec<'_> {
         let mut buffer = Vec::new();
         let mut falls = Falls::default();
         let counts = matches!(id, FunctionId::Rate | FunctionId::Increase) && range.mode() == RangeMode::Plain;
-        self.read_range(range, grid, &mut |head, samples| {
+        let form = if counts { Form::Rows } else { Form::Plain };
+        self.read_range(range, grid, form, &mut |head, samples| {
             if counts {
                 falls.find(&samples.floats);
             }
-            let usual = rate_kind(id).and_then(|kind| dense::rates(samples, range, grid, kind, &falls));
+            let usual = match id {
+                FunctionId::MaxOverTime => dense::extremes::<true>(samples, range, grid),
+                FunctionId::MinOverTime => dense::extremes::<false>(samples, range, grid),
+                _ => rate_kind(id).and_then(|kind| dense::rates(samples, range, grid, kind, &falls)),
+            };
+            let usual = match usual {
+                None => self.rates_of_rows(id, range, grid, samples)?,
+                found => found,
+            };
             let done = usual.is_some();
             let mut column = usual.unwrap_or_else(|| Column::empty(grid.len));
+            if !call.rows {
+                column.settle();
+            }
             if let Some(kind) = extended_kind(id) {
                 extended_column(range, grid, samples, kind, &mut column)?;
             } else if !done {
@@ -105,6 +120,32 @@ impl Exec<'_> {
         })
     }
 
+    /// Of histograms that come as rows; where that can't be done they become histograms.
+    fn rates_of_rows(
+        &self,
+        id: FunctionId,
+        range: &RangeArg,
+        grid: &Grid,
+        samples: &mut Samples,
+    ) -> Result<Option<Column>, QueryError> {
+        if samples.table.is_empty() {
+            return Ok(None);
+        }
+        self.budget.foresee(Holder::Samples, rows::expected(&samples.table, grid))?;
+        let found = rate_kind(id).and_then(|kind| rows::rates(&samples.table, range, grid, kind));
+        Ok(match found {
+            Some(rates) => {
+                let mut column = Column::empty(grid.len);
+                column.rows = rates.map(Box::new);
+                Some(column)
+            }
+            None => {
+                samples.settle();
+                None
+            }
+        })
+    }
+
     /// A rate of something that does not look like a counter.
     fn note_non_counter(&self, labels: &Labels, span: Span) {
         let Some(name) = labels.get(METRIC_NAME).filter(|n| !n.is_empty()) else {
@@ -128,7 +169,7 @@ impl Exec<'_> {
         sink: &mut Sink<'_>,
     ) -> Result<(), QueryError> {
         let mut missing = Bits::all(grid.len);
-        self.read_range(range, grid, &mut |_, samples: &Samples| {
+        self.read_range(range, grid, Form::Plain, &mut |_, samples| {
             self.each_window(range, grid, samples, &Falls::default(), |i, _| {
                 missing.clear(i);
                 Ok(())

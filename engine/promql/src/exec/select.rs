@@ -1,7 +1,7 @@
 //! Reading series: instant selectors and the samples under range selectors.
 
 use super::budget::{Cost, Holder};
-use super::column::{Column, Point, SeriesColumn, histogram_cost};
+use super::column::{Column, Point, SeriesColumn, histogram_cost, histograms_cost};
 use super::dense;
 use super::eval::{Exec, Sink};
 use super::source::{Entry, Samples, SeriesSet};
@@ -21,6 +21,17 @@ use std::sync::atomic::Ordering;
 pub(super) struct Head {
     pub(super) labels: Labels,
     pub(super) drop_name: bool,
+}
+
+/// In which form samples are read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    /// All.
+    WithStale,
+    /// Without stale markers.
+    Plain,
+    /// The same, histograms as rows where their source can do that.
+    Rows,
 }
 
 /// What is taken from a sample of an instant selector.
@@ -46,14 +57,17 @@ impl<'q> Exec<'q> {
         self.narrow.get(select).is_none_or(|n| n.iter().all(|m| m.matches_labels(labels)))
     }
 
-    /// Calls `f` with each series of a select and its samples. Stale markers are kept or left out.
+    /// Calls `f` with each series of a select and its samples.
     pub(super) fn read(
         &self,
         selector: &Selector,
-        keep_stale: bool,
-        f: &mut dyn FnMut(Labels, &Samples) -> Result<(), QueryError>,
+        form: Form,
+        f: &mut dyn FnMut(Labels, &mut Samples) -> Result<(), QueryError>,
     ) -> Result<(), QueryError> {
-        let mut samples = Samples::default();
+        // Start times, and what is left of histograms for their statistics, are not in rows.
+        let wants_rows = form == Form::Rows && !selector.stats && !self.options.start_timestamps;
+        let mut samples = Samples { wants_rows, ..Samples::default() };
+        let keep_stale = form == Form::WithStale;
         if let Some(slice) = &self.slice {
             for entry in slice.take() {
                 self.read_one(entry, selector, keep_stale, &mut samples, f)?;
@@ -78,16 +92,20 @@ impl<'q> Exec<'q> {
         selector: &Selector,
         keep_stale: bool,
         samples: &mut Samples,
-        f: &mut dyn FnMut(Labels, &Samples) -> Result<(), QueryError>,
+        f: &mut dyn FnMut(Labels, &mut Samples) -> Result<(), QueryError>,
     ) -> Result<(), QueryError> {
         self.stop.check()?;
         samples.clear();
         // What a sample takes at least; what they really take is known afterwards.
         let expected = entry.data.samples().unwrap_or(0);
         let expected = Cost { samples: expected, bytes: expected.saturating_mul(16) };
-        self.budget.hold(Holder::Samples, expected)?;
+        self.hold(Holder::Samples, expected)?;
         entry.data.decode(samples)?;
-        self.budget.release(Holder::Samples, expected);
+        self.release(Holder::Samples, expected);
+        if !samples.times.is_empty() {
+            // Rows tell nothing of what stands beside them.
+            samples.settle();
+        }
         self.counters.series.fetch_add(1, Ordering::Relaxed);
         self.counters.samples.fetch_add(samples.len() as u64, Ordering::Relaxed);
         if selector.stats {
@@ -108,9 +126,11 @@ impl<'q> Exec<'q> {
         for (_, h) in &samples.histograms {
             cost += histogram_cost(h);
         }
-        self.budget.hold(Holder::Samples, cost)?;
+        let (rows, words) = samples.table.words();
+        cost += histograms_cost(rows, words);
+        self.hold(Holder::Samples, cost)?;
         f(entry.labels, samples)?;
-        self.budget.release(Holder::Samples, cost);
+        self.release(Holder::Samples, cost);
         Ok(())
     }
 
@@ -124,7 +144,8 @@ impl<'q> Exec<'q> {
         sink: &mut Sink<'_>,
     ) -> Result<(), QueryError> {
         let smoothed = selector.mode == RangeMode::Smoothed;
-        self.read(selector, !smoothed, &mut |labels, samples| {
+        let form = if smoothed { Form::Plain } else { Form::WithStale };
+        self.read(selector, form, &mut |labels, samples| {
             let column = if smoothed {
                 let mut notes = self.notes.borrow_mut();
                 let mut notes = Notes::new(&mut notes, &labels, span);
@@ -146,11 +167,12 @@ impl<'q> Exec<'q> {
         &self,
         arg: &RangeArg,
         grid: &Grid,
-        f: &mut dyn FnMut(Head, &Samples) -> Result<(), QueryError>,
+        form: Form,
+        f: &mut dyn FnMut(Head, &mut Samples) -> Result<(), QueryError>,
     ) -> Result<(), QueryError> {
         match arg {
             RangeArg::Selector { selector, .. } => {
-                self.read(selector, false, &mut |labels, samples| f(Head { labels, drop_name: false }, samples))
+                self.read(selector, form, &mut |labels, samples| f(Head { labels, drop_name: false }, samples))
             }
             RangeArg::Subquery(s) => {
                 let inner = s.grid(grid);
@@ -163,7 +185,7 @@ impl<'q> Exec<'q> {
         &self,
         child: &Node,
         inner: &Grid,
-        f: &mut dyn FnMut(Head, &Samples) -> Result<(), QueryError>,
+        f: &mut dyn FnMut(Head, &mut Samples) -> Result<(), QueryError>,
     ) -> Result<(), QueryError> {
         let mut samples = Samples::default();
         if child.value_type == crate::parse::ValueType::Scalar {
@@ -172,9 +194,9 @@ impl<'q> Exec<'q> {
         self.stream(child, inner, &mut |series| {
             samples_of(&series, inner, &mut samples);
             let cost = series.cost();
-            self.budget.hold(Holder::Samples, cost)?;
-            f(Head { labels: series.labels, drop_name: series.drop_name }, &samples)?;
-            self.budget.release(Holder::Samples, cost);
+            self.hold(Holder::Samples, cost)?;
+            f(Head { labels: series.labels, drop_name: series.drop_name }, &mut samples)?;
+            self.release(Holder::Samples, cost);
             Ok(())
         })
     }

@@ -25,6 +25,8 @@ struct Done {
     series: Vec<SeriesColumn>,
     notes: Annotations,
     cost: Cost,
+    /// Samples that it held at most.
+    peak_samples: u64,
 }
 
 /// Slices that wait and slices that are done, by number.
@@ -203,20 +205,23 @@ impl<'q> Exec<'q> {
 
     fn slice(&self, node: &Node, grid: &Grid, slice: Vec<Entry<'q>>) -> Result<Done, QueryError> {
         let exec = Exec::of_slice(self.shared, slice);
-        let mut done = Done { series: Vec::new(), notes: Annotations::default(), cost: Cost::default() };
+        let mut done =
+            Done { series: Vec::new(), notes: Annotations::default(), cost: Cost::default(), peak_samples: 0 };
         exec.stream(node, grid, &mut |series| {
             let cost = series.cost();
             done.cost += cost;
             done.series.push(series);
-            self.budget.hold(Holder::Slices, cost)
+            exec.hold(Holder::Slices, cost)
         })?;
+        done.peak_samples = exec.own.get().peak;
         done.notes = exec.notes.into_inner();
         Ok(done)
     }
 
     fn consume(&self, done: Done, sink: &mut Sink<'_>) -> Result<(), QueryError> {
         self.notes.borrow_mut().merge(done.notes);
-        self.budget.release(Holder::Slices, done.cost);
+        self.budget.pass(done.peak_samples)?;
+        self.budget.release(Holder::Slices, Cost { samples: 0, ..done.cost });
         done.series.into_iter().try_for_each(sink)
     }
 }

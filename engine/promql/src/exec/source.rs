@@ -1,6 +1,7 @@
 //! What the evaluation reads from: series of samples, in the order of their labels.
 
 use super::error::QueryError;
+use model::histogram::rows::Table;
 use model::{FloatHistogram, Labels, Matcher};
 use std::sync::Arc;
 
@@ -101,6 +102,11 @@ pub struct Samples {
     pub float_starts: Vec<i64>,
     /// Start times of the histograms. Empty, or as long as `histograms`.
     pub histogram_starts: Vec<i64>,
+    /// Histograms as rows, without staleness markers: a source may put them here instead, all of a series, if `wants_rows`
+    /// says so.
+    pub table: Table,
+    /// Whoever reads understands rows.
+    pub wants_rows: bool,
 }
 
 impl Samples {
@@ -122,11 +128,18 @@ impl Samples {
         self.histograms.clear();
         self.float_starts.clear();
         self.histogram_starts.clear();
+        self.table.clear();
+    }
+
+    /// Turns rows into histograms, before others are appended or somebody reads who knows no rows.
+    pub fn settle(&mut self) {
+        self.histograms.extend(self.table.histograms().map(|(t, h)| (t, Arc::new(h))));
+        self.table.clear();
     }
 
     /// Number of samples of both kinds.
     pub fn len(&self) -> usize {
-        self.times.len() + self.histograms.len()
+        self.times.len() + self.histograms.len() + self.table.len()
     }
 
     /// True if there is none.

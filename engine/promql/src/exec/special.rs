@@ -4,7 +4,7 @@ use super::QueryError;
 use super::budget::Holder;
 use super::column::{Bits, Column, SeriesColumn};
 use super::eval::{Exec, Sink, text};
-use super::select::{Take, instant_column};
+use super::select::{Form, Take, instant_column};
 use crate::functions::label::{Replace, absent_labels, check_join, join};
 use crate::functions::math::nan_first;
 use crate::functions::sort::natural;
@@ -47,7 +47,7 @@ impl Exec<'_> {
         }
         let take = if start { Take::Start } else { Take::Time };
         let mut merged = self.gather();
-        self.read(&selector, true, &mut |labels, samples| {
+        self.read(&selector, Form::WithStale, &mut |labels, samples| {
             let column = instant_column(samples, &selector, grid, self.options.lookback_ms, take);
             if column.is_empty() {
                 return Ok(());

@@ -111,6 +111,19 @@ impl HistogramMean {
         mean
     }
 
+    /// Goes on with a sum of gauges.
+    pub(crate) fn of_sum(acc: Accumulator) -> Self {
+        Self {
+            acc,
+            count: 1.0,
+            running: false,
+            average: false,
+            seen_reset: false,
+            seen_not_reset: false,
+            reconciled: false,
+        }
+    }
+
     fn track(&mut self, h: &FloatHistogram) {
         match h.reset_hint {
             ResetHint::Reset => self.seen_reset = true,

@@ -338,7 +338,7 @@ impl<'a> Builder<'a> {
             _ => true,
         };
         let args = args.into_iter().map(|a| if invariant { a.node } else { a.wrapped() }).collect();
-        let kind = Kind::Call(Box::new(Call { func: c.func, args }));
+        let kind = Kind::Call(Box::new(Call { func: c.func, args, rows: false }));
         Ok(Built { node: node(expr, kind, injective), invariant, wrap: invariant })
     }
 
@@ -378,7 +378,7 @@ impl<'a> Builder<'a> {
         let span = c.args.get(1).map_or(c.span, Expr::span);
         let (value_type, injective) = (ValueType::Vector, false);
         args.push(Node { kind: Kind::Instant(selector), span, value_type, injective, id: 0, sliced: false });
-        let kind = Kind::Call(Box::new(Call { func: c.func, args }));
+        let kind = Kind::Call(Box::new(Call { func: c.func, args, rows: false }));
         Ok(Built { node: node(expr, kind, false), invariant, wrap: invariant })
     }
 }

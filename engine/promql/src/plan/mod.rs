@@ -183,6 +183,8 @@ pub(crate) struct Call {
     pub(crate) func: &'static Function,
     /// For `info()` always two: the second is the selector of the info series.
     pub(crate) args: Vec<Node>,
+    /// Whoever takes its series understands histograms as rows.
+    pub(crate) rows: bool,
 }
 
 #[derive(Clone, Debug)]

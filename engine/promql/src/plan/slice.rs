@@ -3,7 +3,7 @@
 
 use super::{Kind, Node, RangeArg};
 use crate::functions::elementwise::unary;
-use crate::parse::{BinaryOp, FunctionId, ValueType};
+use crate::parse::{AggregateOp, BinaryOp, FunctionId, ValueType};
 
 /// Numbers all nodes and marks those that can be sliced. Returns the number of nodes.
 pub(super) fn mark(node: &mut Node, delayed_name_removal: bool, next: usize) -> usize {
@@ -13,6 +13,12 @@ pub(super) fn mark(node: &mut Node, delayed_name_removal: bool, next: usize) -> 
         next = mark(child, delayed_name_removal, next);
     }
     node.sliced = sliceable(node, delayed_name_removal);
+    if let Kind::Aggregate(a) = &mut node.kind
+        && a.op == AggregateOp::Sum
+        && let Kind::Call(call) = &mut a.arg.kind
+    {
+        call.rows = true;
+    }
     next
 }
 

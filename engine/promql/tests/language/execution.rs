@@ -80,6 +80,25 @@ fn threads_do_not_show_in_a_single_bit() {
 }
 
 #[test]
+fn threads_do_not_show_in_what_is_too_much() {
+    let lab = crowd();
+    let times = Times::Range { start: 0, end: 800_000, step: 1000 };
+    for query in ["sum by (a) (rate(requests_total[1m]))", "requests_total", "topk(2, requests_total * 2) by (a)"] {
+        let run = |max_samples, helpers| {
+            let options = EngineOptions { max_samples, helpers: Helpers::new(helpers), ..lab.options.clone() };
+            let plan = Plan::new(query, times, &options).unwrap();
+            plan.execute(&lab.source, &Stop::new()).map(|r| r.stats.peak_samples).map_err(|e| e.to_string())
+        };
+        let most = run(0, 0).unwrap();
+        for helpers in [0, 1, 3, 7] {
+            assert_eq!(run(0, helpers), Ok(most), "{query}");
+            assert_eq!(run(most, helpers), Ok(most), "{query} with {helpers} helpers");
+            assert!(run(most - 1, helpers).is_err(), "{query} with {helpers} helpers");
+        }
+    }
+}
+
+#[test]
 fn rewrites_change_neither_values_nor_annotations() {
     let lab = crowd();
     let one = |f: fn(&mut Rewrites)| {

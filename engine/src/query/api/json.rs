@@ -43,84 +43,222 @@ fn escaped(out: &mut String, s: &str, html: bool) {
     out.push('"');
 }
 
-/// Appends a sample's value: a string with the shortest digits, an exponent outside 1e-6 … 1e21.
-pub fn float(out: &mut String, v: f64) {
-    out.push('"');
-    number(out, v);
-    out.push('"');
+/// A short text that is put together on the stack, so that the answer grows once per point.
+struct Line {
+    bytes: [u8; 128],
+    len: usize,
 }
 
-fn number(out: &mut String, v: f64) {
-    let size = v.abs();
-    if v.is_nan() {
-        out.push_str("NaN");
-    } else if v.is_infinite() {
-        out.push_str(if v > 0.0 { "+Inf" } else { "-Inf" });
-    } else if size < WHOLE && size.fract() == 0.0 {
-        // Counters are whole numbers most of the time.
-        if v.is_sign_negative() {
-            out.push('-');
+impl Line {
+    fn new() -> Self {
+        Self { bytes: [0; 128], len: 0 }
+    }
+
+    /// What was written.
+    fn text(&self) -> &[u8] {
+        self.bytes.get(..self.len).unwrap_or_default()
+    }
+
+    #[inline(always)]
+    fn push(&mut self, byte: u8) {
+        if let Some(slot) = self.bytes.get_mut(self.len) {
+            *slot = byte;
+            self.len += 1;
         }
-        digits(out, size as u64);
-    } else {
-        // The digits of Go; Rust's own printing goes the other way where two are equally near.
-        let mut buffer = ryu::Buffer::new();
-        let text = buffer.format_finite(v);
-        match text.split_once('e') {
-            None => out.push_str(text.strip_suffix(".0").unwrap_or(text)),
-            Some((mantissa, exponent)) => scientific(out, mantissa, exponent),
+    }
+
+    /// Appends few bytes.
+    #[inline(always)]
+    fn extend(&mut self, text: &[u8]) {
+        for b in text {
+            self.push(*b);
+        }
+    }
+
+    /// Appends a whole number.
+    #[inline(always)]
+    fn digits(&mut self, mut n: u64) {
+        let length = n.checked_ilog10().unwrap_or(0) as usize + 1;
+        let Some(mut rest) = self.bytes.get_mut(self.len..self.len + length) else { return };
+        self.len += length;
+        while n >= 100 {
+            let pair = PAIRS.get((n % 100) as usize).copied().unwrap_or_default();
+            n /= 100;
+            let Some((more, last)) = rest.split_last_chunk_mut::<2>() else { return };
+            *last = pair;
+            rest = more;
+        }
+        let [tens, ones] = PAIRS.get(n as usize).copied().unwrap_or_default();
+        match rest {
+            [a, b] => (*a, *b) = (tens, ones),
+            [a] => *a = ones,
+            _ => {}
+        }
+    }
+
+    fn number(&mut self, v: f64) {
+        let size = v.abs();
+        if size < WHOLE && size.fract() == 0.0 {
+            // Counters are whole numbers most of the time.
+            if v.is_sign_negative() {
+                self.push(b'-');
+            }
+            self.digits(size as u64);
+        } else if v.is_nan() {
+            self.extend(b"NaN");
+        } else if v.is_infinite() {
+            self.extend(if v > 0.0 { b"+Inf" } else { b"-Inf" });
+        } else {
+            // The digits of Go; Rust's own printing goes the other way where two are equally near.
+            let mut buffer = ryu::Buffer::new();
+            let text = buffer.format_finite(v).as_bytes();
+            // An exponent has at most four characters.
+            let tail = text.get(text.len().saturating_sub(5)..).unwrap_or_default();
+            match tail.iter().position(|b| *b == b'e') {
+                None => self.extend(text.strip_suffix(b".0").unwrap_or(text)),
+                Some(at) => {
+                    let at = text.len() - tail.len() + at;
+                    let (mantissa, exponent) = (text.get(..at), text.get(at + 1..));
+                    self.scientific(mantissa.unwrap_or_default(), exponent.unwrap_or_default());
+                }
+            }
+        }
+    }
+
+    /// Appends a number that is given by mantissa and exponent of ten: as a plain decimal from 1e-6 up to 1e21.
+    fn scientific(&mut self, mantissa: &[u8], exponent: &[u8]) {
+        let (sign, power) = exponent.strip_prefix(b"-").map_or((b'+', exponent), |power| (b'-', power));
+        let places = power.iter().fold(0usize, |n, b| n * 10 + usize::from(b.wrapping_sub(b'0')));
+        if places >= 21 || sign == b'-' && places > 6 {
+            self.extend(mantissa);
+            self.extend(&[b'e', sign]);
+            if places < 10 {
+                self.push(b'0');
+            }
+            self.digits(places as u64);
+            return;
+        }
+        let size = mantissa.strip_prefix(b"-").unwrap_or(mantissa);
+        let point = size.iter().position(|b| *b == b'.').unwrap_or(size.len());
+        let (whole, fraction) = (size.get(..point), size.get(point + 1..));
+        let (whole, fraction) = (whole.unwrap_or_default(), fraction.unwrap_or_default());
+        if size.len() < mantissa.len() {
+            self.push(b'-');
+        }
+        if sign == b'-' {
+            self.extend(b"0.");
+            (whole.len()..places).for_each(|_| self.push(b'0'));
+            self.extend(whole);
+            self.extend(fraction);
+        } else {
+            self.extend(whole);
+            self.extend(fraction);
+            (fraction.len()..places).for_each(|_| self.push(b'0'));
+        }
+    }
+
+    /// Appends a time in milliseconds as seconds: whole, or with three decimals.
+    fn time(&mut self, t: i64) {
+        if t < 0 {
+            self.push(b'-');
+        }
+        let (seconds, millis) = (t.unsigned_abs() / 1000, t.unsigned_abs() % 1000);
+        self.digits(seconds);
+        if millis != 0 {
+            self.push(b'.');
+            self.push(b'0' + (millis / 100) as u8);
+            let pair = PAIRS.get((millis % 100) as usize).copied().unwrap_or_default();
+            self.extend(&pair);
         }
     }
 }
 
-/// Appends a number that is given by mantissa and exponent of ten: as a plain decimal from 1e-6 up to 1e21.
-fn scientific(out: &mut String, mantissa: &str, exponent: &str) {
-    let (sign, power) = exponent.strip_prefix('-').map_or(('+', exponent), |power| ('-', power));
-    let places = power.parse::<usize>().unwrap_or(0);
-    let negative = mantissa.strip_prefix('-');
-    let (whole, fraction) = negative.unwrap_or(mantissa).split_once('.').unwrap_or((negative.unwrap_or(mantissa), ""));
-    if places >= 21 || sign == '-' && places > 6 {
-        let _ = write!(out, "{mantissa}e{sign}{power:0>2}");
-        return;
+/// 00 to 99.
+const PAIRS: [[u8; 2]; 100] = {
+    let mut pairs = [[b'0'; 2]; 100];
+    let mut n = 0;
+    while n < 100 {
+        pairs[n] = [b'0' + (n / 10) as u8, b'0' + (n % 10) as u8];
+        n += 1;
     }
-    if negative.is_some() {
-        out.push('-');
-    }
-    if sign == '-' {
-        let _ = write!(out, "0.{:0>1$}{fraction}", whole, places);
-    } else {
-        let _ = write!(out, "{whole}{fraction:0<places$}");
-    }
-}
+    pairs
+};
 
 /// Whole floats below this are written as integers.
 const WHOLE: f64 = 1e15;
 
-/// Appends a whole number.
-fn digits(out: &mut String, mut n: u64) {
-    let mut buffer = [b'0'; 20];
-    let mut used = 0;
-    for slot in buffer.iter_mut().rev() {
-        *slot = b'0' + (n % 10) as u8;
-        (n, used) = (n / 10, used + 1);
-        if n == 0 {
-            break;
-        }
-    }
-    out.push_str(std::str::from_utf8(buffer.get(buffer.len() - used..).unwrap_or_default()).unwrap_or_default());
+/// Appends what `write` writes.
+fn short(out: &mut String, write: impl FnOnce(&mut Line)) {
+    let mut line = Line::new();
+    write(&mut line);
+    out.push_str(std::str::from_utf8(line.text()).unwrap_or_default());
+}
+
+/// Appends a sample's value: a string with the shortest digits, an exponent outside 1e-6 … 1e21.
+pub fn float(out: &mut String, v: f64) {
+    short(out, |line| {
+        line.push(b'"');
+        line.number(v);
+        line.push(b'"');
+    });
 }
 
 /// Appends a sample's time, given in milliseconds, as seconds: whole, or with three decimals.
 pub fn time(out: &mut String, t: i64) {
-    if t < 0 {
-        out.push('-');
+    short(out, |line| line.time(t));
+}
+
+/// Room for the text of a time with what surrounds it.
+const STAMP: usize = 24;
+
+/// The beginnings of points, `[1700000000,"`: series have the same times, so each is written once.
+#[derive(Default)]
+struct Stamps {
+    known: Vec<(i64, [u8; STAMP], usize)>,
+    next: usize,
+}
+
+impl Stamps {
+    /// Appends a point; those of a series come in the order of their times.
+    #[inline(always)]
+    fn point(&mut self, line: &mut Line, t: i64, v: f64) {
+        match self.known.get(self.next) {
+            Some((known, text, length)) if *known == t => {
+                if let Some(to) = line.bytes.first_chunk_mut::<STAMP>() {
+                    *to = *text;
+                }
+                line.len = *length;
+                self.next += 1;
+            }
+            _ => self.begin(line, t),
+        }
+        line.number(v);
+        line.push(b'"');
+        line.push(b']');
     }
-    let (seconds, millis) = (t.unsigned_abs() / 1000, t.unsigned_abs() % 1000);
-    digits(out, seconds);
-    if millis != 0 {
-        let _ = write!(out, ".{millis:03}");
+
+    #[inline(never)]
+    fn begin(&mut self, line: &mut Line, t: i64) {
+        line.len = 0;
+        line.push(b'[');
+        line.time(t);
+        line.push(b',');
+        line.push(b'"');
+        match self.known.binary_search_by_key(&t, |k| k.0) {
+            Ok(at) => self.next = at + 1,
+            Err(at) if at == self.known.len() && at < MAX_STAMPS && line.len <= STAMP => {
+                if let Some(text) = line.bytes.first_chunk::<STAMP>() {
+                    self.known.push((t, *text, line.len));
+                }
+                self.next = at + 1;
+            }
+            Err(at) => self.next = at,
+        }
     }
 }
+
+/// Most times that are kept: those of a range query.
+const MAX_STAMPS: usize = 11_001;
 
 /// Appends a label set as an object.
 pub fn labels(out: &mut String, set: &Labels) {
@@ -209,30 +347,36 @@ fn sample(out: &mut String, s: &VectorSample) {
     out.push('}');
 }
 
-fn series(out: &mut String, s: &Series) {
-    out.push_str("{\"metric\":");
-    labels(out, &s.labels);
+fn series(out: &mut Vec<u8>, s: &Series, stamps: &mut Stamps) {
+    let mut text = String::from("{\"metric\":");
+    labels(&mut text, &s.labels);
     if !s.floats.is_empty() {
-        out.push_str(",\"values\":[");
+        text.push_str(",\"values\":[");
+        out.extend_from_slice(text.as_bytes());
+        text.clear();
+        let mut line = Line::new();
+        stamps.next = 0;
         for (i, (t, v)) in s.floats.iter().enumerate() {
             if i > 0 {
-                out.push(',');
+                out.push(b',');
             }
-            point(out, *t, *v);
+            stamps.point(&mut line, *t, *v);
+            out.extend_from_slice(line.text());
         }
-        out.push(']');
+        text.push(']');
     }
     if !s.histograms.is_empty() {
-        out.push_str(",\"histograms\":[");
+        text.push_str(",\"histograms\":[");
         for (i, (t, h)) in s.histograms.iter().enumerate() {
             if i > 0 {
-                out.push(',');
+                text.push(',');
             }
-            histogram_point(out, *t, h);
+            histogram_point(&mut text, *t, h);
         }
-        out.push(']');
+        text.push(']');
     }
-    out.push('}');
+    text.push('}');
+    out.extend_from_slice(text.as_bytes());
 }
 
 /// Seconds in the shortest form, as scalars and strings have them.
@@ -242,49 +386,51 @@ fn short_time(out: &mut String, t: i64) {
 
 /// Writes `{"resultType":…,"result":…` without the closing brace, in pieces: `flush` is called whenever a piece is
 /// full, and says whether to go on.
-pub fn value(out: &mut String, v: &QueryValue, mut flush: impl FnMut(&mut String) -> bool) -> bool {
+pub fn value(out: &mut Vec<u8>, v: &QueryValue, mut flush: impl FnMut(&mut Vec<u8>) -> bool) -> bool {
+    let mut text = String::new();
     match v {
         QueryValue::Scalar(t, v) => {
-            out.push_str("{\"resultType\":\"scalar\",\"result\":[");
-            short_time(out, *t);
-            out.push(',');
-            float(out, *v);
-            out.push(']');
+            text.push_str("{\"resultType\":\"scalar\",\"result\":[");
+            short_time(&mut text, *t);
+            text.push(',');
+            float(&mut text, *v);
         }
         QueryValue::String(t, s) => {
-            out.push_str("{\"resultType\":\"string\",\"result\":[");
-            short_time(out, *t);
-            out.push(',');
-            html_string(out, s);
-            out.push(']');
+            text.push_str("{\"resultType\":\"string\",\"result\":[");
+            short_time(&mut text, *t);
+            text.push(',');
+            html_string(&mut text, s);
         }
         QueryValue::Vector(all) => {
-            out.push_str("{\"resultType\":\"vector\",\"result\":[");
+            text.push_str("{\"resultType\":\"vector\",\"result\":[");
             for (i, s) in all.iter().enumerate() {
                 if i > 0 {
-                    out.push(',');
+                    text.push(',');
                 }
-                sample(out, s);
+                sample(&mut text, s);
+                out.extend_from_slice(text.as_bytes());
+                text.clear();
                 if !flush(out) {
                     return false;
                 }
             }
-            out.push(']');
         }
         QueryValue::Matrix(all) => {
-            out.push_str("{\"resultType\":\"matrix\",\"result\":[");
+            out.extend_from_slice(b"{\"resultType\":\"matrix\",\"result\":[");
+            let mut stamps = Stamps::default();
             for (i, s) in all.iter().enumerate() {
                 if i > 0 {
-                    out.push(',');
+                    out.push(b',');
                 }
-                series(out, &s);
+                series(out, &s, &mut stamps);
                 if !flush(out) {
                     return false;
                 }
             }
-            out.push(']');
         }
     }
+    text.push(']');
+    out.extend_from_slice(text.as_bytes());
     true
 }
 
@@ -375,9 +521,9 @@ mod tests {
     #[test]
     fn values_have_their_shapes() {
         let of = |v: QueryValue| {
-            let mut s = String::new();
+            let mut s = Vec::new();
             value(&mut s, &v, |_| true);
-            s
+            String::from_utf8(s).unwrap()
         };
         assert_eq!(
             of(QueryValue::Scalar(1_699_998_200_500, 2.0)),
@@ -389,6 +535,14 @@ mod tests {
         assert_eq!(
             of(QueryValue::Vector(vec![v])),
             r#"{"resultType":"vector","result":[{"metric":{"__name__":"up","a":"b"},"value":[1,"1"]}]"#
+        );
+        // The second series has other times than the first, and gaps.
+        let of_times =
+            |times: &[i64]| Series { floats: times.iter().map(|t| (*t, -0.5)).collect(), ..Series::default() };
+        let all = vec![of_times(&[1000, 3000]), of_times(&[-1500, 1000, 2000, 3000, 4000])];
+        assert_eq!(
+            of(QueryValue::Matrix(all.into())),
+            r#"{"resultType":"matrix","result":[{"metric":{},"values":[[1,"-0.5"],[3,"-0.5"]]},{"metric":{},"values":[[-1.500,"-0.5"],[1,"-0.5"],[2,"-0.5"],[3,"-0.5"],[4,"-0.5"]]}]"#
         );
         let h = FloatHistogram { count: 3.0, sum: 1.5, zero_count: 3.0, zero_threshold: 0.5, ..Default::default() };
         let m = Series { labels, floats: vec![(1000, 1.0), (1500, 2.0)], histograms: vec![(2000, h.into())] };

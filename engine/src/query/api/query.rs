@@ -166,10 +166,13 @@ fn stream(answer: Answer, more: String, warnings: Vec<String>, infos: Vec<String
     let said = warnings.clone();
     let runtime = tokio::runtime::Handle::current();
     tokio::task::spawn_blocking(move || {
-        let mut piece = String::from("{\"status\":\"success\",\"data\":");
+        // Room for the series that fills it, too: growing copies all of it.
+        let room = || Vec::with_capacity(PIECE + PIECE / 2);
+        let mut piece = room();
+        piece.extend_from_slice(b"{\"status\":\"success\",\"data\":");
         // A client that stops reading must not hold its place for ever.
-        let send = |piece: &mut String| {
-            let piece = Bytes::from(std::mem::take(piece));
+        let send = |piece: &mut Vec<u8>| {
+            let piece = Bytes::from(std::mem::replace(piece, room()));
             let sent = runtime.block_on(async { tokio::time::timeout(STALLED, to.send(Ok(piece))).await });
             matches!(sent, Ok(Ok(())))
         };
@@ -177,9 +180,10 @@ fn stream(answer: Answer, more: String, warnings: Vec<String>, infos: Vec<String
         if !whole {
             return; // The client has gone, or does not read.
         }
-        piece.push_str(&more);
-        piece.push('}');
-        end(&mut piece, &warnings, &infos);
+        let mut tail = more;
+        tail.push('}');
+        end(&mut tail, &warnings, &infos);
+        piece.extend_from_slice(tail.as_bytes());
         send(&mut piece);
     });
     reply(Body::from_stream(tokio_stream::wrappers::ReceiverStream::new(from)), &said)

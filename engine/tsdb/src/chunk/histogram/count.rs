@@ -7,6 +7,7 @@ use crate::chunk::varbit::{read_int, read_uint, write_int, write_uint};
 use crate::chunk::xor::{Window, read_xor, write_xor};
 use model::histogram::ResetHint;
 use std::fmt::Debug;
+use std::ops::Deref;
 
 /// A count in a histogram: `u64` or `f64`, no other.
 #[expect(private_bounds, reason = "nobody outside can implement it or needs what is in it")]
@@ -21,10 +22,10 @@ pub(crate) trait Codec: Copy + Default + PartialEq + Debug + Send + Sync + 'stat
     /// The encodings without and with start times.
     const ENCODINGS: [Encoding; 2];
 
-    fn read_total(r: &mut BitReader) -> Self::Column;
-    fn read_bucket(r: &mut BitReader) -> Self::Column;
+    fn read_total<D: Deref<Target = [u8]>>(r: &mut BitReader<D>) -> Self::Column;
+    fn read_bucket<D: Deref<Target = [u8]>>(r: &mut BitReader<D>) -> Self::Column;
     /// Moves a column to the next sample.
-    fn read_next(r: &mut BitReader, column: &mut Self::Column) -> Result<(), Fault>;
+    fn read_next<D: Deref<Target = [u8]>>(r: &mut BitReader<D>, column: &mut Self::Column) -> Result<(), Fault>;
     fn write_total(w: &mut BitWriter, v: Self) -> Self::Column;
     fn write_bucket(w: &mut BitWriter, v: Self) -> Self::Column;
     fn write_next(w: &mut BitWriter, column: &mut Self::Column, v: Self);
@@ -65,16 +66,16 @@ impl Codec for u64 {
     type Column = Dod;
     const ENCODINGS: [Encoding; 2] = [Encoding::Histogram, Encoding::HistogramSt];
 
-    fn read_total(r: &mut BitReader) -> Dod {
+    fn read_total<D: Deref<Target = [u8]>>(r: &mut BitReader<D>) -> Dod {
         Dod { value: read_uint(r), delta: 0 }
     }
 
-    fn read_bucket(r: &mut BitReader) -> Dod {
+    fn read_bucket<D: Deref<Target = [u8]>>(r: &mut BitReader<D>) -> Dod {
         Dod { value: read_int(r) as u64, delta: 0 }
     }
 
-    #[inline]
-    fn read_next(r: &mut BitReader, column: &mut Dod) -> Result<(), Fault> {
+    #[inline(always)]
+    fn read_next<D: Deref<Target = [u8]>>(r: &mut BitReader<D>, column: &mut Dod) -> Result<(), Fault> {
         column.delta = column.delta.wrapping_add(read_int(r));
         column.value = column.value.wrapping_add_signed(column.delta);
         Ok(())
@@ -154,16 +155,16 @@ impl Codec for f64 {
     type Column = Xored;
     const ENCODINGS: [Encoding; 2] = [Encoding::FloatHistogram, Encoding::FloatHistogramSt];
 
-    fn read_total(r: &mut BitReader) -> Xored {
+    fn read_total<D: Deref<Target = [u8]>>(r: &mut BitReader<D>) -> Xored {
         Xored { bits: r.take(64), window: Window::WHOLE }
     }
 
-    fn read_bucket(r: &mut BitReader) -> Xored {
+    fn read_bucket<D: Deref<Target = [u8]>>(r: &mut BitReader<D>) -> Xored {
         Self::read_total(r)
     }
 
-    #[inline]
-    fn read_next(r: &mut BitReader, column: &mut Xored) -> Result<(), Fault> {
+    #[inline(always)]
+    fn read_next<D: Deref<Target = [u8]>>(r: &mut BitReader<D>, column: &mut Xored) -> Result<(), Fault> {
         read_xor(r, &mut column.bits, &mut column.window)
     }
 

@@ -7,6 +7,7 @@ use crate::chunk::varbit::{
     write_zero_threshold,
 };
 use model::histogram::{CUSTOM_BUCKETS_SCHEMA, Histogram, Span};
+use std::ops::Deref;
 
 /// Resolutions that can be read; those above [`super::reduce::FINEST`] are reduced to it.
 const SCHEMAS: std::ops::RangeInclusive<i64> = -9..=52;
@@ -31,7 +32,10 @@ pub(crate) struct Layout {
 
 impl Layout {
     /// Reads the layout of a chunk of so many samples, and gives the numbers of positive and negative buckets with it.
-    pub(crate) fn read(r: &mut BitReader, samples: u16) -> Result<(Self, usize, usize), Fault> {
+    pub(crate) fn read<D: Deref<Target = [u8]>>(
+        r: &mut BitReader<D>,
+        samples: u16,
+    ) -> Result<(Self, usize, usize), Fault> {
         let most = MANY.saturating_add(r.length() / 8);
         let zero_threshold = read_zero_threshold(r);
         let schema = read_int(r);
@@ -114,7 +118,7 @@ pub(crate) fn within_bounds(spans: &[Span]) -> bool {
     })
 }
 
-fn read_spans(r: &mut BitReader, most: usize) -> Result<(Vec<Span>, u64), Fault> {
+fn read_spans<D: Deref<Target = [u8]>>(r: &mut BitReader<D>, most: usize) -> Result<(Vec<Span>, u64), Fault> {
     let n = bounded(read_uint(r), most.min(r.remaining()), "more spans than the chunk has room for")?;
     let (mut spans, mut buckets) = (Vec::with_capacity(n), 0u64);
     for _ in 0..n {

@@ -10,10 +10,12 @@ mod fit;
 mod iter;
 mod layout;
 mod reduce;
+mod rows;
 
 pub use count::Count;
 pub use encoder::{Appended, HistogramEncoder};
 pub use iter::HistogramIter;
+pub(super) use rows::read as read_rows;
 
 use model::histogram::ResetHint;
 
