@@ -100,11 +100,14 @@ pub struct Decision {
     pub states: States,
 }
 
+/// A block, and whether it is known to be damaged.
+type Seen = (Arc<Entry>, bool);
+
 /// Decides on all blocks of a bucket at `now_ms`.
 pub fn decide<'a>(blocks: impl IntoIterator<Item = Candidate<'a>>, policy: &Policy, now_ms: i64) -> Decision {
     let mut decision = Decision::default();
     let states = &mut decision.states;
-    let mut left: Vec<(Arc<Entry>, bool)> = Vec::new();
+    let mut left: Vec<Seen> = Vec::new();
     for block in blocks {
         let entry = block.entry;
         if entry.max_t < policy.window.0 || entry.min_t > policy.window.1 {
@@ -147,8 +150,8 @@ fn is_dead(deletion_time: Option<i64>, policy: &Policy, now_ms: i64) -> bool {
 /// Without the blocks whose sources all went into one other block of the same labels and resolution. Of two with the same
 /// sources the older stays, as in Thanos; it compares all pairs, here only blocks that share a source are compared. A damaged one
 /// (`true`) is left out where several others have all its sources, and is never why another one is.
-fn uncovered(blocks: Vec<(Arc<Entry>, bool)>) -> Vec<Arc<Entry>> {
-    let mut groups: BTreeMap<(i64, Labels), Vec<(Arc<Entry>, bool)>> = BTreeMap::new();
+fn uncovered(blocks: Vec<Seen>) -> Vec<Arc<Entry>> {
+    let mut groups: BTreeMap<(i64, Labels), Vec<Seen>> = BTreeMap::new();
     for block in blocks {
         groups.entry((block.0.resolution, block.0.external.clone())).or_default().push(block);
     }

@@ -26,7 +26,7 @@ use tokio::sync::Semaphore;
 pub(super) const PAGE: u64 = 32 << 10;
 const HEAD: usize = 48;
 const SLOT: u64 = HEAD as u64 + PAGE;
-const MAGIC: u32 = 0x70_61_67_32;
+const MAGIC: u32 = 0x7061_6732;
 /// Writes that wait or run at the same time; what comes beyond is not kept. Each holds at most what one request read.
 const WRITES: usize = 8;
 
