@@ -212,6 +212,8 @@ pub(crate) fn is_unstable(query: &str, what: &str) -> bool {
         "delta",
     ];
     let pinned = has_no_answer(query) || is_accident(query);
+    // Any series will do, and which they are may decide over an error.
+    let limits = holds(query, |e| matches!(e, Expr::Aggregate(a) if a.op == AggregateOp::Limitk));
     if what.starts_with("annotations") {
         return pinned;
     }
@@ -223,15 +225,10 @@ pub(crate) fn is_unstable(query: &str, what: &str) -> bool {
             && what.contains("duration must be greater than 0")
             && what.contains("unexpected");
         // If two things are wrong, either may be told.
-        return no_offset || no_range || pinned || (!what.contains("None") && !what.contains("parse error"));
+        return no_offset || no_range || pinned || limits || (!what.contains("None") && !what.contains("parse error"));
     }
     let turns = TURN.iter().any(|w| query.contains(w)) && ROUGH.iter().any(|w| query.contains(w));
-    // Any series will do for limitk.
-    pinned
-        || turns
-        || is_noise(query)
-        || is_log_of_subnormal(query, what)
-        || holds(query, |e| matches!(e, Expr::Aggregate(a) if a.op == AggregateOp::Limitk))
+    pinned || limits || turns || is_noise(query) || is_log_of_subnormal(query, what)
 }
 
 /// True if the change over time of what a mathematical function gave is asked, or its place on a circle: of near equals the
