@@ -4,6 +4,7 @@
 use model::Labels;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 use tsdb::block::Writer;
 use tsdb::chunk::{Encoding, XorEncoder};
 use tsdb::disk::RealDisk;
@@ -315,6 +316,64 @@ fn tree(dir: &Path) -> Vec<(String, Vec<u8>)> {
     }
     all.sort();
     all
+}
+
+/// The list of blocks over HTTP, of a process of its own, beside Thanos's: the same fields with the same values.
+#[test]
+fn web_serves_the_list_of_blocks_as_thanos_does() {
+    if testkit::peers::skip(&["thanos"]) {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let bucket = dir.path().join("bucket");
+    metas(&bucket);
+    // What is no block is in neither list.
+    std::fs::create_dir_all(bucket.join("01ARZ3NDEKTSV4RRFFQ69G5FAD")).unwrap();
+    std::fs::write(bucket.join("01ARZ3NDEKTSV4RRFFQ69G5FAD/meta.json"), "{").unwrap();
+    let config = format!("--objstore.config={{type: FILESYSTEM, config: {{directory: {}}}}}", bucket.display());
+    let start = |name: &str, program: &Path| {
+        let address = format!("127.0.0.1:{}", testkit::ports::free().unwrap());
+        let mut command = Command::new(program);
+        command.args(["tools", "bucket", "web", "--label=cluster", "--refresh=1s", &config]);
+        command.arg(format!("--http-address={address}")).current_dir(dir.path());
+        let process = testkit::process::Process::spawn(name, &mut command, &dir.path().join(name)).unwrap();
+        (process, format!("http://{address}/api/v1/blocks"))
+    };
+    let patience = Duration::from_secs(30);
+    let list = |process: &mut testkit::process::Process, url: &str, count: usize| {
+        let mut data = serde_json::Value::Null;
+        let wait = process.wait_for(url, patience, || {
+            let answer = testkit::http::get(url)?.json()?;
+            data = answer["data"].clone();
+            let there = data["blocks"].as_array().map_or(0, Vec::len);
+            anyhow::ensure!(answer["status"] == "success" && there == count, "{there} blocks, not {count}: {answer}");
+            Ok(())
+        });
+        wait.unwrap();
+        data["blocks"].as_array_mut().unwrap().sort_by_key(|b| b["ulid"].to_string());
+        data
+    };
+    let (mut thanos, theirs) = start("thanos", &testkit::peers::path("thanos").unwrap());
+    let (mut panoptes, ours) = start("panoptes", Path::new(env!("CARGO_BIN_EXE_panoptes")));
+    let (global, mine) = (list(&mut thanos, &theirs, 3), list(&mut panoptes, &ours, 3));
+    assert_eq!((&global["label"], &mine["label"]), (&"cluster".into(), &"cluster".into()));
+    assert_eq!(global["err"], mine["err"]);
+    assert!(mine["refreshedAt"].as_str().unwrap().starts_with("20"), "{mine}");
+    assert_eq!(global["blocks"], mine["blocks"]);
+    // Both follow the bucket.
+    std::fs::remove_dir_all(bucket.join(B)).unwrap();
+    list(&mut thanos, &theirs, 2);
+    list(&mut panoptes, &ours, 2);
+    // One that goes away is told, and the list stays.
+    std::fs::rename(&bucket, dir.path().join("away")).unwrap();
+    std::fs::write(&bucket, "no folder").unwrap();
+    let told = panoptes.wait_for(&ours, patience, || {
+        let data = testkit::http::get(&ours)?.json()?["data"].clone();
+        anyhow::ensure!(data["err"].is_string() && data["blocks"].as_array().is_some_and(|b| b.len() == 2), "{data}");
+        Ok(())
+    });
+    told.unwrap();
+    assert_eq!(testkit::http::get(&format!("{ours}?view=all")).unwrap().status, 400);
 }
 
 #[test]
