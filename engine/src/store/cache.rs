@@ -10,8 +10,8 @@ use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// The `item_type` label of metrics, as Thanos has it.
-const TYPES: [&str; 3] = ["Postings", "ExpandedPostings", "Series"];
+/// The `item_type` label of metrics, as Thanos has it; the last one is ours.
+const TYPES: [&str; 4] = ["Postings", "ExpandedPostings", "Series", "LabelValues"];
 /// Bytes that an entry takes beside key and value.
 const OVERHEAD: u64 = 96;
 
@@ -24,6 +24,8 @@ pub enum Key {
     Expanded(Edition, Box<str>),
     /// The series at this reference (bytes from the start of the index).
     Series(Edition, u64),
+    /// The values of a label, as [`super::labels::Texts`] has them.
+    Values(Edition, Box<str>),
 }
 
 impl Key {
@@ -32,6 +34,7 @@ impl Key {
             Self::Postings(_, name, value) => name.len() + value.len(),
             Self::Expanded(_, matchers) => matchers.len(),
             Self::Series(..) => 0,
+            Self::Values(_, label) => label.len(),
         }
     }
 }
@@ -59,7 +62,7 @@ pub struct IndexCache {
     kept: Cache<Key, Bytes, Bytewise>,
     max_bytes: u64,
     max_item: u64,
-    counts: [Counts; 3],
+    counts: [Counts; 4],
 }
 
 impl IndexCache {
@@ -71,11 +74,12 @@ impl IndexCache {
     }
 
     fn counts(&self, key: &Key) -> &Counts {
-        let [postings, expanded, series] = &self.counts;
+        let [postings, expanded, series, values] = &self.counts;
         match key {
             Key::Postings(..) => postings,
             Key::Expanded(..) => expanded,
             Key::Series(..) => series,
+            Key::Values(..) => values,
         }
     }
 

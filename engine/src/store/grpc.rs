@@ -42,7 +42,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::codec::{Codec, EncodeBuf, Encoder};
 use tonic::codegen::{Body, BoxFuture, Service, StdError};
-use tonic::server::{Grpc, NamedService, ServerStreamingService};
+use tonic::server::{Grpc, NamedService, ServerStreamingService, UnaryService};
 use tonic::{Request, Response, Status};
 
 /// Messages that wait for a slow reader, a megabyte each.
@@ -193,6 +193,49 @@ impl Inner {
         answer.map_err(|fault| self.status(fault))
     }
 
+    /// A LabelNamesResponse.
+    async fn names(&self, r: Request<LabelNamesRequest>) -> Result<Frame, Status> {
+        let deadline = request::deadline(r.metadata());
+        let r = r.into_inner();
+        let asked_hints: LabelNamesRequestHints = hints(r.hints.as_ref(), "LabelNamesRequestHints")?;
+        let asked = labels::Asked {
+            label: None,
+            range: self.clamp(r.start, r.end),
+            matchers: request::matchers(&r.matchers)?,
+            block_matchers: request::matchers(&asked_hints.block_matchers)?,
+            without: r.without_replica_labels,
+            limit: request::limit(r.limit),
+            abort: request::abort(r.partial_response_disabled, r.partial_response_strategy),
+        };
+        let labels::Answer { found, warnings, queried } = within(deadline, self.labels(asked)).await?;
+        let hints = any("LabelNamesResponseHints", &LabelNamesResponseHints { queried_blocks: blocks(&queried) });
+        let rest = LabelNamesResponse { names: Vec::new(), warnings, hints: Some(hints) };
+        Ok(Frame::joined(vec![found.bytes().clone(), rest.encode_to_vec().into()]))
+    }
+
+    /// A LabelValuesResponse.
+    async fn values(&self, r: Request<LabelValuesRequest>) -> Result<Frame, Status> {
+        let deadline = request::deadline(r.metadata());
+        let r = r.into_inner();
+        if r.label.is_empty() {
+            return Err(Status::invalid_argument("the label name is empty"));
+        }
+        let asked_hints: LabelValuesRequestHints = hints(r.hints.as_ref(), "LabelValuesRequestHints")?;
+        let asked = labels::Asked {
+            label: Some(r.label),
+            range: self.clamp(r.start, r.end),
+            matchers: request::matchers(&r.matchers)?,
+            block_matchers: request::matchers(&asked_hints.block_matchers)?,
+            without: r.without_replica_labels,
+            limit: request::limit(r.limit),
+            abort: request::abort(r.partial_response_disabled, r.partial_response_strategy),
+        };
+        let labels::Answer { found, warnings, queried } = within(deadline, self.labels(asked)).await?;
+        let hints = any("LabelValuesResponseHints", &LabelValuesResponseHints { queried_blocks: blocks(&queried) });
+        let rest = LabelValuesResponse { values: Vec::new(), warnings, hints: Some(hints) };
+        Ok(Frame::joined(vec![found.bytes().clone(), rest.encode_to_vec().into()]))
+    }
+
     fn status(&self, fault: Fault) -> Status {
         match fault {
             Fault::Status(status) => status,
@@ -247,6 +290,13 @@ fn hints<M: prost::Message + Default>(any: Option<&prost_types::Any>, name: &str
     }
 }
 
+/// The message of a frame.
+fn whole<M: prost::Message + Default>(frame: &Frame) -> Result<M, Status> {
+    let mut bytes = BytesMut::with_capacity(frame.length);
+    frame.pieces().iter().for_each(|p| bytes.put(p.clone()));
+    M::decode(bytes.freeze()).map_err(|e| Status::internal(e.to_string()))
+}
+
 fn query_stats(stats: &Stats, budget: &Budget, took: Duration) -> QueryStats {
     let n = |c: &AtomicU64| i64::try_from(c.load(Relaxed)).unwrap_or(i64::MAX);
     let (p, s, c) = (&stats.postings, &stats.entries, &stats.data);
@@ -282,51 +332,15 @@ impl Store for StoreGateway {
 
     /// For callers in this process; [`Server`] sends the frames as they are.
     async fn series(&self, request: Request<SeriesRequest>) -> Result<Response<Self::SeriesStream>, Status> {
-        let read = |frame: Frame| {
-            let mut bytes = BytesMut::with_capacity(frame.length);
-            frame.pieces().iter().for_each(|p| bytes.put(p.clone()));
-            SeriesResponse::decode(bytes.freeze()).map_err(|e| Status::internal(e.to_string()))
-        };
-        Ok(Response::new(self.frames(&request)?.map(move |frame| frame.and_then(read)).boxed()))
+        Ok(Response::new(self.frames(&request)?.map(|frame| whole(&frame?)).boxed()))
     }
 
     async fn label_names(&self, r: Request<LabelNamesRequest>) -> Result<Response<LabelNamesResponse>, Status> {
-        let deadline = request::deadline(r.metadata());
-        let r = r.into_inner();
-        let asked_hints: LabelNamesRequestHints = hints(r.hints.as_ref(), "LabelNamesRequestHints")?;
-        let asked = labels::Asked {
-            label: None,
-            range: self.0.clamp(r.start, r.end),
-            matchers: request::matchers(&r.matchers)?,
-            block_matchers: request::matchers(&asked_hints.block_matchers)?,
-            without: r.without_replica_labels,
-            limit: request::limit(r.limit),
-            abort: request::abort(r.partial_response_disabled, r.partial_response_strategy),
-        };
-        let labels::Answer { found, warnings, queried } = within(deadline, self.0.labels(asked)).await?;
-        let hints = any("LabelNamesResponseHints", &LabelNamesResponseHints { queried_blocks: blocks(&queried) });
-        Ok(Response::new(LabelNamesResponse { names: found, warnings, hints: Some(hints) }))
+        whole(&self.0.names(r).await?).map(Response::new)
     }
 
     async fn label_values(&self, r: Request<LabelValuesRequest>) -> Result<Response<LabelValuesResponse>, Status> {
-        let deadline = request::deadline(r.metadata());
-        let r = r.into_inner();
-        if r.label.is_empty() {
-            return Err(Status::invalid_argument("the label name is empty"));
-        }
-        let asked_hints: LabelValuesRequestHints = hints(r.hints.as_ref(), "LabelValuesRequestHints")?;
-        let asked = labels::Asked {
-            label: Some(r.label),
-            range: self.0.clamp(r.start, r.end),
-            matchers: request::matchers(&r.matchers)?,
-            block_matchers: request::matchers(&asked_hints.block_matchers)?,
-            without: r.without_replica_labels,
-            limit: request::limit(r.limit),
-            abort: request::abort(r.partial_response_disabled, r.partial_response_strategy),
-        };
-        let labels::Answer { found, warnings, queried } = within(deadline, self.0.labels(asked)).await?;
-        let hints = any("LabelValuesResponseHints", &LabelValuesResponseHints { queried_blocks: blocks(&queried) });
-        Ok(Response::new(LabelValuesResponse { values: found, warnings, hints: Some(hints) }))
+        whole(&self.0.values(r).await?).map(Response::new)
     }
 }
 
@@ -360,7 +374,7 @@ impl Info for StoreGateway {
     }
 }
 
-/// The StoreAPI as a gRPC service: Series goes out in frames that were made once, the rest as generated.
+/// The StoreAPI as a gRPC service: answers go out in frames that were made once.
 #[derive(Clone)]
 pub struct Server {
     gateway: StoreGateway,
@@ -385,11 +399,22 @@ where
     }
 
     fn call(&mut self, request: http::Request<B>) -> Self::Future {
-        if request.uri().path() != "/thanos.Store/Series" {
-            return self.rest.call(request);
+        let gateway = self.gateway.clone();
+        match request.uri().path() {
+            "/thanos.Store/Series" => Box::pin(async move {
+                let mut grpc = Grpc::new(FrameCodec::<SeriesResponse, SeriesRequest>::default());
+                Ok(grpc.server_streaming(SeriesMethod(gateway), request).await)
+            }),
+            "/thanos.Store/LabelNames" => Box::pin(async move {
+                let mut grpc = Grpc::new(FrameCodec::<LabelNamesResponse, LabelNamesRequest>::default());
+                Ok(grpc.unary(NamesMethod(gateway), request).await)
+            }),
+            "/thanos.Store/LabelValues" => Box::pin(async move {
+                let mut grpc = Grpc::new(FrameCodec::<LabelValuesResponse, LabelValuesRequest>::default());
+                Ok(grpc.unary(ValuesMethod(gateway), request).await)
+            }),
+            _ => self.rest.call(request),
         }
-        let method = SeriesMethod(self.gateway.clone());
-        Box::pin(async move { Ok(Grpc::new(SeriesCodec).server_streaming(method, request).await) })
     }
 }
 
@@ -406,23 +431,59 @@ impl ServerStreamingService<SeriesRequest> for SeriesMethod {
     }
 }
 
+struct NamesMethod(StoreGateway);
+
+impl UnaryService<LabelNamesRequest> for NamesMethod {
+    type Response = Frame;
+    type Future = BoxFuture<Response<Frame>, Status>;
+
+    fn call(&mut self, request: Request<LabelNamesRequest>) -> Self::Future {
+        let gateway = self.0.clone();
+        Box::pin(async move { gateway.0.names(request).await.map(Response::new) })
+    }
+}
+
+struct ValuesMethod(StoreGateway);
+
+impl UnaryService<LabelValuesRequest> for ValuesMethod {
+    type Response = Frame;
+    type Future = BoxFuture<Response<Frame>, Status>;
+
+    fn call(&mut self, request: Request<LabelValuesRequest>) -> Self::Future {
+        let gateway = self.0.clone();
+        Box::pin(async move { gateway.0.values(request).await.map(Response::new) })
+    }
+}
+
 /// Requests as everywhere, answers as they are.
-struct SeriesCodec;
+struct FrameCodec<Res, Req>(BoundedCodec<Res, Req>);
 
-type Requests = BoundedCodec<SeriesResponse, SeriesRequest>;
+impl<Res, Req> Default for FrameCodec<Res, Req>
+where
+    BoundedCodec<Res, Req>: Default,
+{
+    fn default() -> Self {
+        Self(BoundedCodec::default())
+    }
+}
 
-impl Codec for SeriesCodec {
+impl<Res, Req> Codec for FrameCodec<Res, Req>
+where
+    BoundedCodec<Res, Req>: Codec<Decode = Req>,
+    Res: 'static,
+    Req: Send + 'static,
+{
     type Encode = Frame;
-    type Decode = SeriesRequest;
+    type Decode = Req;
     type Encoder = FrameEncoder;
-    type Decoder = <Requests as Codec>::Decoder;
+    type Decoder = <BoundedCodec<Res, Req> as Codec>::Decoder;
 
     fn encoder(&mut self) -> Self::Encoder {
         FrameEncoder
     }
 
     fn decoder(&mut self) -> Self::Decoder {
-        Requests::default().decoder()
+        self.0.decoder()
     }
 }
 

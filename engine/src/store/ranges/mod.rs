@@ -208,8 +208,8 @@ impl Ranges {
             let parts = self.fetch(&bucket, edition, file, &runs, budget).await?;
             return cut(ranges, &parts);
         };
-        let mut parts = pages.get(edition, file, ranges, size).await;
-        let missing = merge(page::around(ranges, size).filter(|page| !parts.iter().any(|(at, _)| *at == page.start)));
+        let page::Had { mut parts, missing } = pages.get(edition, file, ranges, size).await;
+        let missing = merge(missing);
         if !missing.is_empty() {
             let fetched = self.fetch(&bucket, edition, file, &missing, budget).await?;
             pages.keep(edition, file, size, fetched.clone());

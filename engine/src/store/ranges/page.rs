@@ -1,12 +1,15 @@
-//! What was read from the bucket, kept on the local disk in pages of 32 KiB: one file of slots, each with a checksum over its
-//! name and its bytes. It can be deleted at any time; what is damaged, torn or somebody else's is read from the bucket again.
+//! What was read from the bucket, kept on the local disk in pages of 32 KiB: a file of contents, one slot per page, and beside
+//! it a file of names, which tells what lies in each slot, with a checksum over each 4 KiB of it. Both can be deleted at any
+//! time; what is damaged, torn or somebody else's is read from the bucket again.
 //!
 //! ```text
-//! slot:  magic u32 | bucket u32 | content u64 | block 16 | file u32 | page u32 | length u32
-//!        | CRC-32C of all before and of the bytes u32 | bytes
+//! name:  magic u32 | bucket u32 | content u64 | block 16 | file u32 | page u32 | length u32
+//!        | CRC-32C of each 4 KiB of the bytes, 8 × u32 | CRC-32C of all before u32
 //! ```
 //!
-//! In memory a slot that is in use takes about 150 bytes. Which page goes for a new one is decided by the clock algorithm.
+//! Of a page only the sectors that are wanted are read, and what lies side by side in the file comes with one read into one
+//! buffer. In memory a slot that is in use takes about 200 bytes. Which page goes for a new one is decided by the clock
+//! algorithm.
 
 use super::File;
 use crate::store::blocks::Edition;
@@ -15,20 +18,26 @@ use model::BlockId;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::fs::OpenOptions;
+use std::io::Read as _;
 use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::Semaphore;
 
 /// Bytes of a page.
 pub(super) const PAGE: u64 = 32 << 10;
-const HEAD: usize = 48;
-const SLOT: u64 = HEAD as u64 + PAGE;
-const MAGIC: u32 = 0x7061_6732;
+/// Bytes under one checksum.
+const SECTOR: u64 = 4 << 10;
+const SECTORS: usize = (PAGE / SECTOR) as usize;
+/// Bytes of a name.
+pub(super) const NAME: usize = 80;
+const MAGIC: u32 = 0x7061_6733;
+/// Sectors with no more than this between them are read together, in bytes: a copy of so much costs less than another read.
+const NEAR: u64 = 16 << 10;
 /// Writes that wait or run at the same time; what comes beyond is not kept. Each holds at most what one request read.
-const WRITES: usize = 8;
+pub(super) const WRITES: usize = 8;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Key {
@@ -53,15 +62,20 @@ struct Table {
 #[derive(Clone, Copy, Default)]
 struct Slot {
     key: Option<Key>,
+    sums: [u32; SECTORS],
     used: bool,
     writing: bool,
 }
 
+/// A page that is there: its number, its slot, its checksums.
+type There = (u32, u32, [u32; SECTORS]);
+
 /// The cache; shared by all blocks.
 pub struct Pages {
-    file: std::fs::File,
+    contents: std::fs::File,
+    names: std::fs::File,
     table: Mutex<Table>,
-    writes: Arc<Semaphore>,
+    pub(super) writes: Arc<Semaphore>,
     /// Pages that were asked for.
     pub requests: AtomicU64,
     /// Pages that were there.
@@ -70,56 +84,98 @@ pub struct Pages {
     pub damaged: AtomicU64,
 }
 
-/// The pages that ranges of a file of `size` bytes touch, each once, in order.
-pub(super) fn around(ranges: &[Range<u64>], size: u64) -> impl Iterator<Item = Range<u64>> {
-    let ranges = ranges.iter().filter(|r| !r.is_empty());
-    let pages: std::collections::BTreeSet<u64> = ranges.flat_map(|r| r.start / PAGE..=(r.end - 1) / PAGE).collect();
-    pages.into_iter().map(move |n| n * PAGE..((n + 1) * PAGE).min(size))
+/// What the cache has of some ranges.
+#[derive(Debug, Default)]
+pub(super) struct Had {
+    /// Where each part begins, and its bytes; sorted, not overlapping.
+    pub(super) parts: Vec<(u64, Bytes)>,
+    /// Pages that are not there.
+    pub(super) missing: Vec<Range<u64>>,
 }
 
-fn head(key: &Key, bytes: &[u8]) -> [u8; HEAD] {
-    let mut out = [0; HEAD];
-    let fields = [MAGIC.to_be_bytes(), key.edition.bucket.to_be_bytes()];
-    let length = u32::try_from(bytes.len()).unwrap_or(0);
-    let tail = [key.file.to_be_bytes(), key.page.to_be_bytes(), length.to_be_bytes()];
-    let all = fields
-        .iter()
-        .flatten()
-        .copied()
-        .chain(key.edition.content.to_be_bytes())
-        .chain(key.edition.id.to_bytes())
-        .chain(tail.iter().flatten().copied());
-    for (place, byte) in out.iter_mut().zip(all) {
-        *place = byte;
+/// The pages that ranges of a file of `size` bytes touch, each once, in order.
+pub(super) fn around(ranges: &[Range<u64>], size: u64) -> impl Iterator<Item = Range<u64>> {
+    let mut pages: Vec<Range<u64>> =
+        ranges.iter().filter(|r| !r.is_empty()).map(|r| r.start / PAGE..(r.end - 1) / PAGE + 1).collect();
+    if !pages.is_sorted_by_key(|p| p.start) {
+        pages.sort_unstable_by_key(|p| p.start);
     }
-    let (named, crc) = out.split_at_mut(HEAD - 4);
-    crc.copy_from_slice(&crc32c::crc32c_append(crc32c::crc32c(named), bytes).to_be_bytes());
+    let mut next = 0;
+    pages.into_iter().flat_map(move |p| {
+        let fresh = p.start.max(next)..p.end;
+        next = next.max(p.end);
+        fresh.map(move |n| n * PAGE..((n + 1) * PAGE).min(size))
+    })
+}
+
+fn sums(content: &[u8]) -> [u32; SECTORS] {
+    let mut out = [0; SECTORS];
+    for (sum, sector) in out.iter_mut().zip(content.chunks(SECTOR as usize)) {
+        *sum = crc32c::crc32c(sector);
+    }
     out
 }
 
-/// The name in the head of a slot.
-fn name(head: &[u8; HEAD]) -> Option<Key> {
-    let word = |at: usize| Some(u32::from_be_bytes(head.get(at..at + 4)?.try_into().ok()?));
-    let content = u64::from_be_bytes(head.get(8..16)?.try_into().ok()?);
-    let id = BlockId::from_bytes(head.get(16..32)?.try_into().ok()?);
-    let edition = Edition { id, bucket: word(4)?, content };
-    (word(0)? == MAGIC).then_some(Key { edition, file: word(32)?, page: word(36)? })
+/// What is written about a slot.
+fn name(key: &Key, length: usize, sums: &[u32; SECTORS]) -> [u8; NAME] {
+    let length = u32::try_from(length).unwrap_or(0);
+    let mut all = Vec::with_capacity(NAME);
+    all.extend_from_slice(&MAGIC.to_be_bytes());
+    all.extend_from_slice(&key.edition.bucket.to_be_bytes());
+    all.extend_from_slice(&key.edition.content.to_be_bytes());
+    all.extend_from_slice(&key.edition.id.to_bytes());
+    for word in [key.file, key.page, length].iter().chain(sums) {
+        all.extend_from_slice(&word.to_be_bytes());
+    }
+    all.extend_from_slice(&crc32c::crc32c(&all).to_be_bytes());
+    let mut out = [0; NAME];
+    for (place, byte) in out.iter_mut().zip(all) {
+        *place = byte;
+    }
+    out
+}
+
+/// What is written about a slot, read.
+fn named(bytes: &[u8; NAME]) -> Option<(Key, [u32; SECTORS])> {
+    let (content, sum) = bytes.split_last_chunk::<4>()?;
+    let word = |at: usize| Some(u32::from_be_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
+    let is_whole = u32::from_be_bytes(*sum) == crc32c::crc32c(content) || model::protection::off("page-crc");
+    if word(0)? != MAGIC || !is_whole {
+        return None;
+    }
+    let id = BlockId::from_bytes(bytes.get(16..32)?.try_into().ok()?);
+    let edition = Edition { id, bucket: word(4)?, content: u64::from_be_bytes(bytes.get(8..16)?.try_into().ok()?) };
+    let mut sums = [0; SECTORS];
+    for (n, sum) in sums.iter_mut().enumerate() {
+        *sum = word(44 + n * 4)?;
+    }
+    Some((Key { edition, file: word(32)?, page: word(36)? }, sums))
+}
+
+/// Where the file of names lies.
+fn names_of(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".names");
+    name.into()
 }
 
 impl Pages {
     /// The cache in the file `path`, of at most `max_bytes`. It gives and keeps nothing before [`Pages::load`].
     ///
     /// # Errors
-    /// When the file can't be opened or made.
+    /// When a file can't be opened or made.
     pub fn open(path: &Path, max_bytes: u64) -> std::io::Result<Self> {
-        let slots = u32::try_from(max_bytes / SLOT).unwrap_or(u32::MAX);
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
-        let length = file.metadata()?.len();
-        if length > u64::from(slots) * SLOT {
-            file.set_len(u64::from(slots) * SLOT)?;
-        }
+        let slots = u32::try_from(max_bytes / (PAGE + NAME as u64)).unwrap_or(u32::MAX);
+        let open = |path: &Path, slot: u64| {
+            let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+            if file.metadata()?.len() > u64::from(slots) * slot {
+                file.set_len(u64::from(slots) * slot)?;
+            }
+            Ok::<_, std::io::Error>(file)
+        };
         Ok(Self {
-            file,
+            contents: open(path, PAGE)?,
+            names: open(&names_of(path), NAME as u64)?,
             table: Mutex::new(Table { max: slots as usize, ..Table::default() }),
             writes: Arc::new(Semaphore::new(WRITES)),
             requests: AtomicU64::new(0),
@@ -128,21 +184,26 @@ impl Pages {
         })
     }
 
-    /// Learns what the file holds already: one small read per slot, which takes seconds where there are millions.
+    /// Learns what the files hold already.
     pub fn load(&self) {
         let max = self.table.lock().max;
-        let length = self.file.metadata().map_or(0, |m| m.len());
-        let there = usize::try_from(length.div_ceil(SLOT)).unwrap_or(usize::MAX).min(max);
+        let there = self.names.metadata().map_or(0, |m| m.len() / NAME as u64);
+        let there = usize::try_from(there).unwrap_or(usize::MAX).min(max);
         let mut table = Table { slots: Vec::with_capacity(there), max, is_loaded: true, ..Table::default() };
-        let mut bytes = [0; HEAD];
+        let mut names = std::io::BufReader::with_capacity(64 << 10, &self.names);
+        let mut bytes = [0; NAME];
         for at in 0..u32::try_from(there).unwrap_or(u32::MAX) {
-            if self.file.read_exact_at(&mut bytes, u64::from(at) * SLOT).is_err() {
+            if names.read_exact(&mut bytes).is_err() {
                 break;
             }
             // Of two with the same name one is kept; the other one's slot is taken for another page some day.
-            let key = name(&bytes).filter(|key| !table.slot_of.contains_key(key));
-            table.slot_of.extend(key.map(|key| (key, at)));
-            table.slots.push(Slot { key, ..Slot::default() });
+            let found = named(&bytes).filter(|(key, _)| !table.slot_of.contains_key(key));
+            let mut slot = Slot::default();
+            if let Some((key, sums)) = found {
+                table.slot_of.insert(key, at);
+                slot = Slot { key: Some(key), sums, ..slot };
+            }
+            table.slots.push(slot);
         }
         *self.table.lock() = table;
     }
@@ -165,59 +226,112 @@ impl Pages {
         Some(Key { edition, file, page: u32::try_from(at / PAGE).ok()? })
     }
 
-    /// The pages that are there of those that ranges touch: where each begins, and its bytes.
+    /// What is there of ranges of a file of `size` bytes.
     pub(super) async fn get(
         self: &Arc<Self>,
         edition: Edition,
         file: File,
         ranges: &[Range<u64>],
         size: u64,
-    ) -> Vec<(u64, Bytes)> {
-        let mut found = Vec::new();
+    ) -> Had {
+        let (mut found, mut missing): (Vec<There>, Vec<Range<u64>>) = (Vec::new(), Vec::new());
         {
             let mut table = self.table.lock();
             for page in around(ranges, size) {
-                self.requests.fetch_add(1, Ordering::Relaxed);
-                let Some(key) = Self::key(edition, file, page.start) else { continue };
-                if let Some(slot) = table.slot_of.get(&key).copied() {
-                    if let Some(slot) = table.slots.get_mut(slot as usize) {
-                        slot.used = true;
-                    }
-                    found.push((key, slot, page));
+                let slot = Self::key(edition, file, page.start).and_then(|key| {
+                    let at = *table.slot_of.get(&key)?;
+                    let slot = table.slots.get_mut(at as usize)?;
+                    slot.used = true;
+                    Some((key.page, at, slot.sums))
+                });
+                match slot {
+                    Some(there) => found.push(there),
+                    None => missing.push(page),
                 }
             }
         }
+        self.requests.fetch_add((found.len() + missing.len()) as u64, Ordering::Relaxed);
         if found.is_empty() {
-            return Vec::new();
+            return Had { parts: Vec::new(), missing };
         }
+        let runs = runs(ranges, size, &found);
         let this = Arc::clone(self);
+        let pages = found.len();
         let read = move || {
-            let read = |(key, slot, page): &(Key, u32, Range<u64>)| Some((page.start, this.read(key, *slot, page)?));
-            found.iter().filter_map(read).collect::<Vec<_>>()
+            let read = |run: Range<u64>| match this.read(&run, size, &found) {
+                Ok(bytes) => Some((run.start, bytes)),
+                Err(bad) => {
+                    this.forget(edition, file, &bad);
+                    None
+                }
+            };
+            runs.into_iter().map(read).collect::<Option<Vec<_>>>()
         };
-        let pages = tokio::task::spawn_blocking(read).await.unwrap_or_default();
-        self.hits.fetch_add(pages.len() as u64, Ordering::Relaxed);
-        pages
+        match tokio::task::spawn_blocking(read).await {
+            Ok(Some(parts)) => {
+                self.hits.fetch_add(pages as u64, Ordering::Relaxed);
+                Had { parts, missing }
+            }
+            // Something is damaged, which is rare: all is read anew.
+            Ok(None) | Err(_) => Had { parts: Vec::new(), missing: around(ranges, size).collect() },
+        }
     }
 
-    fn read(&self, key: &Key, slot: u32, page: &Range<u64>) -> Option<Bytes> {
-        let length = usize::try_from(page.end - page.start).ok()?;
-        let mut bytes = vec![0; HEAD + length];
-        let read = self.file.read_exact_at(&mut bytes, u64::from(slot) * SLOT);
-        let (found, content) = bytes.split_at(HEAD);
-        if read.is_ok() && (*found == head(key, content) || model::protection::off("page-crc")) {
-            return Some(Bytes::from(bytes).slice(HEAD..));
+    /// Bytes of the file, sectors as a whole, in pages that are there; else the slots and pages that are damaged.
+    fn read(&self, run: &Range<u64>, size: u64, found: &[There]) -> Result<Bytes, Vec<There>> {
+        let first = found.partition_point(|(page, ..)| u64::from(*page) < run.start / PAGE);
+        let pages = found.get(first..).unwrap_or_default();
+        let mut bytes = vec![0; usize::try_from(run.end - run.start).unwrap_or(0)];
+        let (mut rest, mut at, mut bad) = (&mut *bytes, run.start, Vec::new());
+        let mut pages = pages.iter().peekable();
+        while at < run.end {
+            let Some(begin) = pages.next() else { return Err(bad) };
+            // Slots side by side are one read.
+            let (mut end, mut last) = (((at / PAGE + 1) * PAGE).min(run.end), begin);
+            while end < run.end
+                && let Some(next) = pages.next_if(|next| next.1 == last.1 + 1 && next.0 == last.0 + 1)
+            {
+                (end, last) = ((end + PAGE).min(run.end), next);
+            }
+            let Some((part, tail)) = usize::try_from(end - at).ok().and_then(|n| rest.split_at_mut_checked(n)) else {
+                return Err(bad);
+            };
+            if self.contents.read_exact_at(part, u64::from(begin.1) * PAGE + at % PAGE).is_err() {
+                bad.push(*begin);
+            }
+            (rest, at) = (tail, end);
         }
-        self.damaged.fetch_add(1, Ordering::Relaxed);
+        // Every sector against its checksum.
+        let mut at = run.start;
+        for sector in bytes.chunks(SECTOR as usize) {
+            let page = found.get(first + (at / PAGE - run.start / PAGE) as usize);
+            let is_whole = |there: &There| {
+                let expected = there.2.get((at % PAGE / SECTOR) as usize);
+                expected == Some(&crc32c::crc32c(sector)) || model::protection::off("page-crc")
+            };
+            if let Some(page) = page.filter(|p| !is_whole(p)) {
+                bad.push(*page);
+            }
+            at += sector.len() as u64;
+        }
+        debug_assert!(at == run.end && (at % SECTOR == 0 || at == size), "runs are of whole sectors");
+        if bad.is_empty() { Ok(bytes.into()) } else { Err(bad) }
+    }
+
+    /// Pages that are damaged are not given any more.
+    fn forget(&self, edition: Edition, file: File, bad: &[There]) {
         let mut table = self.table.lock();
-        // Unless it has been taken for another page meanwhile.
-        if table.slot_of.get(key) == Some(&slot) {
-            table.slot_of.remove(key);
-            if let Some(slot) = table.slots.get_mut(slot as usize) {
-                slot.key = None;
+        for (page, at, _) in bad {
+            let Some(key) = Self::key(edition, file, u64::from(*page) * PAGE) else { continue };
+            // Unless its slot has been taken for another page meanwhile.
+            if table.slot_of.get(&key) == Some(at) {
+                self.damaged.fetch_add(1, Ordering::Relaxed);
+                table.slot_of.remove(&key);
+                if let Some(slot) = table.slots.get_mut(*at as usize) {
+                    slot.key = None;
+                }
             }
         }
-        None
     }
 
     /// Keeps the whole pages of what was read, in the background; when too much is being written, not.
@@ -227,38 +341,90 @@ impl Pages {
         tokio::task::spawn_blocking(move || {
             let _turn = turn;
             for (at, bytes) in &parts {
-                let end = at + bytes.len() as u64;
-                for page in around(std::slice::from_ref(&(*at..end)), size).filter(|p| p.start >= *at && p.end <= end) {
-                    let from = usize::try_from(page.start - at).unwrap_or(usize::MAX);
-                    let to = usize::try_from(page.end - at).unwrap_or(usize::MAX);
-                    if let (Some(key), Some(content)) = (Self::key(edition, file, page.start), bytes.get(from..to)) {
-                        this.write(key, content);
-                    }
-                }
+                this.write(edition, file, size, *at, bytes);
             }
         });
     }
 
-    fn write(&self, key: Key, content: &[u8]) {
-        let Some(at) = self.table.lock().take_slot(&key) else { return };
-        let mut slot = Vec::with_capacity(HEAD + content.len());
-        slot.extend_from_slice(&head(&key, content));
-        slot.extend_from_slice(content);
-        let written = self.file.write_all_at(&slot, u64::from(at) * SLOT).is_ok();
-        let mut table = self.table.lock();
-        // A disk that is full keeps nothing; the slot is tried again.
-        let is_first = written && !table.slot_of.contains_key(&key);
-        if is_first {
-            table.slot_of.insert(key, at);
-        }
-        if let Some(slot) = table.slots.get_mut(at as usize) {
-            *slot = Slot { key: is_first.then_some(key), used: false, writing: false };
+    /// Writes the whole pages of what was read from `at` on.
+    fn write(&self, edition: Edition, file: File, size: u64, at: u64, bytes: &Bytes) {
+        let end = at + bytes.len() as u64;
+        let pages = around(std::slice::from_ref(&(at..end)), size).filter(|p| p.start >= at && p.end <= end);
+        let slots: Vec<(Key, Range<u64>, u32)> = {
+            let mut table = self.table.lock();
+            let slot = |page: Range<u64>| {
+                let key = Self::key(edition, file, page.start)?;
+                Some((key, page, table.take_slot(&key)?))
+            };
+            pages.filter_map(slot).collect()
+        };
+        // Pages and slots side by side are one write.
+        for run in slots.chunk_by(|(_, a, m), (_, b, n)| a.end == b.start && m + 1 == *n) {
+            let [(_, first, slot), ..] = run else { continue };
+            let last = run.last().map_or(first, |(_, page, _)| page);
+            let from = usize::try_from(first.start - at).unwrap_or(usize::MAX);
+            let to = usize::try_from(last.end - at).unwrap_or(usize::MAX);
+            let Some(content) = bytes.get(from..to) else { continue };
+            let of_pages: Vec<[u32; SECTORS]> = content.chunks(PAGE as usize).map(sums).collect();
+            let mut names = Vec::with_capacity(run.len() * NAME);
+            for ((key, page, _), sums) in run.iter().zip(&of_pages) {
+                names.extend_from_slice(&name(key, usize::try_from(page.end - page.start).unwrap_or(0), sums));
+            }
+            // A disk that is full keeps nothing; the slots are tried again. Should it end between the two writes, the names are
+            // those of other contents, and their checksums say so.
+            let written = self.contents.write_all_at(content, u64::from(*slot) * PAGE).is_ok()
+                && self.names.write_all_at(&names, u64::from(*slot) * NAME as u64).is_ok();
+            let mut table = self.table.lock();
+            for ((key, _, at), sums) in run.iter().zip(of_pages) {
+                let is_first = written && !table.slot_of.contains_key(key);
+                if is_first {
+                    table.slot_of.insert(*key, *at);
+                }
+                if let Some(slot) = table.slots.get_mut(*at as usize) {
+                    *slot = Slot { key: is_first.then_some(*key), sums, used: false, writing: false };
+                }
+            }
         }
     }
 }
 
+/// What to read of the pages that were found: whole sectors, what is near to each other as one, sorted.
+fn runs(ranges: &[Range<u64>], size: u64, found: &[There]) -> Vec<Range<u64>> {
+    let mut wanted: Vec<Range<u64>> = ranges
+        .iter()
+        .filter(|r| !r.is_empty())
+        .map(|r| r.start / SECTOR * SECTOR..(r.end.div_ceil(SECTOR) * SECTOR).min(size))
+        .collect();
+    wanted.sort_unstable_by_key(|r| r.start);
+    let mut out: Vec<Range<u64>> = Vec::with_capacity(wanted.len());
+    for want in wanted {
+        let mut at = want.start;
+        while at < want.end {
+            let place = found.partition_point(|(page, ..)| u64::from(*page) < at / PAGE);
+            let Some((page, ..)) = found.get(place) else { break };
+            let page = u64::from(*page) * PAGE..((u64::from(*page) + 1) * PAGE).min(size);
+            if page.start >= want.end {
+                break;
+            }
+            let piece = at.max(page.start)..want.end.min(page.end);
+            match out.last_mut() {
+                // In one page, or in the next one: what is between is there, too.
+                Some(last)
+                    if piece.start <= last.end
+                        || piece.start - last.end <= NEAR && piece.start / PAGE == (last.end - 1) / PAGE =>
+                {
+                    last.end = last.end.max(piece.end);
+                }
+                _ => out.push(piece.clone()),
+            }
+            at = piece.end;
+        }
+    }
+    out
+}
+
 impl Table {
-    /// A slot to write to: an empty one, or the next that was not used since the hand went by.
+    /// A slot to write to: a new one, or the next that was not used since the hand went by.
     fn take_slot(&mut self, key: &Key) -> Option<u32> {
         if !self.is_loaded || self.slot_of.contains_key(key) {
             return None;

@@ -109,13 +109,27 @@ async fn a_damaged_page_is_read_again_and_a_small_cache_stays_small() {
     std::fs::write(&path, &bytes[..bytes.len() - 9]).unwrap();
     assert!(check(&ranges, &wanted).await.requests() > 0);
     assert!(ranges.pages().unwrap().damaged.load(Ordering::Relaxed) >= 4);
+    settled(&ranges, 7).await;
+    // The names of two pages change places: their contents tell.
+    let names = dir.path().join("pages.names");
+    let mut all = std::fs::read(&names).unwrap();
+    let (first, second) = all.split_at_mut(page::NAME);
+    first.swap_with_slice(&mut second[..page::NAME]);
+    all[3 * page::NAME] ^= 1;
+    std::fs::write(&names, &all).unwrap();
+    let again = Ranges::with(Limits::default(), pages(&dir, 4 << 20));
+    again.use_bucket(bucket.clone());
+    assert_eq!(again.pages().unwrap().len(), 6);
+    assert!(check(&again, &wanted).await.requests() > 0);
+    assert!(again.pages().unwrap().damaged.load(Ordering::Relaxed) >= 1);
+    drop(again);
     drop(ranges);
-    let ranges = Ranges::with(Limits::default(), pages(&dir, 10 * (48 + (32 << 10))));
+    let ranges = Ranges::with(Limits::default(), pages(&dir, 10 * (page::NAME as u64 + page::PAGE)));
     ranges.use_bucket(bucket.clone());
     check(&ranges, &just(0..1_000_000)).await;
     check(&ranges, &just(1_000_000..2_500_000)).await;
     check(&ranges, &just(0..3_000_000)).await;
-    assert!(ranges.pages().unwrap().len() <= 10 && std::fs::metadata(&path).unwrap().len() <= 10 * (48 + (32 << 10)));
+    assert!(ranges.pages().unwrap().len() <= 10 && std::fs::metadata(&path).unwrap().len() <= 10 * page::PAGE);
     // Deleted under it: it goes on.
     std::fs::remove_file(&path).unwrap();
     check(&ranges, &just(0..1_000_000)).await;
@@ -200,4 +214,29 @@ fn a_small_slice_does_not_keep_a_large_buffer() {
     let is_slice = |of: &Bytes, part: &Bytes| part.as_ptr_range().contains(&of.as_ptr());
     assert_eq!(got.iter().map(Bytes::len).collect::<Vec<_>>(), [95, 20_000, 98]);
     assert!(!is_slice(&got[0], &parts[0].1) && is_slice(&got[1], &parts[0].1) && is_slice(&got[2], &parts[1].1));
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(40))]
+    /// Whatever was asked before, and however little of it was kept, what comes is what lies in the bucket.
+    #[test]
+    fn any_ranges_after_any_others(
+        asked in proptest::collection::vec(proptest::collection::vec((0u64..SIZE as u64, 0u64..90_000), 1..6), 1..6), slots in 1u64..60,
+    ) {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        runtime.block_on(async {
+            let (bucket, _) = bucket().await;
+            let dir = tempfile::tempdir().unwrap();
+            let ranges = Ranges::with(Limits::default(), pages(&dir, slots * (page::NAME as u64 + page::PAGE)));
+            ranges.use_bucket(bucket.clone());
+            for wanted in asked {
+                let wanted: Vec<Range<u64>> = wanted.iter().map(|(a, n)| *a..(a + n).min(SIZE as u64)).collect();
+                check(&ranges, &wanted).await;
+                let busy = &ranges.pages().unwrap().writes;
+                while busy.available_permits() < page::WRITES {
+                    tokio::task::yield_now().await;
+                }
+            }
+        });
+    }
 }

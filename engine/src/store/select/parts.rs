@@ -1,6 +1,5 @@
 //! Which bytes of an index hold the entries of the series that were found, part by part.
 
-use super::join;
 use bytes::Bytes;
 use std::ops::Range;
 use tsdb::index::{Version, series_offset};
@@ -80,18 +79,17 @@ impl Parts {
             }
             bytes += more;
             self.asked += 1;
-            if !range.is_empty() {
-                ranges.push(range);
-                // Joined as they come: a million neighbours are one range.
-                if ranges.len() > 1024 {
-                    ranges = join(ranges, u64::MAX);
-                }
+            // Joined as they come: a million neighbours are one range.
+            match ranges.last_mut() {
+                _ if range.is_empty() => {}
+                Some(last) if range.start <= last.end => last.end = last.end.max(range.end),
+                _ => ranges.push(range),
             }
         }
         if self.asked == first {
             return None;
         }
-        Some(Part { series: first..self.asked, ranges: join(ranges, self.most.max(self.estimate)) })
+        Some(Part { series: first..self.asked, ranges })
     }
 
     /// Where an entry ends that is longer than what was read of it: its first bytes tell. `None` if they tell nothing.

@@ -49,6 +49,11 @@ impl Frame {
         &self.pieces
     }
 
+    /// A message in pieces.
+    pub fn joined(pieces: Vec<Bytes>) -> Self {
+        Self { length: pieces.iter().map(Bytes::len).sum(), pieces }
+    }
+
     /// A frame of one message.
     pub fn of(message: &impl prost::Message) -> Self {
         let bytes = Bytes::from(message.encode_to_vec());
