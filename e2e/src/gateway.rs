@@ -3,7 +3,7 @@
 use crate::bench::measure::{cpu_s, peak_mib};
 use anyhow::Context as _;
 use proto::thanos::store_client::StoreClient;
-use proto::thanos::{LabelMatcher, LabelValuesRequest, Series, SeriesRequest, series_response};
+use proto::thanos::{LabelMatcher, LabelNamesRequest, LabelValuesRequest, Series, SeriesRequest, series_response};
 use serde_json::json;
 use std::path::Path;
 use std::process::Command;
@@ -161,6 +161,14 @@ impl Client {
             }
         }
         Ok(all)
+    }
+
+    /// The names of labels.
+    ///
+    /// # Errors
+    /// When the store refuses.
+    pub async fn label_names(&mut self, request: LabelNamesRequest) -> anyhow::Result<Vec<String>> {
+        Ok(self.0.label_names(request).await?.into_inner().names)
     }
 
     /// The values of a label.

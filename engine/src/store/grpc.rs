@@ -16,8 +16,8 @@ use crate::server::ready::Readiness;
 use crate::storeapi::request;
 use args::StoreArgs;
 use bytes::{Buf as _, BufMut as _, BytesMut};
-use futures::StreamExt as _;
-use futures::stream::BoxStream;
+use futures::stream::{self, BoxStream};
+use futures::{StreamExt as _, TryStreamExt as _};
 use model::BlockId;
 use model::world::World;
 use prost::Message as _;
@@ -45,10 +45,10 @@ use tonic::codegen::{Body, BoxFuture, Service, StdError};
 use tonic::server::{Grpc, NamedService, ServerStreamingService, UnaryService};
 use tonic::{Request, Response, Status};
 
-/// Messages that wait for a slow reader, a megabyte each.
+/// Groups of messages that wait for a slow reader, a megabyte each at most.
 const QUEUE: usize = 2;
 
-type Served = ReceiverStream<Result<Frame, Status>>;
+type Served = BoxStream<'static, Result<Frame, Status>>;
 
 /// The services of a store gateway; clones share them.
 #[derive(Clone)]
@@ -116,7 +116,7 @@ impl StoreGateway {
     pub fn frames(&self, request: &Request<SeriesRequest>) -> Result<Served, Status> {
         let deadline = request::deadline(request.metadata());
         let (asked, hints) = series_request::read(request.get_ref(), (self.0.window)())?;
-        let (to, from) = mpsc::channel(QUEUE);
+        let (to, from) = mpsc::channel::<Result<Vec<Frame>, Status>>(QUEUE);
         let inner = Arc::clone(&self.0);
         tokio::spawn(async move {
             let stop = Stop::default();
@@ -132,7 +132,7 @@ impl StoreGateway {
                 let _ = to.send(Err(status)).await;
             }
         });
-        Ok(ReceiverStream::new(from))
+        Ok(ReceiverStream::new(from).map_ok(|frames| stream::iter(frames).map(Ok)).try_flatten().boxed())
     }
 }
 
@@ -152,7 +152,7 @@ impl Inner {
         asked: Asked,
         hints: Hints,
         stop: Stop,
-        to: &mpsc::Sender<Result<Frame, Status>>,
+        to: &mpsc::Sender<Result<Vec<Frame>, Status>>,
     ) -> Result<(), Status> {
         let clock = &self.world.clock;
         let begin = clock.elapsed();
@@ -170,7 +170,7 @@ impl Inner {
             let value = SeriesResponseHints { queried_blocks: blocks(&answer.queried), query_stats: stats };
             let any = any("SeriesResponseHints", &value);
             let message = SeriesResponse { result: Some(series_response::Result::Hints(any)) };
-            outcome = answer.send(Frame::of(&message)).await;
+            outcome = answer.send(vec![Frame::of(&message)]).await;
         }
         self.metrics.ended(&answer.stats, took);
         outcome.map_err(|fault| self.status(fault))

@@ -11,7 +11,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use tokio::sync::Semaphore;
-use tsdb::header;
+use tsdb::header::{self, Reader};
 use tsdb::index::{HEADER_LEN, TOC_LEN};
 
 /// An index up to this many bytes is fetched by one read.
@@ -30,9 +30,9 @@ pub(super) fn room() -> Semaphore {
 }
 
 impl Shared {
-    /// Fetches the index-header of a block to `path`. It ends when it is done or its time is over, not before: no thread goes on
+    /// Fetches the index-header of a block to `path`, and opens it. It ends when it is done or its time is over, not before: no thread goes on
     /// to write a file that another fetch begins anew.
-    pub(super) async fn fetch(self: &Arc<Self>, block: &Block, path: &Path) -> Result<(), Trouble> {
+    pub(super) async fn fetch(self: &Arc<Self>, block: &Block, path: &Path) -> Result<Reader, Trouble> {
         let bucket = block.home.ranges.bucket(&block.edition())?;
         let object = File::Index.object(block.id);
         let size = block.index_size().await?;

@@ -361,9 +361,9 @@ impl Shared {
             }
         }
         let _turn = self.gate.acquire().await.map_err(|e| Trouble::Unavailable(e.to_string()))?;
-        self.fetch(block, &path).await?;
+        let reader = self.fetch(block, &path).await?;
         self.counts.fetched.fetch_add(1, Ordering::Relaxed);
-        Ok(self.open_file(&path).await?)
+        Ok(Arc::new(reader))
     }
 
     async fn open_file(&self, path: &Path) -> tsdb::Result<Arc<Reader>> {

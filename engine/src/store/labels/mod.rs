@@ -309,7 +309,8 @@ impl Call {
         label: &str,
         most: u64,
     ) -> Result<Option<(Vec<Range<u64>>, Held)>, Fault> {
-        let (of, header, label, stop) = (Arc::clone(block), Arc::clone(header), label.to_owned(), self.spec.stop.clone());
+        let (of, header, label, stop) =
+            (Arc::clone(block), Arc::clone(header), label.to_owned(), self.spec.stop.clone());
         let mut held = self.opener.memory.hold();
         let work = move || {
             let (mut lists, mut bytes) = (Vec::new(), 0u64);
@@ -369,13 +370,7 @@ impl Call {
     }
 
     /// Names of the series that were found (`label` none), or values of a label; with `first`, of one series only.
-    async fn scan(
-        &self,
-        block: &Arc<Block>,
-        found: Found,
-        label: Option<String>,
-        first: bool,
-    ) -> Result<Told, Fault> {
+    async fn scan(&self, block: &Arc<Block>, found: Found, label: Option<String>, first: bool) -> Result<Told, Fault> {
         let Found { header, refs, lazy, held } = found;
         let parts = self.opener.parts(block, &header, refs, PART);
         let mut scan = Scan::new(header, lazy, label, first, parts, held);
@@ -405,7 +400,8 @@ impl Call {
             scan.held.set(size)?;
         }
         go_on(&self.spec.stop)?;
-        let (of, asked, mut out) = (Arc::clone(block), Arc::clone(&self.asked), Collect::new(self.opener.memory.hold()));
+        let (of, asked, mut out) =
+            (Arc::clone(block), Arc::clone(&self.asked), Collect::new(self.opener.memory.hold()));
         let work = move || {
             let Scan { header, found, held: _held, .. } = scan;
             let is_empty = found.is_empty();

@@ -7,8 +7,8 @@ use std::cmp::Ordering;
 
 /// Field 1, with a length.
 const KEY: u8 = 1 << 3 | 2;
-/// After so many more bytes they are counted.
-const COUNT_EVERY: usize = 64 << 10;
+/// By so many bytes at least memory grows.
+const GROWTH: usize = 64 << 10;
 /// How many texts are merged between two looks at whether anybody waits.
 const LOOK_EVERY: usize = 1024;
 
@@ -138,13 +138,12 @@ pub(super) struct Collect {
     last: usize,
     is_sorted: bool,
     held: Held,
-    counted: usize,
 }
 
 impl Collect {
     /// Nothing yet; `held` pays.
     pub(super) fn new(held: Held) -> Self {
-        Self { bytes: Vec::new(), last: 0, is_sorted: true, held, counted: 0 }
+        Self { bytes: Vec::new(), last: 0, is_sorted: true, held }
     }
 
     /// Adds a text. Those that come in order cost least; the empty one is none.
@@ -162,11 +161,10 @@ impl Collect {
             Ordering::Less => {}
         }
         if self.bytes.capacity() - self.bytes.len() < text.len() + 11 {
-            // As it will grow, before it does.
-            let more = (self.bytes.capacity() + text.len() + COUNT_EVERY).min(self.bytes.capacity() * 2 + COUNT_EVERY);
-            self.held.set(self.bytes.capacity() + more)?;
-            self.counted = self.bytes.capacity();
-            self.bytes.reserve(self.bytes.capacity().max(text.len() + 11));
+            // Before it grows: what is there, and what it moves to.
+            let more = self.bytes.capacity().max(text.len() + GROWTH);
+            self.held.set(self.bytes.capacity() * 2 + more)?;
+            self.bytes.reserve_exact(more);
         }
         put(&mut self.bytes, text.as_bytes());
         self.last = text.len();

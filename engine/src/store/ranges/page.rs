@@ -227,13 +227,7 @@ impl Pages {
     }
 
     /// What is there of ranges of a file of `size` bytes.
-    pub(super) async fn get(
-        self: &Arc<Self>,
-        edition: Edition,
-        file: File,
-        ranges: &[Range<u64>],
-        size: u64,
-    ) -> Had {
+    pub(super) async fn get(self: &Arc<Self>, edition: Edition, file: File, ranges: &[Range<u64>], size: u64) -> Had {
         let (mut found, mut missing): (Vec<There>, Vec<Range<u64>>) = (Vec::new(), Vec::new());
         {
             let mut table = self.table.lock();
@@ -314,7 +308,7 @@ impl Pages {
             }
             at += sector.len() as u64;
         }
-        debug_assert!(at == run.end && (at % SECTOR == 0 || at == size), "runs are of whole sectors");
+        debug_assert!(at == run.end && (at.is_multiple_of(SECTOR) || at == size), "runs are of whole sectors");
         if bad.is_empty() { Ok(bytes.into()) } else { Err(bad) }
     }
 
@@ -349,7 +343,8 @@ impl Pages {
     /// Writes the whole pages of what was read from `at` on.
     fn write(&self, edition: Edition, file: File, size: u64, at: u64, bytes: &Bytes) {
         let end = at + bytes.len() as u64;
-        let pages = around(std::slice::from_ref(&(at..end)), size).filter(|p| p.start >= at && p.end <= end);
+        let all = at..end;
+        let pages = around(std::slice::from_ref(&all), size).filter(|p| p.start >= at && p.end <= end);
         let slots: Vec<(Key, Range<u64>, u32)> = {
             let mut table = self.table.lock();
             let slot = |page: Range<u64>| {

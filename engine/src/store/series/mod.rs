@@ -57,7 +57,9 @@ const WINDOW: u64 = 8 << 20;
 const AHEAD: usize = 2;
 /// Bytes of index entries that a request holds in all its blocks, about, and what it reads of one block at least and at most.
 const ENTRIES: u64 = 32 << 20;
-const PART: std::ops::RangeInclusive<u64> = 16 << 10..=4 << 20;
+const PART: std::ops::RangeInclusive<u64> = 16 << 10..=8 << 20;
+/// Bytes of messages that are passed on together, about.
+const TOGETHER: usize = 256 << 10;
 /// How often a request is planned anew before it fails.
 const ATTEMPTS: usize = 32;
 /// How long a caller may not read at all: a querier that merges lazily reads nothing here while another store has its turn.
@@ -121,7 +123,7 @@ pub struct Answer<'a> {
     /// The answer is complete up to here.
     last: Option<Labels>,
     given: usize,
-    out: &'a mpsc::Sender<Result<Frame, Status>>,
+    out: &'a mpsc::Sender<Result<Vec<Frame>, Status>>,
 }
 
 /// Which of the blocks that are served a request wants.
@@ -178,7 +180,7 @@ impl<'a> Answer<'a> {
         used: Used,
         budget: Budget,
         stop: Stop,
-        out: &'a mpsc::Sender<Result<Frame, Status>>,
+        out: &'a mpsc::Sender<Result<Vec<Frame>, Status>>,
     ) -> Self {
         Self {
             shared,
@@ -241,7 +243,7 @@ impl<'a> Answer<'a> {
             if self.asked.abort {
                 return Err(Status::aborted(text).into());
             }
-            self.send(Frame::of(&frames::warning(text))).await?;
+            self.send(vec![Frame::of(&frames::warning(text))]).await?;
         }
         Ok(())
     }
@@ -251,9 +253,9 @@ impl<'a> Answer<'a> {
         self.tell(rest).await
     }
 
-    /// Sends a message.
-    pub(super) async fn send(&self, frame: Frame) -> Result<(), Fault> {
-        match self.out.send_timeout(Ok(frame), STALL).await {
+    /// Sends messages.
+    pub(super) async fn send(&self, frames: Vec<Frame>) -> Result<(), Fault> {
+        match self.out.send_timeout(Ok(frames), STALL).await {
             Ok(()) => Ok(()),
             Err(SendTimeoutError::Closed(_)) => Err(Status::cancelled("the caller is gone").into()),
             Err(SendTimeoutError::Timeout(_)) => {
@@ -347,8 +349,18 @@ impl<'a> Answer<'a> {
             }
         }
         self.tell(None).await?;
+        // Many small ones go together: waking who sends them costs more than a message of a series.
+        let (mut together, mut bytes) = (Vec::new(), 0);
         for frame in built.frames {
-            self.send(frame).await?;
+            bytes += frame.length;
+            together.push(frame);
+            if bytes >= TOGETHER {
+                self.send(std::mem::take(&mut together)).await?;
+                bytes = 0;
+            }
+        }
+        if !together.is_empty() {
+            self.send(together).await?;
         }
         self.given += built.series;
         if built.last.is_some() {

@@ -352,3 +352,33 @@ async fn of_very_many_blocks_those_that_are_touched_cost_something() {
     assert!(calls() - before < 100, "{} requests", calls() - before);
     at_rest(&house).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn values_beyond_the_memory_are_refused_and_what_they_held_is_given_back() {
+    let args = StoreArgs { chunk_pool_size: args::Size(512 << 10), ..StoreArgs::default() };
+    let mut house = House::patient(args, DEADLINE);
+    let many = content(20_000).into_iter().map(|(l, _)| (l, vec![(0, 10, 1, vec![1])])).collect();
+    let (wide, narrow) = (house.write(2, &external("a"), 0, &many), house.write(4, &external("b"), 0, &content(20)));
+    house.serve([wide, narrow], Vec::new());
+    let ask = |label: &str, matchers: Vec<LabelMatcher>, limit: i64| {
+        let request =
+            LabelValuesRequest { label: label.to_owned(), start: 0, end: 100, matchers, limit, ..Default::default() };
+        house.gateway.label_values(Request::new(request))
+    };
+    let status = ask("pod", Vec::new(), 0).await.unwrap_err();
+    assert!(status.code() == Code::ResourceExhausted && status.message().contains("--chunk-pool-size"), "{status}");
+    at_rest(&house).await;
+    // By entries, and by postings lists.
+    for matchers in [vec![matcher(2, "pod", "pod-.*")], vec![matcher(0, "__name__", "m")]] {
+        assert_eq!(ask("pod", matchers, 0).await.unwrap_err().code(), Code::ResourceExhausted);
+        at_rest(&house).await;
+    }
+    let few = ask("pod", Vec::new(), 3).await.unwrap().into_inner().values;
+    assert_eq!(few, ["pod-000000", "pod-000001", "pod-000002"]);
+    // What was kept of one answer is counted for the next one, too.
+    for _ in 0..2 {
+        let few = ask("pod", vec![matcher(0, "cluster", "b")], 0).await.unwrap().into_inner().values;
+        assert_eq!(few.len(), 20);
+    }
+    at_rest(&house).await;
+}

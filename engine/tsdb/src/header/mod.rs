@@ -56,6 +56,8 @@ impl Layout {
 pub struct Writer<'a> {
     disk: &'a dyn Disk,
     file: TempFile<'a>,
+    /// The name that the file will have.
+    name: String,
     layout: Layout,
     written: u64,
 }
@@ -73,7 +75,7 @@ impl<'a> Writer<'a> {
         head.push(layout.version.byte());
         head.extend_from_slice(&layout.table.start.to_be_bytes());
         file.write(&head)?;
-        Ok(Self { disk, file, layout, written: HEAD_LEN as u64 })
+        Ok(Self { disk, file, name: path.display().to_string(), layout, written: HEAD_LEN as u64 })
     }
 
     /// The next bytes of the index, of [`Layout::symbols`] and then of [`Layout::table`].
@@ -85,16 +87,15 @@ impl<'a> Writer<'a> {
         self.file.write(bytes)
     }
 
-    /// Verifies what was written, and gives the file its name.
+    /// Verifies what was written, and gives the file its name; it is open then.
     ///
     /// # Errors
     /// When bytes are missing or damaged, or the disk refuses; there is no file then.
-    pub fn finish(mut self) -> Result<()> {
+    pub fn finish(mut self) -> Result<Reader> {
         let size = self.layout.size();
         let expected = size - OWN_TOC_LEN as u64;
         if self.written != expected {
-            let name = self.file.path().display().to_string();
-            return Err(Error::refused(name, "parts", format!("{} bytes came, not {expected}", self.written)));
+            return Err(Error::refused(self.name, "parts", format!("{} bytes came, not {expected}", self.written)));
         }
         let mut toc = Vec::with_capacity(OWN_TOC_LEN);
         toc.extend_from_slice(&(HEAD_LEN as u64).to_be_bytes());
@@ -103,13 +104,14 @@ impl<'a> Writer<'a> {
         toc.extend_from_slice(&crc32c::crc32c(&toc).to_be_bytes());
         self.file.write(&toc)?;
         self.file.flush()?;
-        Reader::open(self.file.path().display().to_string(), self.disk.open(self.file.path())?)?;
-        self.file.commit()
+        let reader = Reader::open(self.name, self.disk.open(self.file.path())?)?;
+        self.file.commit()?;
+        Ok(reader)
     }
 }
 
-/// Builds the index-header `path` of an index named `file` of `size` bytes; `fetch` gives bytes of the index, of at most
-/// 16 MiB at once.
+/// Builds the index-header `path` of an index named `file` of `size` bytes, and opens it; `fetch` gives bytes of the index, of
+/// at most 16 MiB at once.
 ///
 /// # Errors
 /// Those of `fetch`, those of the disk, and when the index is damaged.
@@ -119,7 +121,7 @@ pub fn build(
     file: &str,
     size: u64,
     mut fetch: impl FnMut(Range<u64>) -> Result<Bytes>,
-) -> Result<()> {
+) -> Result<Reader> {
     let first = fetch(0..(index::HEADER_LEN as u64).min(size))?;
     let last = fetch(size.saturating_sub(TOC_LEN as u64)..size)?;
     let layout = Layout::new(file, size, &first, &last)?;
