@@ -206,7 +206,7 @@ impl Table {
         )
     }
 
-    /// All rows in one layout, or `None` if there is none for all, or only one that is much wider than each. A bucket that a
+    /// All rows in one layout, or `None` if there is none for all, or only one that is much wider than most. A bucket that a
     /// run lacks is empty there.
     pub fn joined(&self) -> Option<(Arc<Layout>, Cow<'_, [f64]>)> {
         let (first, more) = self.runs.split_first()?;
@@ -226,7 +226,9 @@ impl Table {
             }
         }
         let width = wide.width();
-        let mut values = vec![0.0; width.checked_mul(self.times.len())?];
+        // Few rows that are wide would make all others so.
+        let all = width.checked_mul(self.times.len()).filter(|n| *n <= 4 * self.values.len())?;
+        let mut values = vec![0.0; all];
         let mut rows = values.chunks_exact_mut(width);
         let ends = more.iter().map(|r| r.row).chain(std::iter::once(self.times.len()));
         for (run, end) in self.runs.iter().zip(ends) {

@@ -1,10 +1,11 @@
 use super::layout::Layout;
 use super::*;
 use crate::chunk::bits::BitWriter;
-use crate::chunk::{ChunkError, Encoding, ErrorKind, check};
+use crate::chunk::{self, ChunkError, Encoding, ErrorKind, check, histograms};
 use bytes::Bytes;
+use model::histogram::rows::Table;
 use model::histogram::{CUSTOM_BUCKETS_SCHEMA, FloatHistogram, Histogram, Span};
-use model::sample::{is_stale, stale_nan};
+use model::sample::{Value, is_stale, stale_nan};
 use proptest::prelude::*;
 
 fn sample(counts: &[f64], schema: i32) -> FloatHistogram {
@@ -58,6 +59,8 @@ fn round_trip<V: Count>(starts: bool, samples: &[(i64, Histogram<V>)]) {
     }
     assert_eq!(e.bytes().len(), e.size());
     assert_eq!(check(e.encoding(), &e.bytes()).unwrap().samples, samples.len() as u64);
+    same_as_rows(e.encoding(), &e.bytes(), |_| true);
+    same_as_rows(e.encoding(), &e.bytes(), |t| t % 2 == 0);
     let read = decode::<V>(starts, e.bytes()).unwrap();
     assert_eq!(read.len(), samples.len());
     for (i, ((t, h), (rt, mut rh))) in samples.iter().zip(read).enumerate() {
@@ -65,6 +68,44 @@ fn round_trip<V: Count>(starts: bool, samples: &[(i64, Histogram<V>)]) {
         rh.reset_hint = ResetHint::Unknown;
         assert_eq!((*t, h), (rt, &rh));
     }
+}
+
+/// Reading as rows gives what reading one by one gives, staleness markers left out.
+fn same_as_rows(encoding: Encoding, data: &Bytes, wants: impl Fn(i64) -> bool) {
+    let mut table = Table::default();
+    let read = histograms(encoding, data, &mut table, &wants).unwrap();
+    assert_eq!(read, matches!(encoding, Encoding::Histogram | Encoding::FloatHistogram), "{encoding}");
+    if read {
+        let all = chunk::decode(encoding, data.clone()).unwrap().map(Result::unwrap);
+        let one_by_one: Vec<_> = all
+            .filter_map(|s| match s.v {
+                Value::Histogram(h) if wants(s.t) && !is_stale(h.sum) => Some((s.t, FloatHistogram::clone(&h))),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(table.histograms().collect::<Vec<_>>(), one_by_one);
+    }
+}
+
+#[test]
+fn rows_leave_out_markers_and_refuse_gauges_and_lies() {
+    let h = sample(&[1.0, 2.0], 3);
+    let mut e = HistogramEncoder::new(false, 0, 10, &h, None).unwrap();
+    assert!(append(&mut e, 20, &sample(&[2.0, 2.0], 3)));
+    assert!(append(&mut e, 30, &FloatHistogram { sum: stale_nan(), ..FloatHistogram::default() }));
+    same_as_rows(e.encoding(), &e.bytes(), |_| true);
+    let whole = e.bytes();
+    for end in 0..whole.len() {
+        let mut table = Table::default();
+        let error = histograms(Encoding::FloatHistogram, &whole[..end], &mut table, |_| true).unwrap_err();
+        let plain = chunk::decode(Encoding::FloatHistogram, whole.slice(..end))
+            .and_then(|all| all.collect::<Result<Vec<_>, _>>());
+        assert_eq!(error, plain.unwrap_err(), "{end} bytes");
+    }
+    let gauge = FloatHistogram { reset_hint: ResetHint::Gauge, ..h };
+    let e = HistogramEncoder::new(false, 0, 10, &gauge, None).unwrap();
+    let mut table = Table::default();
+    assert!(!histograms(e.encoding(), &e.bytes(), &mut table, |_| true).unwrap() && table.is_empty());
 }
 
 proptest! {
