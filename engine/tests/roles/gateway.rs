@@ -30,9 +30,9 @@ const FROM: i64 = 1_699_999_999_997;
 const TO: i64 = 1_700_004_485_004;
 
 /// A store gateway in this process; it ends when dropped.
-struct Gateway {
+pub struct Gateway {
     http: String,
-    grpc: String,
+    pub grpc: String,
     stop: CancellationToken,
 }
 
@@ -43,7 +43,7 @@ impl Drop for Gateway {
 }
 
 impl Gateway {
-    async fn start(bucket: &Path, data: &Path, change: impl FnOnce(&mut StoreArgs)) -> Self {
+    pub async fn start(bucket: &Path, data: &Path, change: impl FnOnce(&mut StoreArgs)) -> Self {
         let (http, grpc) = (testkit::ports::free().unwrap(), testkit::ports::free().unwrap());
         let mut args = StoreArgs {
             objstore_config: format!("type: FILESYSTEM\nconfig:\n  directory: {}\n", bucket.display()),
@@ -65,7 +65,7 @@ impl Gateway {
     }
 }
 
-fn copy(from: &Path, to: &Path) {
+pub fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();

@@ -14,6 +14,7 @@ mod gateway;
 mod hostile;
 mod links;
 mod querier;
+mod recorded;
 mod reload;
 mod server;
 mod services;
