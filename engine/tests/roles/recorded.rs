@@ -155,6 +155,10 @@ async fn the_answers_that_prometheus_gave_over_the_same_blocks() {
     let mut states: BTreeMap<String, Vec<Value>> = BTreeMap::new();
     for line in recorded.lines() {
         let question: Value = serde_json::from_str(line).unwrap();
+        // Thanos's StoreAPI knows no chunks with start timestamps: they are lost on the way, as between Thanos's parts.
+        if question["file"] == "start_timestamps.test" {
+            continue;
+        }
         states.entry(question["state"].as_str().unwrap().to_owned()).or_default().push(question);
     }
     let asked: usize = states.values().map(Vec::len).sum();

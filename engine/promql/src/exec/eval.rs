@@ -18,6 +18,7 @@ use crate::plan::{Call, Grid, Kind, Node};
 use hashbrown::{HashMap, HashSet};
 use model::labels::METRIC_NAME;
 use model::{Labels, Matcher};
+use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::atomic::AtomicU64;
@@ -562,6 +563,15 @@ pub(super) fn is_metadata(name: &str) -> bool {
 pub(super) fn text(node: &Node) -> Result<&str, QueryError> {
     match &node.kind {
         Kind::Text(s) => Ok(s),
+        _ => Err(unexpected("a string")),
+    }
+}
+
+/// The same of any string; what is no text in it is replaced.
+pub(super) fn lossy_text(node: &Node) -> Result<Cow<'_, str>, QueryError> {
+    match &node.kind {
+        Kind::Text(s) => Ok(Cow::Borrowed(s)),
+        Kind::Bytes(b) => Ok(String::from_utf8_lossy(b)),
         _ => Err(unexpected("a string")),
     }
 }

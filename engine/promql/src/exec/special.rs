@@ -3,15 +3,16 @@
 use super::QueryError;
 use super::budget::Holder;
 use super::column::{Bits, Column, SeriesColumn};
-use super::eval::{Exec, Sink, text};
+use super::eval::{Exec, Sink, lossy_text, text};
 use super::select::{Form, Take, instant_column};
-use crate::functions::label::{Replace, absent_labels, check_join, join};
+use crate::functions::label::{Replace, absent_labels, check_join, invalid_name, join};
 use crate::functions::math::nan_first;
 use crate::functions::sort::natural;
 use crate::parse::FunctionId;
 use crate::plan::{Grid, Kind, Node};
 use model::Labels;
 use model::labels::METRIC_NAME;
+use std::borrow::Cow;
 use std::cmp::Ordering;
 
 impl Exec<'_> {
@@ -134,15 +135,30 @@ impl Exec<'_> {
         grid: &Grid,
         sink: &mut Sink<'_>,
     ) -> Result<(), QueryError> {
-        let texts: Vec<&str> = texts.iter().map(text).collect::<Result<_, _>>()?;
-        let (Some(target), Some(second)) = (texts.first().copied(), texts.get(1).copied()) else {
+        // Bytes that are no text can be written, but name no label.
+        let is_text = |i: usize| !matches!(texts.get(i).map(|t| &t.kind), Some(Kind::Bytes(_)));
+        let read: Vec<Cow<'_, str>> = texts.iter().map(lossy_text).collect::<Result<_, _>>()?;
+        let read: Vec<&str> = read.iter().map(AsRef::as_ref).collect();
+        let (Some(target), Some(second)) = (read.first().copied(), read.get(1).copied()) else {
             return Err(super::eval::unexpected("a label function without labels"));
         };
-        let replace = match (id, texts.as_slice()) {
-            (FunctionId::LabelReplace, [_, _, source, regex]) => Some(Replace::new(target, second, source, regex)?),
+        let replace = match (id, read.as_slice()) {
+            (FunctionId::LabelReplace, [_, _, source, regex]) => {
+                let replace = Replace::new(target, second, source, regex)?;
+                if !is_text(0) {
+                    return Err(invalid_name("destination", "label_replace", target));
+                }
+                Some(replace)
+            }
             _ => None,
         };
-        let sources = texts.get(2..).unwrap_or_default();
+        if replace.is_none()
+            && let Some(i) = (2..read.len()).chain([0]).find(|i| !is_text(*i))
+        {
+            let role = if i == 0 { "destination" } else { "source" };
+            return Err(invalid_name(role, "label_join", read.get(i).copied().unwrap_or_default()));
+        }
+        let sources = read.get(2..).unwrap_or_default();
         if replace.is_none() {
             check_join(target, sources)?;
         }

@@ -47,10 +47,11 @@ fn check_size(function: &str, bytes: usize) -> Result<(), QueryError> {
 }
 
 fn check_name(role: &str, function: &str, name: &str) -> Result<(), QueryError> {
-    if name.is_empty() {
-        return Err(QueryError::execution(format!("invalid {role} label name in {function}(): {name}")));
-    }
-    Ok(())
+    if name.is_empty() { Err(invalid_name(role, function, name)) } else { Ok(()) }
+}
+
+pub(crate) fn invalid_name(role: &str, function: &str, name: &str) -> QueryError {
+    QueryError::execution(format!("invalid {role} label name in {function}(): {name}"))
 }
 
 /// `label_join`: checks the names.

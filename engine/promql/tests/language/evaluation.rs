@@ -229,6 +229,14 @@ fn functions_of_values_labels_and_times() {
         lab.error(10, r#"label_replace(limit, "job", "", "", "")"#),
         "vector cannot contain metrics with the same labelset"
     );
+    // Bytes that are no text name no label.
+    for (query, role, function) in [
+        (r#"label_replace(limit, "\xff", "", "job", "(.*)")"#, "destination", "label_replace"),
+        (r#"label_join(limit, "x", "+", "job", "\xff")"#, "source", "label_join"),
+        (r#"label_join(limit, "\xff", "+", "job")"#, "destination", "label_join"),
+    ] {
+        assert_eq!(lab.error(10, query), format!("invalid {role} label name in {function}(): \u{fffd}"));
+    }
     assert_eq!(
         lab.error(10, r#"abs({__name__=~"limit|requests_total", code!="500", job="b"} * 0 + ignoring(code) 1)"#)
             .split(':')
