@@ -2,6 +2,11 @@
 
 mod dashboard;
 mod data;
+mod dedup;
+mod downsampled;
+mod fakes;
+mod fanout;
+mod load;
 pub(crate) mod measure;
 mod promql;
 mod store;
@@ -30,6 +35,10 @@ const ROWS: &[Row] = &[
     ("promql", promql::run),
     ("store-start", store::start),
     ("store", store::series),
+    ("fanout", fanout::stores),
+    ("hung", fanout::hung),
+    ("dedup", dedup::run),
+    ("downsampled", downsampled::run),
 ];
 
 /// Runs the benchmarks with the given `panoptes` binary, all or those named, and prints the tables for `docs/benchmarks.md`.

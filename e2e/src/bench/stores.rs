@@ -2,23 +2,15 @@
 //! The stores are fakes in this process, which cost a querier what real ones do.
 
 use super::Part;
+use super::fakes::{Fake, chunk, label};
 use super::measure::peak_mib;
 use anyhow::Context as _;
 use bytes::Bytes;
-use proto::info::info_server::{Info, InfoServer};
-use proto::info::{InfoRequest, InfoResponse, StoreInfo};
 use proto::thanos::store_client::StoreClient;
-use proto::thanos::store_server::{Store, StoreServer};
-use proto::thanos::{
-    AggrChunk, Chunk, Label, LabelMatcher, LabelNamesRequest, LabelNamesResponse, LabelSet, LabelValuesRequest,
-    LabelValuesResponse, Series, SeriesBatch, SeriesRequest, SeriesResponse, series_response,
-};
+use proto::thanos::{LabelMatcher, Series, SeriesRequest, series_response};
 use std::path::Path;
 use std::time::Duration;
 use testkit::thanos::Thanos;
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
-use tonic::{Request, Response, Status};
 
 /// Numbers of stores that share the data.
 const STORES: [usize; 3] = [3, 12, 48];
@@ -93,99 +85,16 @@ async fn read_slowly(address: &str) -> anyhow::Result<usize> {
 /// Starts that many stores; they end with the runtime.
 async fn start(count: usize) -> anyhow::Result<Vec<String>> {
     let mut addresses = Vec::new();
+    let data = Bytes::from(vec![7; CHUNK_BYTES]);
     for number in 0..count {
-        let port = testkit::ports::free()?;
-        let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await?;
-        let offer = Offer { name: format!("store-{number:02}"), series: SERIES / count };
-        let server = tonic::transport::Server::builder()
-            .add_service(StoreServer::new(offer.clone()))
-            .add_service(InfoServer::new(offer))
-            .serve_with_incoming(TcpListenerStream::new(listener));
-        tokio::spawn(server);
-        addresses.push(format!("127.0.0.1:{port}"));
+        let (store, data) = (label("store", format!("store-{number:02}")), data.clone());
+        let external = vec![store.clone()];
+        // The series of all stores interleave: the merge needs all of them all the time.
+        let series = move |n: usize| Series {
+            labels: vec![label("__name__", "bench"), label("n", format!("{n:06}")), store.clone()],
+            chunks: (0..CHUNKS).map(|c| chunk(c * 1_800_000, c * 1_800_000 + 1_785_000, data.clone())).collect(),
+        };
+        addresses.push(Fake::new(external, SERIES / count, series).start().await?);
     }
     Ok(addresses)
-}
-
-/// What one store has.
-#[derive(Clone)]
-struct Offer {
-    name: String,
-    series: usize,
-}
-
-impl Offer {
-    fn label(&self) -> Label {
-        Label { name: "store".into(), value: self.name.clone().into() }
-    }
-}
-
-fn series(offer: &Offer, number: usize, data: &Bytes) -> Series {
-    let chunk = |n: i64| AggrChunk {
-        min_time: n * 1_800_000,
-        max_time: n * 1_800_000 + 1_785_000,
-        // Equal hashes within one series would be duplicates.
-        raw: Some(Chunk { r#type: 0, data: data.clone(), hash: n.unsigned_abs() + 1 }),
-        ..AggrChunk::default()
-    };
-    let label = |name: &'static str, value: String| Label { name: name.into(), value: value.into() };
-    // The series of all stores interleave: the merge needs all of them all the time.
-    let labels = vec![label("__name__", "bench".to_owned()), label("n", format!("{number:06}")), offer.label()];
-    Series { labels, chunks: (0..CHUNKS).map(chunk).collect() }
-}
-
-#[tonic::async_trait]
-impl Store for Offer {
-    type SeriesStream = ReceiverStream<Result<SeriesResponse, Status>>;
-
-    async fn series(&self, r: Request<SeriesRequest>) -> Result<Response<Self::SeriesStream>, Status> {
-        let batch = usize::try_from(r.get_ref().response_batch_size).unwrap_or(1).max(1);
-        let (to, from) = mpsc::channel(1);
-        let offer = self.clone();
-        tokio::spawn(async move {
-            let data = Bytes::from(vec![7; CHUNK_BYTES]);
-            let mut next = 0;
-            while next < offer.series {
-                let end = (next + batch).min(offer.series);
-                let mut batch: Vec<Series> = (next..end).map(|n| series(&offer, n, &data)).collect();
-                let result = match batch.pop() {
-                    Some(one) if batch.is_empty() => series_response::Result::Series(one),
-                    last => {
-                        batch.extend(last);
-                        series_response::Result::Batch(SeriesBatch { series: batch })
-                    }
-                };
-                if to.send(Ok(SeriesResponse { result: Some(result) })).await.is_err() {
-                    return;
-                }
-                next = end;
-            }
-        });
-        Ok(Response::new(ReceiverStream::new(from)))
-    }
-
-    async fn label_names(&self, _: Request<LabelNamesRequest>) -> Result<Response<LabelNamesResponse>, Status> {
-        Err(Status::unimplemented("not part of this benchmark"))
-    }
-
-    async fn label_values(&self, _: Request<LabelValuesRequest>) -> Result<Response<LabelValuesResponse>, Status> {
-        Err(Status::unimplemented("not part of this benchmark"))
-    }
-}
-
-#[tonic::async_trait]
-impl Info for Offer {
-    async fn info(&self, _: Request<InfoRequest>) -> Result<Response<InfoResponse>, Status> {
-        Ok(Response::new(InfoResponse {
-            label_sets: vec![LabelSet { labels: vec![self.label()] }],
-            component_type: "store".to_owned(),
-            store: Some(StoreInfo {
-                min_time: 0,
-                max_time: i64::MAX,
-                supports_without_replica_labels: true,
-                ..StoreInfo::default()
-            }),
-            ..InfoResponse::default()
-        }))
-    }
 }
