@@ -377,14 +377,16 @@ impl Endpoints {
         self.wanted.lock().cluster_label.clone().unwrap_or_else(|| self.cluster_label.clone())
     }
 
-    /// All stores that are shown, with their entry's order.
+    /// All stores that are shown, with their entry's order; one that is behind several names, once.
     pub fn stores(&self) -> Vec<Arc<Store>> {
         let now = self.world.clock.now_ms();
         let entries = self.entries.lock();
+        let mut seen = BTreeSet::new();
         let all = entries
             .iter()
             .flat_map(|(e, _)| e.resolved.lock().stores.iter().map(|(s, _)| Arc::clone(s)).collect::<Vec<_>>());
-        all.filter(|s| s.listed(now, self.unlisted_after)).collect()
+        let shown = all.filter(|s| s.listed(now, self.unlisted_after));
+        shown.filter(|s| s.source().link.is_some() || seen.insert(s.place.address.clone())).collect()
     }
 
     /// What this querier advertises: label sets and time range of all stores in use.
@@ -408,7 +410,7 @@ impl Endpoints {
             let wanted = self.wanted.lock();
             (wanted.revision.clone(), wanted.error.clone())
         };
-        let (mut stores, mut links) = (Vec::new(), Vec::new());
+        let (mut stores, mut links, mut seen) = (Vec::new(), Vec::new(), BTreeSet::new());
         let owners = self.owners();
         for (entry, _) in self.entries.lock().iter() {
             let (source, of_entry) = (entry.source(), entry.stores());
@@ -416,7 +418,7 @@ impl Endpoints {
             match &source.link {
                 None => {
                     let listed = of_entry.iter().filter(|s| s.listed(now, self.unlisted_after));
-                    stores.extend(listed.map(|s| shown(s)));
+                    stores.extend(listed.filter(|s| seen.insert(s.place.address.clone())).map(|s| shown(s)));
                     if of_entry.is_empty() && error.is_some() {
                         stores.push(state::Store { address: source.address.clone(), error, ..Default::default() });
                     }

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::StatefulSet;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::api::{MonitoringClusterSpec, duration_millis};
 use crate::desired::names;
@@ -18,8 +18,11 @@ const CACHE: &str = "spec.storeGateway.cache";
 pub struct ValidShard {
     /// Its cache.
     pub cache: Volume,
-    /// Into how many shards the blocks are divided, of which it serves one.
-    pub of: i32,
+    /// Into how many shards the blocks are divided; it serves those that fall to its number. Two while that changes: the
+    /// number before, and the one that is wanted. It then serves the blocks of both.
+    pub of: Vec<i32>,
+    /// It has blocks that are in no other shard, so it is missed when it is not there.
+    pub needed: bool,
 }
 
 /// The shards of the store gateways; none where none runs: without a bucket, or switched off.
@@ -36,41 +39,71 @@ pub(super) fn check(
     if !gateway.enabled || spec.object_storage.is_none() {
         return Vec::new();
     }
-    let mut cache = |shard| {
+    let mut cache = |shard: i32| {
         let set = names::store_shard(name, shard);
         volume::keep(wanted.clone(), &set, (CACHE, &instead(&set)), observed).unwrap_or_else(|(existing, problem)| {
             problems.push(problem);
             existing
         })
     };
-    let shards = gateway.shards.max(1);
-    let (existing, divided) = divided(name, shards, observed);
-    (0..shards)
-        .map(|shard| ValidShard { cache: cache(shard), of: if shard < existing { divided } else { shards } })
-        .collect()
+    let shares = shares(name, gateway.shards.max(1), observed);
+    (0..).zip(shares).map(|(shard, (of, needed))| ValidShard { cache: cache(shard), of, needed }).collect()
 }
 
-/// How many shards there were, and into how many those divide the blocks: they give up blocks only once every new shard
-/// has a replica that serves.
-fn divided(name: &str, shards: i32, observed: &Observed) -> (i32, i32) {
-    let live = |shard| observed.live.stateful_sets.get(&names::store_shard(name, shard));
-    let Some(before) = live(0).map(modulus).filter(|before| *before < shards) else { return (shards, shards) };
-    let serves = |shard| live(shard).is_some_and(|set| ready(set) > 0);
-    (before, if (before..shards).all(serves) { shards } else { before })
+/// What each shard serves, and whether it is needed. When the number of shards changes, nobody gives up blocks before whoever
+/// is to have them serves them: first all serve their old blocks and their new ones; once they do, the old ones are given up.
+fn shares(name: &str, wanted: i32, observed: &Observed) -> Vec<(Vec<i32>, bool)> {
+    let live = |shard| {
+        let set = observed.live.stateful_sets.get(&names::store_shard(name, shard));
+        set.filter(|set| set.metadata.deletion_timestamp.is_none())
+    };
+    // Of a set that serves both, the old number stands first; those that give up their old blocks are told together.
+    let before = (0..MOST_SHARDS).find_map(live).and_then(|set| divided(set).first().copied()).unwrap_or(wanted);
+    let serves = |shard| live(shard).is_some_and(|set| rolled_out(set) && covers(&divided(set), wanted));
+    if before == wanted || (0..wanted).all(serves) {
+        return vec![(vec![wanted], true); usize::try_from(wanted).unwrap_or(1)];
+    }
+    let share = |shard: i32| match (shard < before, shard < wanted) {
+        // One that has all needs nothing new.
+        (true, true) if before == 1 => vec![before],
+        (true, true) => vec![before, wanted],
+        (true, false) => vec![before],
+        _ => vec![wanted],
+    };
+    (0..before.max(wanted)).map(|shard| (share(shard), shard < before)).collect()
 }
 
-fn ready(set: &StatefulSet) -> i32 {
-    set.status.as_ref().and_then(|status| status.ready_replicas).unwrap_or(0)
+/// More than the API lets anybody have.
+const MOST_SHARDS: i32 = 64;
+
+/// Whether a shard that serves these divisions has its blocks of `wanted` shards.
+fn covers(of: &[i32], wanted: i32) -> bool {
+    of.contains(&wanted) || of.contains(&1)
 }
 
-/// Into how many shards a StatefulSet divides the blocks.
-fn modulus(set: &StatefulSet) -> i32 {
+/// Whether every replica runs what the StatefulSet says, and one is ready, if any is wanted.
+fn rolled_out(set: &StatefulSet) -> bool {
+    let replicas = set.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
+    let Some(status) = &set.status else { return false };
+    let seen = status.observed_generation >= set.metadata.generation;
+    let ready = status.ready_replicas.unwrap_or(0);
+    seen && status.updated_replicas.unwrap_or(0) >= replicas && (ready > 0 || replicas == 0)
+}
+
+/// Into how many shards a StatefulSet divides the blocks; see [`ValidShard::of`].
+fn divided(set: &StatefulSet) -> Vec<i32> {
     let pod = set.spec.as_ref().and_then(|spec| spec.template.spec.as_ref());
     let args = pod.and_then(|pod| pod.containers.first()?.args.as_ref());
     let selector = args.and_then(|args| args.iter().find_map(|arg| arg.strip_prefix("--selector.relabel-config=")));
-    let steps: Option<Value> = selector.and_then(|text| serde_json::from_str(text).ok());
-    let modulus = steps.and_then(|steps| steps.pointer("/0/modulus")?.as_i64());
-    modulus.and_then(|modulus| i32::try_from(modulus).ok()).unwrap_or(1).max(1)
+    let steps: Vec<Value> = selector.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+    // A selector of a person's own divides nothing that we know of.
+    let ours = |step: &&Value| {
+        step["source_labels"] == json!(["__block_id"])
+            && matches!(step["target_label"].as_str(), Some("shard" | "before"))
+    };
+    let moduli = steps.iter().filter(ours).filter_map(|step| i32::try_from(step.get("modulus")?.as_i64()?).ok());
+    let found: Vec<i32> = moduli.filter(|modulus| *modulus > 0).collect();
+    if found.is_empty() { vec![1] } else { found }
 }
 
 /// The same for the store gateway of a link; what can't be changed stays as it is, and is told with the link.

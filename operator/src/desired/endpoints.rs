@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 use crate::api::{Criticality, RemoteMode};
 use crate::cluster::{ConditionType, Problem, Reason, ValidCluster, ValidLink};
 
-use super::{Object, hash, meta, names, objstore, slots, store_api};
+use super::{Object, hash, meta, names, objstore, slots, store, store_api};
 
 /// The Secrets.
 pub(super) fn objects(cluster: &ValidCluster) -> Vec<Object> {
@@ -83,14 +83,14 @@ fn token_file(bytes: &[u8]) -> String {
     format!("{}.token", &hash(bytes)[..32])
 }
 
+/// All that serve the StoreAPI, by one name; and the stores once more by names of their own. What is known by a name is missed
+/// when the name has nobody behind it, and the first one always has somebody: Prometheus.
 fn own_parts(cluster: &ValidCluster) -> Endpoints {
-    let service = store_api::name(cluster);
+    let names = std::iter::once(store_api::name(cluster)).chain(store::expected(cluster));
+    let address = |name: String| format!("dnssrv+_grpc._tcp.{name}.{}.svc", cluster.namespace);
     Endpoints {
         default_client_config: None,
-        endpoints: vec![Endpoint {
-            address: format!("dnssrv+_grpc._tcp.{service}.{}.svc", cluster.namespace),
-            ..Endpoint::default()
-        }],
+        endpoints: names.map(|name| Endpoint { address: address(name), ..Endpoint::default() }).collect(),
     }
 }
 

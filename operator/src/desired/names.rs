@@ -47,6 +47,12 @@ pub fn store_shard(cr: &str, shard: i32) -> String {
     }
 }
 
+/// The headless Service over the pods of one shard, where there are several: by it queriers know that it is there.
+#[must_use]
+pub fn store_shard_api(cr: &str, shard: i32) -> String {
+    format!("{}-shard-{shard}-api", store(cr))
+}
+
 /// `<cr>-remote-<rstore>`: the store gateway of a RemoteStore that leads to a bucket.
 #[must_use]
 pub fn remote(cr: &str, remote: &str) -> String {
@@ -134,6 +140,7 @@ mod tests {
             super::headless(&super::prometheus(&cr)),
             super::query_exposed(&cr),
             super::store_api(&cr),
+            super::store_shard_api(&cr, 63),
             super::kube_state_metrics(&cr),
             super::headless(&super::node_exporter(&cr)),
         ];

@@ -32,8 +32,8 @@ struct Gateway<'a> {
     /// The Secret with the bucket's file.
     secret: String,
     cache: &'a Volume,
-    /// Of how many shards it is one.
-    shards: i32,
+    /// Of how many shards it is one; see [`crate::cluster::ValidShard::of`].
+    of: &'a [i32],
     /// Whether it is among the cluster's own stores.
     own: bool,
 }
@@ -49,6 +49,10 @@ fn own(cluster: &ValidCluster) -> Vec<Object> {
     let account = names::store(&cluster.name);
     let mut objects = service(cluster, meta::STORE, &account);
     for (shard, valid) in (0..).zip(&cluster.store) {
+        if cluster.store.len() > 1 {
+            let part = meta::Part { shard: Some(shard), ..meta::STORE };
+            objects.push(headless(cluster, part, &names::store_shard_api(&cluster.name, shard)));
+        }
         objects.extend(set(
             cluster,
             &Gateway {
@@ -58,7 +62,7 @@ fn own(cluster: &ValidCluster) -> Vec<Object> {
                 bucket,
                 secret: names::objstore(&cluster.name),
                 cache: &valid.cache,
-                shards: valid.of,
+                of: &valid.of,
                 own: true,
             },
         ));
@@ -77,7 +81,7 @@ fn remote(cluster: &ValidCluster) -> Vec<Object> {
         objects.push(objstore::rendered(cluster, part, &secret, &valid.storage));
         objects.extend(service(cluster, part, &name));
         let account = name.clone();
-        let gateway = Gateway { name, part, account, bucket, secret, cache: &valid.cache, shards: 1, own: false };
+        let gateway = Gateway { name, part, account, bucket, secret, cache: &valid.cache, of: &[1], own: false };
         objects.extend(set(cluster, &gateway));
     }
     objects
@@ -85,16 +89,25 @@ fn remote(cluster: &ValidCluster) -> Vec<Object> {
 
 /// Account and governing Service, of all shards.
 fn service(cluster: &ValidCluster, part: meta::Part<'_>, name: &str) -> Vec<Object> {
+    vec![pod::service_account(cluster, part, name), headless(cluster, part, &names::headless(name))]
+}
+
+fn headless(cluster: &ValidCluster, part: meta::Part<'_>, name: &str) -> Object {
     let ports = json!([pod::service_port("http", args::HTTP_PORT), pod::service_port("grpc", args::GRPC_PORT)]);
-    vec![
-        pod::service_account(cluster, part, name),
-        pod::service(
-            cluster,
-            part,
-            &names::headless(name),
-            json!({"type": "ClusterIP", "clusterIP": "None", "ports": ports}),
-        ),
-    ]
+    pod::service(cluster, part, name, json!({"type": "ClusterIP", "clusterIP": "None", "ports": ports}))
+}
+
+/// The names behind which a pod must be ready, or blocks are in no answer: of each shard that is needed. With one shard, that of
+/// all stores.
+pub(super) fn expected(cluster: &ValidCluster) -> Vec<String> {
+    if profile::replicas(cluster.spec.profile, cluster.spec.store_gateway.replicas) < 1 {
+        return Vec::new();
+    }
+    let needed: Vec<i32> = (0..).zip(&cluster.store).filter(|(_, shard)| shard.needed).map(|(n, _)| n).collect();
+    match needed.as_slice() {
+        [_] => vec![names::headless(&names::store(&cluster.name))],
+        needed => needed.iter().map(|shard| names::store_shard_api(&cluster.name, *shard)).collect(),
+    }
 }
 
 /// The StatefulSet and its budget.
@@ -177,18 +190,27 @@ fn flags(cluster: &ValidCluster, gateway: &Gateway<'_>, memory: u64) -> StoreArg
         flags.min_time = spec.min_time.clone().unwrap_or(flags.min_time);
         flags.max_time = spec.max_time.clone().unwrap_or(flags.max_time);
     }
-    if let Some(shard) = gateway.part.shard.filter(|_| gateway.shards > 1) {
-        flags.selector = selector(shard, gateway.shards);
+    if let Some(shard) = gateway.part.shard {
+        flags.selector = selector(shard, gateway.of);
     }
     flags.server.log_level = prometheus::log_level(spec.log_level);
     flags
 }
 
-/// The blocks of one shard, by their ids, as a relabel configuration; JSON is YAML.
-fn selector(shard: i32, shards: i32) -> String {
-    let steps = json!([
-        {"action": "hashmod", "source_labels": ["__block_id"], "target_label": "shard", "modulus": shards},
-        {"action": "keep", "source_labels": ["shard"], "regex": shard.to_string()},
-    ]);
+/// The blocks of one shard, by their ids, as a relabel configuration; JSON is YAML. Empty for all blocks.
+fn selector(shard: i32, of: &[i32]) -> String {
+    let divide = |label: &str, shards: i32| json!({"action": "hashmod", "source_labels": ["__block_id"], "target_label": label, "modulus": shards});
+    let steps = match *of {
+        [before, shards] => json!([
+            divide("before", before),
+            divide("shard", shards),
+            {"action": "keep", "source_labels": ["before", "shard"], "regex": format!("{shard};.*|.*;{shard}")},
+        ]),
+        [shards] if shards > 1 => json!([
+            divide("shard", shards),
+            {"action": "keep", "source_labels": ["shard"], "regex": shard.to_string()},
+        ]),
+        _ => return String::new(),
+    };
     steps.to_string()
 }

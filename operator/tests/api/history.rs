@@ -241,3 +241,63 @@ async fn claims_of_others_are_not_ours() {
         "{message}"
     );
 }
+
+/// The shards' selectors, and the names that queriers miss when nobody is behind them.
+fn shards(bench: &Bench) -> Option<(Vec<String>, String)> {
+    let sets = bench.list("statefulsets");
+    let mut selectors = Vec::new();
+    for set in sets.iter().filter(|set| set["metadata"]["name"].as_str().is_some_and(|n| n.starts_with("ops-store"))) {
+        let args = set.pointer("/spec/template/spec/containers/0/args")?.as_array()?;
+        let selector = args.iter().find_map(|arg| arg.as_str()?.strip_prefix("--selector.relabel-config="));
+        selectors.push(selector.unwrap_or_default().to_owned());
+    }
+    let secrets = bench.list("secrets");
+    let endpoints = secrets.iter().find_map(|secret| secret.pointer("/data/endpoints.yaml")?.as_str())?;
+    Some((selectors, decode(endpoints)))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn shards_change_without_a_hole() {
+    let Some(bench) = Bench::start("shards").await else { return };
+    let apply = |shards: i32| {
+        let storage = json!({"gcs": {"bucket": "long-term"}});
+        bench.cluster(json!({"objectStorage": storage, "storeGateway": {"shards": shards}}));
+    };
+    let names = |count: usize| (0..count).map(|n| format!("ops-store-shard-{n}-api")).collect::<Vec<_>>();
+    let (two, three) = ("\"modulus\":2", "\"modulus\":3");
+    apply(2);
+    let (selectors, endpoints) =
+        bench.until("two shards", || shards(&bench).filter(|(selectors, _)| selectors.len() == 2)).await;
+    assert!(selectors.iter().all(|s| s.contains(two)) && names(2).iter().all(|n| endpoints.contains(n)), "{endpoints}");
+    for service in names(2) {
+        bench.until("its Service", || bench.get("service", &service)).await;
+    }
+    bench.settled("statefulset", "ops-store");
+    bench.settled("statefulset", "ops-store-shard-1");
+
+    apply(3);
+    let (selectors, endpoints) =
+        bench.until("a third shard", || shards(&bench).filter(|(selectors, _)| selectors.len() == 3)).await;
+    let both = |s: &&String| s.contains(two) && s.contains(three);
+    assert_eq!(selectors.iter().filter(both).count(), 2, "{selectors:?}");
+    assert!(!endpoints.contains("ops-store-shard-2-api"), "nobody needs it yet: {endpoints}");
+    // Nothing is given up before all have what they are to have.
+    bench.settled("statefulset", "ops-store");
+    bench.settled("statefulset", "ops-store-shard-2");
+    tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+    let (selectors, _) = shards(&bench).expect("shards");
+    assert_eq!(selectors.iter().filter(both).count(), 2, "{selectors:?}");
+    bench.settled("statefulset", "ops-store-shard-1");
+    let narrow = |(selectors, _): &(Vec<String>, String)| selectors.iter().all(|s| !s.contains(two));
+    bench.until("each to have its own blocks", || shards(&bench).filter(narrow)).await;
+    bench.until("three names", || shards(&bench).filter(|(_, e)| names(3).iter().all(|n| e.contains(n)))).await;
+
+    apply(1);
+    let all = |s: &&String| s.contains("\"modulus\":1") && s.contains(three);
+    let takes_all = |(selectors, _): &(Vec<String>, String)| selectors.iter().filter(all).count() == 1;
+    let (selectors, _) = bench.until("the first to take all", || shards(&bench).filter(takes_all)).await;
+    assert_eq!(selectors.len(), 3, "the others stay until it has: {selectors:?}");
+    bench.settled("statefulset", "ops-store");
+    bench.until("the end of the others", || shards(&bench).filter(|(selectors, _)| selectors.len() == 1)).await;
+    bench.until("one name", || shards(&bench).filter(|(_, e)| e.contains("ops-store-headless"))).await;
+}

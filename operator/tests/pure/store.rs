@@ -130,28 +130,143 @@ fn shards_divide_the_blocks() {
     assert_eq!(of(&one), of(&all));
 }
 
-/// Nobody gives up blocks that nobody else serves yet.
-#[test]
-fn a_new_shard_serves_before_others_give_up_its_blocks() {
-    let mut observed = with(json!({}));
-    let one = objects(&valid_in(&observed));
-    carried_out(&mut observed, &one).expect("carried out");
-    observed.cluster.spec.store_gateway.shards = 2;
-    let all = objects(&valid_in(&observed));
-    assert_eq!(templates(&all)["StatefulSet/ops-store"], templates(&one)["StatefulSet/ops-store"]);
-    assert!(flags(&all, "ops-store-shard-1").selector.contains("\"modulus\":2"));
-    carried_out(&mut observed, &all).expect("carried out");
-    assert_eq!(flags(&objects(&valid_in(&observed)), "ops-store").selector, "");
+/// The pods of StatefulSets whose number changes: what each runs, as far as it was rolled out.
+struct Pods {
+    observed: Observed,
+    run: BTreeMap<String, String>,
+}
 
-    let mut ready = |replicas| {
-        let set = observed.live.stateful_sets.get_mut("ops-store-shard-1").expect("a set");
-        set.status = Some(StatefulSetStatus { ready_replicas: Some(replicas), ..StatefulSetStatus::default() });
-        let all = objects(&valid_in(&observed));
-        carried_out(&mut observed, &all).expect("carried out");
-        flags(&all, "ops-store").selector
+impl Pods {
+    fn sets(&self) -> Vec<String> {
+        self.observed.live.stateful_sets.keys().filter(|name| name.starts_with("ops-store")).cloned().collect()
+    }
+
+    /// The operator looks and applies; what is not wanted any more goes at once.
+    fn reconcile(&mut self) -> Vec<Object> {
+        let all = objects(&valid_in(&self.observed));
+        let before = std::mem::take(&mut self.observed.live.stateful_sets);
+        carried_out(&mut self.observed, &all).expect("carried out");
+        for (name, set) in &mut self.observed.live.stateful_sets {
+            let old = before.get(name);
+            let generation = old.and_then(|old| old.metadata.generation).unwrap_or(0);
+            let same = old.is_some_and(|old| old.spec == set.spec);
+            set.metadata.generation = Some(if same { generation } else { generation + 1 });
+            set.status = old.and_then(|old| old.status.clone());
+        }
+        let sets = self.sets();
+        self.run.retain(|name, _| sets.contains(name));
+        all
+    }
+
+    /// The pods of a set are those that it says.
+    fn roll_out(&mut self, name: &str, all: &[Object]) {
+        let set = self.observed.live.stateful_sets.get_mut(name).expect("a set");
+        let replicas = set.spec.as_ref().and_then(|spec| spec.replicas).expect("replicas");
+        set.status = Some(StatefulSetStatus {
+            observed_generation: set.metadata.generation,
+            replicas,
+            ready_replicas: Some(replicas),
+            updated_replicas: Some(replicas),
+            ..StatefulSetStatus::default()
+        });
+        self.run.insert(name.to_owned(), flags(all, name).selector);
+    }
+
+    fn serve(&self, block: u32) -> bool {
+        self.run.values().any(|selector| keeps(selector, block))
+    }
+}
+
+/// Whether a relabel configuration of ours keeps a block whose id has this hash.
+fn keeps(selector: &str, hash: u32) -> bool {
+    let steps: Vec<Value> =
+        if selector.is_empty() { Vec::new() } else { serde_json::from_str(selector).expect("JSON") };
+    let mut labels = BTreeMap::new();
+    steps.iter().all(|step| match step["action"].as_str() {
+        Some("hashmod") => {
+            let modulus = step["modulus"].as_u64().expect("a modulus");
+            labels.insert(step["target_label"].to_string(), (u64::from(hash) % modulus).to_string());
+            true
+        }
+        _ => {
+            let from = step["source_labels"].as_array().expect("labels").iter();
+            let joined: Vec<&str> = from.map(|label| labels[&label.to_string()].as_str()).collect();
+            let regex = model::regex::Regex::new(step["regex"].as_str().expect("a regex")).expect("a regex");
+            regex.is_match(&joined.join(";"))
+        }
+    })
+}
+
+/// What queriers miss when nobody is behind it.
+fn expected(all: &[Object]) -> Vec<String> {
+    let text = all.iter().find_map(|object| object.0.pointer("/data/endpoints.yaml")?.as_str()).expect("a slot has it");
+    let text = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, text);
+    let parsed: args::endpoints::Endpoints =
+        serde_saphyr::from_str(&String::from_utf8(text.expect("base64")).expect("UTF-8")).expect("endpoints");
+    let name = |address: &str| {
+        let rest = address.strip_prefix("dnssrv+_grpc._tcp.").expect("a SRV name");
+        rest.strip_suffix(".monitoring.svc").expect("of this namespace").to_owned()
     };
-    assert_eq!(ready(0), "");
-    assert!(ready(1).contains("\"modulus\":2"));
+    let names: Vec<String> = parsed.endpoints.iter().map(|endpoint| name(&endpoint.address)).collect();
+    assert_eq!(names.first().map(String::as_str), Some("ops-store-api"));
+    names[1..].to_vec()
+}
+
+/// Nobody gives up blocks that nobody else serves, whatever the order in which pods come up, and when the wish changes midway.
+#[test]
+fn while_the_number_of_shards_changes_every_block_is_served() {
+    let mut rng = testkit::goal::Rng(7);
+    for numbers in [[1, 2, 2], [2, 1, 1], [2, 3, 3], [3, 2, 2], [4, 1, 3], [1, 4, 2], [3, 5, 1], [2, 6, 2], [2, 3, 4]] {
+        let mut pods = Pods { observed: with(json!({"shards": numbers[0]})), run: BTreeMap::new() };
+        let all = pods.reconcile();
+        pods.sets().iter().for_each(|name| pods.roll_out(name, &all));
+        for (wanted, steps) in [(numbers[1], 1 + rng.below(4)), (numbers[2], 40)] {
+            pods.observed.cluster.spec.store_gateway.shards = wanted;
+            for step in 0..steps {
+                let all = pods.reconcile();
+                let unserved: Vec<u32> = (0..60).filter(|block| !pods.serve(*block)).collect();
+                assert_eq!(unserved, Vec::<u32>::new(), "{numbers:?}, step {step}: {:?}", pods.run);
+                if let Some(name) = rng.choose(&pods.sets()) {
+                    pods.roll_out(name, &all);
+                }
+            }
+        }
+        // It ends.
+        let all = pods.reconcile();
+        let count = usize::try_from(numbers[2]).expect("a number");
+        assert_eq!(pods.sets().len(), count, "{numbers:?}");
+        let owners = |block: u32| pods.run.values().filter(|selector| keeps(selector, block)).count();
+        assert!((0..60).all(|block| owners(block) == 1), "{numbers:?}: {:?}", pods.run);
+        assert_eq!(expected(&all).len(), count);
+    }
+}
+
+/// A store that vanishes is missed: it has a name of its own beside the one that it shares with Prometheus.
+#[test]
+fn stores_are_expected_by_name() {
+    let of = |spec: Value| expected(&objects(&valid_in(&with(spec))));
+    assert_eq!(of(json!({})), ["ops-store-headless"]);
+    assert_eq!(of(json!({"shards": 2})), ["ops-store-shard-0-api", "ops-store-shard-1-api"]);
+    assert_eq!(of(json!({"replicas": 0})), [""; 0]);
+    assert_eq!(of(json!({"enabled": false})), [""; 0]);
+    let all = objects(&valid_in(&with(json!({"shards": 2}))));
+    for shard in ["0", "1"] {
+        let service = &find(&all, "Service", &format!("ops-store-shard-{shard}-api")).0["spec"];
+        assert_eq!(
+            (&service["clusterIP"], &service["selector"]["panoptes.dev/shard"]),
+            (&json!("None"), &json!(shard))
+        );
+    }
+
+    // A shard that is new is not missed before it is needed.
+    let mut pods = Pods { observed: with(json!({"shards": 2})), run: BTreeMap::new() };
+    let all = pods.reconcile();
+    pods.sets().iter().for_each(|name| pods.roll_out(name, &all));
+    pods.observed.cluster.spec.store_gateway.shards = 3;
+    let all = pods.reconcile();
+    assert_eq!((pods.sets().len(), expected(&all).len()), (3, 2));
+    pods.sets().iter().for_each(|name| pods.roll_out(name, &all));
+    assert_eq!(expected(&pods.reconcile()).len(), 3);
 }
 
 /// What is told to do is done one StatefulSet after another, and ends.
