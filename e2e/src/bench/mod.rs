@@ -1,6 +1,5 @@
 //! `make bench`: ours beside the peer, on the same data, in one run; medians and ratios.
 
-mod dashboard;
 mod data;
 mod dedup;
 mod downsampled;
@@ -106,7 +105,7 @@ fn dashboard_row(binary: &Path) -> anyhow::Result<()> {
     let mut own = Querier::new("panoptes query", &ours.http, ours.process.id());
     own.wait_for_stores(REPLICAS)?;
 
-    let queries = dashboard::pod_queries("bench");
+    let queries = crate::dashboards::pod_queries("bench");
     anyhow::ensure!(queries.len() == 48, "the dashboard has 48 queries, not {}", queries.len());
     let range = (shape.end_s - data::HOUR_S + 60, shape.end_s, data::STEP_S);
     say(&format!("comparing the answers of {} queries", queries.len()));

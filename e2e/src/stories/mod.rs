@@ -15,8 +15,10 @@ mod t07_store_serves_history;
 mod t08_cache_is_disposable;
 mod t09_store_follows_bucket;
 mod t10_part_live_range;
+mod t10_range_over_history;
 mod t11_dedup_steady;
 mod t12_dedup_fills_gaps;
+mod t13_part_queries;
 mod t18_one_file;
 mod t21_secret;
 mod t22_part_apply_and_delete;
@@ -36,6 +38,7 @@ mod t38_part_stores_api;
 mod t41_hot_reload;
 mod t44_part_filesystem;
 mod t44_part_s3;
+mod t46_one_cluster_down;
 mod t50_three_clusters;
 pub mod world;
 
@@ -94,6 +97,7 @@ const ALL: &[Story] = &[
     t21_secret::STORY,
     t44_part_s3::STORY,
     t07_store_serves_history::STORY,
+    t10_range_over_history::STORY,
     t04_sidecar_archives::STORY,
     t44_part_filesystem::STORY,
     t12_dedup_fills_gaps::STORY,
@@ -117,12 +121,14 @@ const ALL: &[Story] = &[
     t26_part_store_api_names::STORY,
     t32_name_and_intervals::STORY,
     t41_hot_reload::STORY,
+    t13_part_queries::STORY,
     t27_part_store_api_addresses::STORY,
     t36_remote_by_address::STORY,
     t37_remote_by_name::STORY,
     bad_two_remotes::STORY,
     t34_own_name::STORY,
     bad_remotes::STORY,
+    t46_one_cluster_down::STORY,
     t50_three_clusters::STORY,
     t22_part_apply_and_delete::STORY,
     bad_operator_gone::STORY,

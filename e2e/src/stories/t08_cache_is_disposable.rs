@@ -52,6 +52,12 @@ fn run(world: &World) -> anyhow::Result<()> {
 
     let start = Instant::now();
     stack.kubectl(&["delete", "pod", &old.name, "--wait=false"])?;
+    eventually("an answer that misses it", CHANGE, || {
+        let answer =
+            stack.get_query(&format!("/api/v1/query?query=count(scattered)&time={}", (first + SPAN_MS) / 1000))?;
+        anyhow::ensure!(answer["warnings"].to_string().contains("no answer from store"), "it says {answer}");
+        Ok(())
+    })?;
     let new = eventually("another pod, ready", READY, || {
         let pod = only_pod(stack)?;
         anyhow::ensure!(pod.uid != old.uid && pod.ready == (1, 1), "it is {pod:?}");
@@ -93,7 +99,9 @@ fn answers(stack: &Stack, first: i64) -> anyhow::Result<Vec<Value>> {
         let end = first + (n + 1) * SPAN_MS - made::STEP_MS;
         let query = http::encode("sort(sum_over_time(scattered{instance=~\"s-0000.\"}[10m]))");
         let path = format!("/api/v1/query?query={query}&time={}", end / 1000);
-        let answer = stack.get_query(&path)?["data"]["result"].take();
+        let mut answer = stack.get_query(&path)?;
+        anyhow::ensure!(answer["warnings"].as_array().is_none_or(Vec::is_empty), "it warns: {}", answer["warnings"]);
+        let answer = answer["data"]["result"].take();
         let rows = answer.as_array().context("not a vector")?;
         anyhow::ensure!(rows.len() == 10, "{} of 10 series in block {n}", rows.len());
         for row in rows {

@@ -1,5 +1,5 @@
-//! T10, the live part: a range over each cluster, asked of ops, is what that cluster's own Prometheus answers: the same series, the
-//! same values at the same times, none twice. (History comes with the bucket.)
+//! T10 over clusters: a live range of each, asked of ops, is what that cluster's own Prometheus answers: the same series, the
+//! same values at the same times, none twice. (`t10_range_over_history` is the row itself.)
 
 use std::collections::BTreeMap;
 
@@ -49,7 +49,7 @@ fn run(_: &World) -> anyhow::Result<()> {
 }
 
 /// Points by labels; external labels are known to one side only.
-fn matrix(answer: &Value) -> anyhow::Result<BTreeMap<String, Vec<(u64, String)>>> {
+pub(super) fn matrix(answer: &Value) -> anyhow::Result<BTreeMap<String, Vec<(u64, String)>>> {
     let mut series = BTreeMap::new();
     for row in answer["data"]["result"].as_array().context("not a matrix")? {
         let mut points = Vec::new();
