@@ -1,5 +1,6 @@
-//! The services of the embedded engine: sidecar, query, store; tools for people.
+//! The services of the embedded engine: sidecar, query, store, compact; tools for people.
 
+pub mod compact;
 pub mod query;
 pub mod server;
 pub mod sidecar;

@@ -24,6 +24,34 @@ pub(super) struct Negative {
 
 pub(super) const GOALS: &[Goal] = &[
     Goal {
+        number: "G01",
+        package: "engine",
+        target: "lib",
+        test: "compact::tests::crashes::goal_g01_every_crash_point",
+        negatives: &[Negative { protection: "compact-meta-last", line: "a visible block lacks a file" }],
+    },
+    Goal {
+        number: "G04",
+        package: "engine",
+        target: "lib",
+        test: "compact::tests::rivals::goal_g04_two_compactors_race",
+        negatives: &[Negative { protection: "fence", line: "changes were begun without the lease" }],
+    },
+    Goal {
+        number: "G05",
+        package: "engine",
+        target: "lib",
+        test: "compact::tests::rivals::goal_g05_zombies",
+        negatives: &[Negative { protection: "fence", line: "changes were begun without the lease" }],
+    },
+    Goal {
+        number: "G11",
+        package: "engine",
+        target: "lib",
+        test: "compact::tests::bad_blocks::goal_g11_one_bad_block_costs_one_block",
+        negatives: &[Negative { protection: "quarantine", line: "is sound and was not compacted" }],
+    },
+    Goal {
         number: "G03",
         package: "panoptes",
         target: "goals",

@@ -3,6 +3,7 @@
 //! The operator renders flags from the same structs that the engine parses them with, so a renamed flag can't
 //! compile on one side only. Names and defaults are Thanos's where the flag exists there.
 
+mod compact;
 pub mod endpoints;
 pub mod files;
 mod flag;
@@ -14,6 +15,7 @@ pub mod state;
 mod store;
 pub mod yaml;
 
+pub use compact::CompactArgs;
 pub use flag::{List, Millis, Size, Switch, normalize};
 pub use query::{DedupFunc, QueryArgs};
 pub use server::{HashFunc, HeaderStrategy, LogFormat, LogLevel, ServerArgs};

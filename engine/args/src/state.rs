@@ -43,6 +43,9 @@ pub struct State {
     /// Store gateway: what of its bucket it serves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub blocks: Option<Blocks>,
+    /// Compactor: what it does with its bucket.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compaction: Option<Compaction>,
 }
 
 /// What a part knows of its object storage.
@@ -143,6 +146,97 @@ pub struct Blocks {
     /// Why the last pass failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+}
+
+/// What a compactor does with its bucket.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Compaction {
+    /// The lease on the bucket; absent before the bucket was asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease: Option<CompactionLease>,
+    /// Passes that ended well since the start of the process.
+    pub passes: u64,
+    /// When a pass last ended well, milliseconds since the epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_pass_ms: Option<i64>,
+    /// Since when no pass has ended well, milliseconds since the epoch; absent if the last one did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failing_since_ms: Option<i64>,
+    /// Why the last pass failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// Why nothing is deleted or marked for deletion, though it is due: another compactor writes to this bucket.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deletions_stopped: Option<String>,
+    /// Bytes of free disk space that the next work needs, if there are fewer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lacks_disk_bytes: Option<u64>,
+    /// What is being done now.
+    #[serde(default)]
+    pub doing: Vec<CompactionWork>,
+    /// Bytes of blocks that the present round has worked through, and those of all its work.
+    #[serde(default)]
+    pub done_bytes: u64,
+    /// See [`done_bytes`](Self::done_bytes).
+    #[serde(default)]
+    pub round_bytes: u64,
+    /// When the present round will be done if it goes on like this, milliseconds since the epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub round_ends_ms: Option<i64>,
+    /// Compactions that are to be done until nothing is left, if nothing new comes.
+    #[serde(default)]
+    pub todo_compactions: u64,
+    /// Blocks that are to be downsampled.
+    #[serde(default)]
+    pub todo_downsamplings: u64,
+    /// Blocks that are to be marked for deletion.
+    #[serde(default)]
+    pub todo_deletions: u64,
+    /// Blocks and streams that are left alone although something is due, or that look wrong.
+    #[serde(default)]
+    pub held: u64,
+    /// Some of them, with reasons; at most [`MAX_SKIPPED`].
+    #[serde(default)]
+    pub held_items: Vec<HeldItem>,
+}
+
+/// Who may change the blocks of a bucket.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CompactionLease {
+    /// True if this part has it; false if it stands by.
+    pub held: bool,
+    /// Who has it.
+    pub holder: String,
+    /// Grows with every holder.
+    pub epoch: u64,
+    /// Since when, milliseconds since the epoch, by the holder's clock.
+    pub since_ms: i64,
+}
+
+/// Something that a compactor is at.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CompactionWork {
+    /// What, as people read it: which blocks, and why.
+    pub what: String,
+    /// How far: `fetch`, `work`, `send`.
+    pub step: String,
+    /// Since when, milliseconds since the epoch.
+    pub since_ms: i64,
+    /// Bytes of its blocks.
+    pub bytes: u64,
+}
+
+/// Something that a compactor leaves alone.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HeldItem {
+    /// A block's ULID, a stream, or `bucket`.
+    pub what: String,
+    /// Why, in one sentence.
+    pub why: String,
 }
 
 /// The way of local blocks into the bucket.

@@ -1,6 +1,8 @@
 //! Every flag both parses and renders.
 
-use args::{HashFunc, HeaderStrategy, LogLevel, Millis, QueryArgs, SidecarArgs, Size, StoreArgs, Switch, normalize};
+use args::{
+    CompactArgs, HashFunc, HeaderStrategy, LogLevel, Millis, QueryArgs, SidecarArgs, Size, StoreArgs, Switch, normalize,
+};
 use clap::{CommandFactory, Parser};
 
 #[derive(Parser)]
@@ -44,6 +46,11 @@ fn defaults_render_to_nothing() {
     Query::command().debug_assert();
     Store::command().debug_assert();
     assert_eq!(StoreArgs::default().render(), Vec::<String>::new());
+    assert_eq!(CompactArgs::default().render(), Vec::<String>::new());
+    assert_eq!(
+        (CompactArgs::default().max_index_size, CompactArgs::default().delete_delay),
+        (Size(64 << 30), Millis(172_800_000))
+    );
     assert_eq!(SidecarArgs::default().render(), Vec::<String>::new());
     assert_eq!(QueryArgs::default().render(), Vec::<String>::new());
     assert_eq!(QueryArgs::default().server.http_address, "0.0.0.0:10902");

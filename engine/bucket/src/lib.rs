@@ -19,6 +19,7 @@ pub mod document;
 pub mod error;
 pub mod fetch;
 pub mod layers;
+pub mod lease;
 pub mod mark;
 pub mod path;
 mod snapshot;

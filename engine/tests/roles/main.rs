@@ -6,6 +6,7 @@
 mod chunks;
 #[allow(dead_code, reason = "the sidecar's own binary uses the rest")]
 mod common;
+mod compact;
 mod downsampled;
 mod evaluation;
 mod fake_store;

@@ -116,6 +116,8 @@ pub mod reason {
     pub const INDEX_SIZE: &str = "index-size-exceeding";
     /// The index has chunks that go back in time.
     pub const OUT_OF_ORDER_CHUNK: &str = "block-index-out-of-order-chunk";
+    /// It is damaged: ours, Thanos knows no such reason and heeds the mark all the same.
+    pub const DAMAGED: &str = "block-damaged";
     /// Overlapping downsampled blocks can't be merged.
     pub const DOWNSAMPLE_VERTICAL: &str = "downsample-vertical-compaction";
 }

@@ -2,7 +2,7 @@
 
 mod logs;
 
-use args::{QueryArgs, SidecarArgs, StoreArgs};
+use args::{CompactArgs, QueryArgs, SidecarArgs, StoreArgs};
 use clap::{CommandFactory, Parser, Subcommand};
 use model::world::World;
 use std::process::ExitCode;
@@ -30,6 +30,8 @@ enum Command {
     Query(QueryArgs),
     /// Serve the blocks of a bucket as a store (StoreAPI): history at the price of object storage.
     Store(StoreArgs),
+    /// Make fewer and coarser blocks of those of a bucket, and let go what is too old.
+    Compact(CompactArgs),
     /// Tools for people: look at a bucket, check it, mark blocks; run PromQL test scripts.
     Tools(engine::tools::ToolsArgs),
 }
@@ -82,6 +84,10 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Store(a) => {
             logs::init(a.server.log_level, a.server.log_format);
             engine::store::run(a, World::real(), shutdown).await
+        }
+        Command::Compact(a) => {
+            logs::init(a.server.log_level, a.server.log_format);
+            engine::compact::run(a, World::real(), shutdown).await
         }
         Command::Tools(a) => engine::tools::run(a, World::real(), shutdown).await,
     }

@@ -8,15 +8,17 @@
 //! panoptes/v1/catalogue/<producer>/folded-<20 digits>   the blocks of this producer that were folded, so that it knows them
 //! ```
 //!
-//! Producers only create, each object once, so no object is ever hot and a repeated step changes nothing. Folding is left to
-//! the holder of the lease (it writes the next snapshot and each producer's list, then deletes the entries that it folded);
-//! reading both works already. The list is the producer's because a sidecar can't hold a snapshot of everybody's blocks.
+//! Producers only create, each object once, so no object is ever hot and a repeated step changes nothing. The holder of the lease
+//! folds: it writes the next snapshot and each producer's list, then deletes the entries that it folded ([`fold`]). The list is the
+//! producer's because a sidecar can't hold a snapshot of everybody's blocks.
 //! A reader that meets a format that it doesn't know, or damage, says so, and its caller lists the bucket instead.
 
+mod fold;
 mod producer;
 mod reader;
 mod snapshot;
 
+pub use fold::{Folding, fold};
 pub use producer::{Producer, Stage};
 pub use reader::{Reader, State};
 pub use snapshot::{Snapshot, snapshot_path};

@@ -107,6 +107,11 @@ impl Reader {
         Ok(out)
     }
 
+    /// The blocks that the newest snapshot calls folded, as of the last reading.
+    pub(super) fn folded(&self) -> BTreeSet<BlockId> {
+        self.snapshot.as_ref().map(|s| s.folded.clone()).unwrap_or_default()
+    }
+
     async fn once(&mut self) -> std::result::Result<State, Stop> {
         let mut newest = None;
         let (mut commits, mut intents, mut covered) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());

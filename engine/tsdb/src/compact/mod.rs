@@ -3,6 +3,8 @@
 //!
 //! What comes out is, byte for byte, what Prometheus's compactor makes of the same blocks (`tests/chunks`).
 
+mod repair;
+
 use crate::block::{Block, Writer, Written, write_meta};
 use crate::chunk::Chunk;
 use crate::disk::Disk;
@@ -36,6 +38,8 @@ pub struct Counts {
     pub passed: u64,
     /// Chunks that were opened, because they overlap others.
     pub opened: u64,
+    /// Series of a block whose chunks were out of order or there twice, and were put in order without a loss.
+    pub repaired: u64,
 }
 
 /// Blocks that can't be compacted. Where one block is to blame, it is named; the others are as good as before.
@@ -57,9 +61,10 @@ pub enum Failure {
         /// Which.
         error: OutOfOrder,
     },
-    /// Chunks of a series in a block are out of order, or overlap.
+    /// Chunks of a series in a block are out of order, or overlap, and putting them in order could lose a sample.
     #[error(
-        "block {block}, series {series}: the chunk of {min_t} to {max_t} overlaps the one before it or lies before it"
+        "block {block}, series {series}: the chunk of {min_t} to {max_t} overlaps the one before it or lies before it, and they \
+         contradict each other"
     )]
     Chunks {
         /// The block.
@@ -150,15 +155,23 @@ pub fn blocks(disk: &dyn Disk, blocks: &[Block], parent: &Path, meta: BlockMeta)
         .collect::<Result<_, _>>()?;
     let mut counts = Counts::default();
     for group in Merged::new(streams) {
-        let Group { labels, parts } = group.map_err(|(stream, error)| match error {
+        let Group { labels, mut parts } = group.map_err(|(stream, error)| match error {
             StreamError::File(error) => Failure::Block { block: id(stream), error },
             StreamError::Order(error) => Failure::Order { block: id(stream), error },
         })?;
-        for (stream, chunks) in &parts {
-            if let Some(block) = blocks.get(*stream) {
-                check(block, &labels, chunks)?;
+        counts.samples_in += parts.iter().map(|(_, chunks)| samples(chunks)).sum::<u64>();
+        for i in (0..parts.len()).rev() {
+            let Some((stream, chunks)) = parts.get(i) else { break };
+            let Some(block) = blocks.get(*stream) else { continue };
+            check(block, &labels, chunks)?;
+            if repair::in_order(chunks) {
+                continue;
             }
-            counts.samples_in += samples(chunks);
+            let (stream, chunks) = parts.remove(i);
+            let first = out_of_order(block, &labels, &chunks);
+            let runs = repair::runs(chunks).ok_or(first)?;
+            counts.repaired += 1;
+            runs.into_iter().rev().for_each(|run| parts.insert(i, (stream, run)));
         }
         let series = joined(labels, parts, &mut counts)?;
         if series.chunks.is_empty() {
@@ -203,21 +216,24 @@ fn symbols(blocks: &[Block], writer: &mut Writer<'_>) -> Result<(), Failure> {
     Ok(())
 }
 
-/// What must hold of a series before it is passed on: its chunks are in order and lie in its block's time.
+/// What must hold of a series before it is passed on: its chunks lie in its block's time.
 fn check(block: &Block, labels: &Labels, chunks: &[Chunk]) -> Result<(), Failure> {
     let meta = block.meta();
-    let mut end = None;
-    for Chunk { min_t, max_t, .. } in chunks {
-        let (min_t, max_t, block, series) = (*min_t, *max_t, meta.id, || labels.clone());
-        if min_t > max_t || end.is_some_and(|end| min_t <= end) {
-            return Err(Failure::Chunks { block, series: series(), min_t, max_t });
+    match chunks.iter().find(|c| c.min_t < meta.min_time || c.max_t >= meta.max_time) {
+        Some(Chunk { min_t, max_t, .. }) => {
+            let (min_t, max_t, block, series) = (*min_t, *max_t, meta.id, labels.clone());
+            Err(Failure::Outside { block, series, min_t, max_t })
         }
-        if min_t < meta.min_time || max_t >= meta.max_time {
-            return Err(Failure::Outside { block, series: series(), min_t, max_t });
-        }
-        end = Some(max_t);
+        None => Ok(()),
     }
-    Ok(())
+}
+
+/// The failure that names the first chunk that does not lie behind the one before it.
+fn out_of_order(block: &Block, labels: &Labels, chunks: &[Chunk]) -> Failure {
+    let mut end = None;
+    let first = chunks.iter().find(|c| c.min_t > c.max_t || end.replace(c.max_t).is_some_and(|end| c.min_t <= end));
+    let (min_t, max_t) = first.map_or((0, 0), |c| (c.min_t, c.max_t));
+    Failure::Chunks { block: block.meta().id, series: labels.clone(), min_t, max_t }
 }
 
 /// One run of chunks of those of several blocks.

@@ -6,9 +6,9 @@ use model::BlockId;
 use std::fmt;
 
 /// What a deletion mark of a block says that went into another one (Thanos's words).
-pub(super) const SOURCE_OF_COMPACTED: &str = "source of compacted block";
+pub const SOURCE_OF_COMPACTED: &str = "source of compacted block";
 /// What a deletion mark of a block says whose sources another one has, too (Thanos's words).
-pub(super) const OUTDATED: &str = "outdated block";
+pub const OUTDATED: &str = "outdated block";
 
 /// One thing to do.
 #[derive(Debug, Clone, PartialEq)]

@@ -21,11 +21,11 @@ mod simulate;
 mod streams;
 
 pub use choose::{Choice, Kind, choose};
-pub use item::{Action, Compaction, Held, Hold, Item, Subject, Why};
+pub use item::{Action, Compaction, Held, Hold, Item, OUTDATED, SOURCE_OF_COMPACTED, Subject, Why};
 pub use output::{compacted, downsampled};
 pub use settings::{Finding, Retention, Settings};
 pub use simulate::{Forecast, apply, deletion_details, forecast};
-pub use streams::Stream;
+pub use streams::{Stream, without_replicas};
 
 use crate::marks::{DeletionMark, NoCompactMark, NoDownsampleMark};
 use crate::meta::{BlockMeta, source};
@@ -179,7 +179,7 @@ fn deletions(snapshot: &Snapshot, now: i64, settings: &Settings, plan: &mut Plan
             continue;
         };
         // A mark that says "superseded" is believed while that is true. What retention has dropped needs no successor.
-        let superseded = mark.details == item::SOURCE_OF_COMPACTED || mark.details == item::OUTDATED;
+        let superseded = mark.details == SOURCE_OF_COMPACTED || mark.details == OUTDATED;
         if superseded
             && !settings.retention.is_over(&block.meta, now)
             && !snapshot.blocks.iter().any(|(other, b)| other != id && b.is_sound() && streams::covers(b, block))

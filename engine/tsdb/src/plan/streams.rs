@@ -57,8 +57,9 @@ pub(super) fn group<'a>(snapshot: &'a Snapshot, now: i64, settings: &Settings, p
     streams.into_iter().map(stream).collect()
 }
 
-/// As Thanos does: if nothing else is left, the first of them stays and says `deduped`.
-pub(super) fn without_replicas(labels: &Labels, replicas: &[String]) -> Labels {
+/// External labels without those that tell replicas apart. As Thanos does: if nothing else is left, the first of them stays and
+/// says `deduped`.
+pub fn without_replicas(labels: &Labels, replicas: &[String]) -> Labels {
     let rest = labels.without(replicas);
     match replicas.first() {
         Some(first) if rest.is_empty() && !replicas.is_empty() => rest.with(first, "deduped"),

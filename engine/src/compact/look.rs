@@ -1,0 +1,177 @@
+//! What is in the bucket, as the planner is told it: the listing, and what is known better.
+
+use super::{Fault, foreign, producer};
+use bucket::catalogue::{Reader, State};
+use bucket::fetch::{Fetcher, Reason, View};
+use bucket::{Bucket, Kind, block};
+use model::BlockId;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use tsdb::BlockMeta;
+use tsdb::meta::MAX_META_BYTES;
+use tsdb::plan::{self, Snapshot};
+
+/// Looks at one bucket again and again, during one tenure.
+pub(super) struct Look {
+    bucket: Bucket,
+    fetcher: Fetcher,
+    pub(super) catalogue: Reader,
+    /// What this tenure wrote: a listing may not show it yet.
+    made: BTreeMap<BlockId, Arc<BlockMeta>>,
+    /// What this tenure deleted: a listing may still show it.
+    deleted: BTreeSet<BlockId>,
+    /// When the lease began, ms.
+    since_ms: i64,
+}
+
+/// What was seen.
+pub(super) struct Seen {
+    /// As the planner takes it.
+    pub(super) snapshot: Snapshot,
+    /// Bytes of blocks, where they are known.
+    pub(super) bytes: BTreeMap<BlockId, u64>,
+    /// Uploads of our own that broke off: what is left of them is garbage.
+    pub(super) broken_off: BTreeSet<BlockId>,
+    /// Blocks whose meta.json is damaged, of which nothing more is known.
+    pub(super) broken: Vec<(BlockId, String)>,
+    /// Blocks of ours that were never committed, and look whole.
+    pub(super) uncommitted: Vec<Arc<BlockMeta>>,
+    /// Why nothing is to be deleted.
+    pub(super) foreign: Option<String>,
+    /// What could not be read.
+    pub(super) errors: Vec<bucket::Error>,
+}
+
+impl Look {
+    pub(super) fn new(bucket: Bucket, metas: usize, since_ms: i64) -> Self {
+        Self {
+            fetcher: Fetcher::new(bucket.clone()).trusting(metas),
+            catalogue: Reader::new(bucket.clone()),
+            bucket,
+            made: BTreeMap::new(),
+            deleted: BTreeSet::new(),
+            since_ms,
+        }
+    }
+
+    /// A block of ours was committed.
+    pub(super) fn made(&mut self, meta: BlockMeta) {
+        self.made.insert(meta.id, Arc::new(meta));
+    }
+
+    /// A block was deleted.
+    pub(super) fn deleted(&mut self, id: BlockId) {
+        self.made.remove(&id);
+        self.deleted.insert(id);
+    }
+
+    /// Looks at the whole bucket. `partial_age`: how long (ms) an announced upload of others counts as alive.
+    pub(super) async fn look(&mut self, now: i64, partial_age: i64) -> Result<Seen, Fault> {
+        // The catalogue first: what it tells of must be in the listing that follows.
+        let told = match self.catalogue.read().await? {
+            State::Blocks(told) => told,
+            State::Absent | State::Unusable(_) => BTreeMap::new(),
+        };
+        let intents = self.catalogue.intents().await?;
+        let mut view = self.fetcher.sync().await?;
+        view.blocks.retain(|id, _| !self.deleted.contains(id));
+        let (unreadable, errors) = blamed(&view);
+        view.errors = errors;
+        let mut snapshot = view.snapshot();
+        for (id, what) in unreadable {
+            if let Some(block) = snapshot.blocks.get_mut(&id) {
+                block.problems.push(what);
+            }
+        }
+        let hidden: Vec<_> = told.iter().chain(&self.made).filter(|(id, _)| !view.blocks.contains_key(id)).collect();
+        for (id, meta) in hidden {
+            if self.deleted.contains(id) || snapshot.blocks.contains_key(id) {
+                continue;
+            }
+            let mut block = plan::Block::new(Arc::clone(meta));
+            match ask(&self.bucket, *id).await? {
+                Asked::There => {}
+                Asked::Broken(what) => block.problems.push(what),
+                Asked::Gone => continue,
+            }
+            snapshot.partial.remove(id);
+            snapshot.blocks.insert(*id, block);
+        }
+        // Of a block that the catalogue does not know and whose meta.json is damaged nothing more can be said.
+        let broken = view.partial.iter().filter(|(id, _)| snapshot.partial.contains_key(id));
+        let broken = broken.filter_map(|(id, partial)| match &partial.reason {
+            Reason::BrokenMeta(what) => Some((*id, what.clone())),
+            Reason::NoMeta => None,
+        });
+        let broken = broken.collect();
+        let ours = producer(&self.bucket)?;
+        let mut broken_off = BTreeSet::new();
+        for (by, intent) in &intents {
+            let Some(partial) = snapshot.partial.get_mut(&intent.block) else { continue };
+            if by == ours.name() {
+                // Who announced it held the lease before, or failed: nobody is at it now.
+                broken_off.insert(intent.block);
+                partial.claimed = true;
+            } else {
+                partial.claimed = now.saturating_sub(intent.time_ms) <= partial_age;
+            }
+        }
+        // Announced by us, never committed, and its meta.json is there: it was killed right then, or it came behind our
+        // clearing away (see `effects`).
+        let mut uncommitted = Vec::new();
+        for (_, intent) in intents.iter().filter(|(by, _)| by == ours.name()) {
+            let id = intent.block;
+            if told.contains_key(&id) || self.made.contains_key(&id) {
+                continue;
+            }
+            match snapshot.blocks.get(&id) {
+                Some(block) if block.problems.is_empty() => uncommitted.push(Arc::clone(&block.meta)),
+                Some(_) => {
+                    broken_off.insert(id);
+                    snapshot.blocks.remove(&id);
+                }
+                None => {}
+            }
+        }
+        let known: BTreeSet<BlockId> =
+            told.keys().chain(self.made.keys()).copied().chain(intents.iter().map(|(_, i)| i.block)).collect();
+        let foreign = foreign::sign(&view, &known, self.since_ms);
+        let bytes = view.blocks.iter().filter(|(_, b)| b.bytes > 0).map(|(id, b)| (*id, b.bytes)).collect();
+        Ok(Seen { snapshot, bytes, broken_off, broken, uncommitted, foreign, errors: view.errors })
+    }
+}
+
+/// What can't be read for good is the fault of its block, and no reason to stop: by block. The rest is.
+fn blamed(view: &View) -> (BTreeMap<BlockId, String>, Vec<bucket::Error>) {
+    let (mut blamed, mut errors) = (BTreeMap::new(), Vec::new());
+    for error in &view.errors {
+        match block::parse(&error.path) {
+            Some((id, _)) if view.blocks.contains_key(&id) && error.kind == Kind::Corrupt => {
+                blamed.insert(id, error.to_string());
+            }
+            _ => errors.push(error.clone()),
+        }
+    }
+    (blamed, errors)
+}
+
+/// What a block's meta.json itself says of it.
+enum Asked {
+    There,
+    Broken(String),
+    Gone,
+}
+
+async fn ask(bucket: &Bucket, id: BlockId) -> Result<Asked, Fault> {
+    let path = block::object(id, block::META);
+    match bucket.get(&path, MAX_META_BYTES).await {
+        Ok(object) => Ok(match BlockMeta::read(&path, &object.bytes) {
+            Ok(meta) if meta.id == id => Asked::There,
+            Ok(meta) => Asked::Broken(format!("{path} says that it is block {}", meta.id)),
+            Err(e) => Asked::Broken(e.to_string()),
+        }),
+        Err(e) if e.is_not_found() => Ok(Asked::Gone),
+        Err(e) if e.kind == Kind::TooLarge => Ok(Asked::Broken(e.to_string())),
+        Err(e) => Err(e.into()),
+    }
+}

@@ -1,0 +1,344 @@
+//! One pass: look, plan, do, and look again, until nothing is left to do.
+
+use super::effects::{Done, Effects};
+use super::look::{Look, Seen};
+use super::metrics::{OfMark, resolution};
+use super::work::{self, Bench, Made};
+use super::{Compactor, Fault, producer};
+use bucket::Bucket;
+use bucket::catalogue::{Producer, fold};
+use bucket::lease::{Claims, Lease};
+use futures::StreamExt as _;
+use model::{BlockId, Labels};
+use std::collections::{BTreeMap, BTreeSet};
+use tsdb::BlockMeta;
+use tsdb::plan::{self, Action, Item, Plan, Snapshot, Why};
+
+/// Rounds of one pass: more are not needed by far, since each makes blocks wider.
+const ROUNDS: usize = 100;
+/// So many rounds of planning are looked ahead for the forecast.
+const AHEAD: usize = 1000;
+/// Marks and deletions at the same time.
+const EFFECTS: usize = 16;
+/// Entries of the catalogue from which on they are folded.
+const FOLD: usize = 256;
+
+/// What a tenure keeps from pass to pass.
+pub(super) struct Tenure {
+    bucket: Bucket,
+    lease: Lease,
+    look: Look,
+    claims: Claims,
+    /// Announced blocks of uploads that broke off, cleared away: their entries in the catalogue may go a pass later.
+    cleared: BTreeSet<BlockId>,
+    /// Blocks that the last look showed.
+    shown: BTreeSet<BlockId>,
+}
+
+/// What an item left behind.
+struct Outcome {
+    item: Item,
+    result: Result<Made, Fault>,
+}
+
+impl Tenure {
+    pub(super) fn new(compactor: &Compactor, bucket: &Bucket, lease: &Lease) -> Self {
+        Self {
+            look: Look::new(bucket.clone(), compactor.options.metas, lease.record().since_ms),
+            claims: Claims::new(bucket.clone(), lease.clone()),
+            bucket: bucket.clone(),
+            lease: lease.clone(),
+            cleared: BTreeSet::new(),
+            shown: BTreeSet::new(),
+        }
+    }
+
+    /// Works until nothing is left to do.
+    ///
+    /// # Errors
+    /// What stopped it, or what at least one item failed with: other items went on.
+    pub(super) async fn pass(&mut self, compactor: &Compactor) -> Result<(), Fault> {
+        let catalogue = producer(&self.bucket)?;
+        // What was tried in this pass, and what failed and why: a listing may be behind, and nothing is tried twice.
+        let mut tried: BTreeSet<String> = BTreeSet::new();
+        let mut failed: BTreeMap<String, String> = BTreeMap::new();
+        let mut first_fault = None;
+        for round in 0..ROUNDS {
+            self.lease.check()?;
+            let seen = self.see(compactor).await?;
+            let now = compactor.world.clock.now_ms();
+            let plan = plan::make(&seen.snapshot, now, &compactor.settings);
+            if let Some(broken) = plan::laws::check(&seen.snapshot, now, &compactor.settings, &plan).first() {
+                return Err(Fault::Held(broken.to_string()));
+            }
+            let items = self.choose(compactor, &seen, &plan, &tried, &mut failed).await?;
+            failed.extend(seen.broken.iter().map(|(id, what)| (id.to_string(), what.clone())));
+            compactor.progress.held(&plan.held, &failed);
+            if round == 0 || items.is_empty() {
+                compactor.progress.todo(&plan::forecast(&seen.snapshot, now, &compactor.settings, AHEAD));
+            }
+            let cleared = self.clear(compactor, &catalogue, &seen).await?;
+            if items.is_empty() {
+                if let Some(e) = seen.errors.into_iter().next() {
+                    first_fault.get_or_insert(Fault::Bucket(e));
+                }
+                if !cleared {
+                    break;
+                }
+                continue;
+            }
+            tried.extend(items.iter().map(key));
+            let used: BTreeSet<BlockId> = items.iter().flat_map(|i| i.action.blocks().to_vec()).collect();
+            work::clean(compactor, &|id| used.contains(id))?;
+            let effects = Effects { bucket: self.bucket.clone(), lease: self.lease.clone() };
+            let bench = Bench { compactor, effects, catalogue: catalogue.clone(), seen: &seen };
+            let outcomes = run(&bench, items).await;
+            for Outcome { item, result } in outcomes {
+                match result {
+                    Ok(made) => {
+                        match (&item.action, made.moot) {
+                            (_, Some(why)) => drop(failed.insert(item.to_string(), why)),
+                            (Action::Delete(id), None) => self.look.deleted(*id),
+                            _ => {}
+                        }
+                        made.blocks.into_iter().for_each(|meta| self.look.made(meta));
+                    }
+                    Err(fault) => {
+                        tracing::warn!(item = %item, error = %fault, "failed");
+                        if let Fault::Space { needed, free } = fault {
+                            compactor.progress.lacks_disk(needed.saturating_sub(free));
+                        }
+                        failed.insert(item.to_string(), fault.to_string());
+                        // What belongs to one block is told where the block is marked, and no failure of the pass.
+                        if fault.ends_pass() {
+                            first_fault = Some(fault);
+                        } else if !matches!(fault, Fault::Block { .. }) {
+                            first_fault.get_or_insert(fault);
+                        }
+                    }
+                }
+            }
+            if first_fault.as_ref().is_some_and(Fault::ends_pass) {
+                break;
+            }
+        }
+        match first_fault {
+            Some(fault) => Err(fault),
+            None => self.fold().await,
+        }
+    }
+
+    async fn see(&mut self, compactor: &Compactor) -> Result<Seen, Fault> {
+        let (clock, metrics) = (&compactor.world.clock, &compactor.progress.metrics);
+        let (begin, now) = (clock.elapsed(), clock.now_ms());
+        metrics.syncs.inc();
+        let seen = self.look.look(now, compactor.settings.partial_age).await;
+        metrics.sync_duration.observe(clock.elapsed().saturating_sub(begin).as_secs_f64());
+        if seen.is_err() {
+            metrics.sync_failures.inc();
+        }
+        let seen = seen?;
+        self.shown = seen.snapshot.blocks.keys().copied().collect();
+        compactor.progress.deletions_stopped(seen.foreign.clone());
+        compactor.progress.blocks(seen.snapshot.blocks.values().map(|b| b.meta.clone()).collect());
+        Ok(seen)
+    }
+
+    /// The items of a plan that may be done now, by this one.
+    async fn choose(
+        &mut self,
+        compactor: &Compactor,
+        seen: &Seen,
+        plan: &Plan,
+        tried: &BTreeSet<String>,
+        failed: &mut BTreeMap<String, String>,
+    ) -> Result<Vec<Item>, Fault> {
+        let replicas = &compactor.settings.replica_labels;
+        let new = plan.items.iter().filter(|item| !tried.contains(&key(item)));
+        // Marks and deletions are a foreign compactor's, if there is one: see `foreign`.
+        let allowed = |item: &&Item| seen.foreign.is_none() || !is_removal(item);
+        let items: Vec<Item> = new.filter(allowed).cloned().collect();
+        let of = |item: &Item| stream(&seen.snapshot, item, replicas);
+        let streams: BTreeSet<Labels> = items.iter().filter_map(of).collect();
+        let taken = self.claims.claim(&streams).await?;
+        for (stream, by) in &taken {
+            failed.insert(stream.to_string(), format!("{} compacts it, for the scope {}", by.holder, by.scope));
+        }
+        Ok(items.into_iter().filter(|item| of(item).is_none_or(|s| !taken.contains_key(&s))).collect())
+    }
+
+    /// Brings to an end what our own uploads left that broke off: commits what is whole, clears away the rest. Tells whether
+    /// something was cleared away.
+    async fn clear(&mut self, compactor: &Compactor, catalogue: &Producer, seen: &Seen) -> Result<bool, Fault> {
+        let effects = Effects { bucket: self.bucket.clone(), lease: self.lease.clone() };
+        // A predecessor was killed between meta.json and commit.
+        for meta in &seen.uncommitted {
+            if effects.is_whole(meta).await? {
+                self.lease.check()?;
+                catalogue.commit(meta).await?;
+                self.look.made(BlockMeta::clone(meta));
+            }
+        }
+        let mut some = false;
+        for id in seen.broken_off.iter().filter(|_| seen.foreign.is_none()) {
+            if effects.clear(*id).await? == Done::Yes {
+                compactor.progress.metrics.partial_deletions.inc();
+                tracing::info!(block = %id, "what an upload of ours left that broke off is cleared away");
+                self.cleared.insert(*id);
+                some = true;
+            }
+        }
+        Ok(some)
+    }
+
+    /// Makes one document of many entries of the catalogue, and lets it forget what is gone.
+    async fn fold(&mut self) -> Result<(), Fault> {
+        // Announced ids are kept known as long as a request of a frozen predecessor might still come.
+        let horizon = self.bucket.world().clock.now_ms().saturating_sub(7 * 86_400_000);
+        let dead: BTreeSet<BlockId> =
+            self.cleared.iter().filter(|id| i64::try_from(id.time_ms()).is_ok_and(|t| t < horizon)).copied().collect();
+        let shown = |id: &BlockId| self.shown.contains(id);
+        let folding = fold(&self.bucket, &mut self.look.catalogue, &self.lease, &shown, &dead, FOLD).await?;
+        if folding != Default::default() {
+            tracing::info!(entries = folding.entries, gone = folding.gone, "the catalogue was folded");
+        }
+        Ok(())
+    }
+}
+
+/// Tells items apart.
+fn key(item: &Item) -> String {
+    format!("{:?}", item.action)
+}
+
+fn is_removal(item: &Item) -> bool {
+    matches!(item.action, Action::Delete(_) | Action::MarkForDeletion(_))
+}
+
+/// The labels of the stream that an item is about; none for what is no block.
+fn stream(snapshot: &Snapshot, item: &Item, replicas: &[String]) -> Option<Labels> {
+    let block = snapshot.blocks.get(item.action.blocks().first()?)?;
+    Some(plan::without_replicas(&block.meta.labels(), replicas))
+}
+
+/// Does items: marks and deletions first, then work, several at a time.
+async fn run(bench: &Bench<'_>, items: Vec<Item>) -> Vec<Outcome> {
+    let (work, effects): (Vec<Item>, Vec<Item>) =
+        items.into_iter().partition(|i| matches!(i.action, Action::Compact(_) | Action::Downsample(..)));
+    let (coarser, wider): (Vec<Item>, Vec<Item>) =
+        work.into_iter().partition(|i| matches!(i.action, Action::Downsample(..)));
+    let bytes = |items: &[Item]| items.iter().flat_map(|i| i.action.blocks()).map(|id| bench.bytes(id)).sum::<u64>();
+    bench.compactor.progress.round(bytes(&coarser).saturating_add(bytes(&wider)));
+    let options = &bench.compactor.options;
+    let mut outcomes = Vec::new();
+    for (group, at_once) in [(effects, EFFECTS), (wider, options.compactions), (coarser, options.downsamplings)] {
+        let mut doing = futures::stream::iter(group)
+            .map(|item| async move {
+                let result = one(bench, &item).await;
+                Outcome { item, result }
+            })
+            .buffer_unordered(at_once.max(1));
+        while let Some(outcome) = doing.next().await {
+            let ends = outcome.result.as_ref().is_err_and(Fault::ends_pass);
+            outcomes.push(outcome);
+            if ends {
+                return outcomes;
+            }
+        }
+    }
+    outcomes
+}
+
+/// Does one item. A block that is to blame for its failure is marked.
+async fn one(bench: &Bench<'_>, item: &Item) -> Result<Made, Fault> {
+    let metrics = &bench.compactor.progress.metrics;
+    let marked = |marker, reason| metrics.marked.get_or_create(&OfMark { marker, reason }).inc();
+    let (effects, snapshot) = (&bench.effects, &bench.seen.snapshot);
+    let told = |done: Done| match done {
+        Done::Yes => {
+            tracing::info!(item = %item, "done");
+            Made::default()
+        }
+        Done::Moot(why) => {
+            tracing::info!(item = %item, why, "not done");
+            Made { moot: Some(why), ..Made::default() }
+        }
+    };
+    let of = |id: &BlockId| resolution(snapshot.blocks.get(id).map_or(0, |b| b.meta.resolution()));
+    match &item.action {
+        Action::Delete(id) => {
+            metrics.cleanup_loops.inc();
+            let delay = bench.compactor.settings.delete_delay;
+            let deleted = effects.delete(*id, &item.why, snapshot, delay).await;
+            match &deleted {
+                Ok(Done::Yes) if matches!(item.why, Why::UploadBrokeOff { .. }) => metrics.partial_deletions.inc(),
+                Ok(Done::Yes) => metrics.cleaned.inc(),
+                Ok(Done::Moot(_)) => 0,
+                Err(_) => metrics.cleanup_failures.inc(),
+            };
+            Ok(told(deleted?))
+        }
+        Action::MarkForDeletion(id) => {
+            let done = effects.condemn(*id, &item.why, snapshot).await?;
+            if done == Done::Yes {
+                if matches!(item.why, Why::Superseded { .. }) {
+                    metrics.garbage_blocks.inc();
+                    metrics.garbage_runs.inc();
+                }
+                marked("deletion-mark.json", "");
+            }
+            Ok(told(done))
+        }
+        Action::MarkNoCompact(id, reason) => {
+            effects.no_compact(*id, reason, &item.why.to_string()).await?;
+            marked("no-compact-mark.json", reason);
+            Ok(told(Done::Yes))
+        }
+        Action::Compact(c) => {
+            let label = c.blocks.first().map(of).unwrap_or_else(|| resolution(0));
+            metrics.runs_started.get_or_create(&label).inc();
+            let working = bench.compactor.progress.begin(item.to_string(), bytes_of(bench, item));
+            let made = bench.compact(c, &working).await;
+            drop(working);
+            match &made {
+                Ok(_) => {
+                    metrics.compactions.get_or_create(&label).inc();
+                    metrics.runs_completed.get_or_create(&label).inc();
+                    if c.overlap {
+                        metrics.vertical.get_or_create(&label).inc();
+                    }
+                }
+                Err(_) => drop(metrics.failures.get_or_create(&label).inc()),
+            }
+            if let Err(Fault::Block { block, reason, what }) = &made {
+                effects.no_compact(*block, reason, what).await?;
+                marked("no-compact-mark.json", reason);
+            }
+            made
+        }
+        Action::Downsample(id, to) => {
+            let (label, clock) = (of(id), &bench.compactor.world.clock);
+            let begin = clock.elapsed();
+            let working = bench.compactor.progress.begin(item.to_string(), bytes_of(bench, item));
+            let made = bench.downsample(*id, to, &working).await;
+            drop(working);
+            match &made {
+                Ok(_) => {
+                    metrics.downsampled.get_or_create(&label).inc();
+                    let took = clock.elapsed().saturating_sub(begin);
+                    metrics.downsample_duration.get_or_create(&label).observe(took.as_secs_f64());
+                }
+                Err(_) => drop(metrics.downsample_failures.get_or_create(&label).inc()),
+            }
+            if let Err(Fault::Block { block, reason, what }) = &made {
+                effects.no_downsample(*block, reason, what).await?;
+                marked("no-downsample-mark.json", reason);
+            }
+            made
+        }
+    }
+}
+
+fn bytes_of(bench: &Bench<'_>, item: &Item) -> u64 {
+    item.action.blocks().iter().map(|id| bench.bytes(id)).sum()
+}

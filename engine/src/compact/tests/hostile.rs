@@ -1,0 +1,143 @@
+//! G06: a bucket that fails, asks to slow down, loses answers, cuts bodies, and whose listings are up to half an hour old.
+
+use super::rivals::Virtual;
+use super::*;
+use async_trait::async_trait;
+use bucket::layers::faults::{Faults, Plan};
+use bucket::store::{Condition, Entry, Page, Source, Store};
+use bucket::{Memory, Meta, Object, Version};
+use bytes::Bytes;
+use model::world::World;
+use parking_lot::Mutex;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+use testkit::goal::{Goal, Rng};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tsdb::disk::MemoryDisk;
+
+/// Listings as they were a while ago.
+struct Stale {
+    inner: Memory,
+    longest: Duration,
+    seen: Mutex<(Rng, Option<Instant>, BTreeMap<String, Meta>)>,
+}
+
+impl std::fmt::Debug for Stale {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("stale listings")
+    }
+}
+
+#[async_trait]
+impl Store for Stale {
+    async fn get(&self, path: &str, range: Option<Range<u64>>, max: u64) -> bucket::Result<Object> {
+        self.inner.get(path, range, max).await
+    }
+    async fn head(&self, path: &str) -> bucket::Result<Meta> {
+        self.inner.head(path).await
+    }
+    async fn list(&self, prefix: &str, one_level: bool, _token: Option<String>) -> bucket::Result<Page> {
+        let is_old = self.seen.lock().1.is_none_or(|until| Instant::now() >= until);
+        if is_old {
+            let (mut all, mut token) = (BTreeMap::new(), None);
+            loop {
+                let page = self.inner.list("", false, token).await?;
+                for entry in page.entries {
+                    if let Entry::Object(meta) = entry {
+                        all.insert(meta.path.clone(), meta);
+                    }
+                }
+                token = page.next;
+                if token.is_none() {
+                    break;
+                }
+            }
+            let mut seen = self.seen.lock();
+            let age = seen.0.below(self.longest.as_millis() as usize + 1) as u64;
+            (seen.1, seen.2) = (Some(Instant::now() + Duration::from_millis(age)), all);
+        }
+        let seen = self.seen.lock();
+        let (mut page, mut folders) = (Page::default(), BTreeSet::new());
+        for (path, meta) in seen.2.range(prefix.to_owned()..).take_while(|(path, _)| path.starts_with(prefix)) {
+            match path[prefix.len()..].find('/').filter(|_| one_level) {
+                Some(at) => drop(folders.insert(path[..=prefix.len() + at].to_owned())),
+                None => page.entries.push(Entry::Object(meta.clone())),
+            }
+        }
+        page.entries.extend(folders.into_iter().map(Entry::Directory));
+        Ok(page)
+    }
+    async fn put(&self, path: &str, body: Bytes, condition: Condition) -> bucket::Result<Version> {
+        self.inner.put(path, body, condition).await
+    }
+    async fn upload(&self, path: &str, source: Arc<dyn Source>) -> bucket::Result<Version> {
+        self.inner.upload(path, source).await
+    }
+    async fn begin_parts(&self, path: &str) -> bucket::Result<String> {
+        self.inner.begin_parts(path).await
+    }
+    async fn put_part(&self, path: &str, id: &str, index: usize, body: Bytes) -> bucket::Result<String> {
+        self.inner.put_part(path, id, index, body).await
+    }
+    async fn complete_parts(&self, path: &str, id: &str, parts: Vec<String>) -> bucket::Result<Version> {
+        self.inner.complete_parts(path, id, parts).await
+    }
+    async fn abort_parts(&self, path: &str, id: &str) -> bucket::Result<()> {
+        self.inner.abort_parts(path, id).await
+    }
+    async fn delete(&self, path: &str) -> bucket::Result<()> {
+        self.inner.delete(path).await
+    }
+}
+
+/// A day of a compactor over such a bucket; requests that reached the store, and rounds of work that were compacted.
+async fn day(rng: Rng, streams: usize, hours: u64, plan: Plan, longest: Duration) -> (u64, usize) {
+    let mut site = Site::new(Settings { delete_delay: 2 * HOUR, ..raw() });
+    let entropy = Arc::clone(&site.world.entropy);
+    site.world = World { clock: Arc::new(Virtual(Instant::now(), T0 + 60 * HOUR)), entropy: Arc::clone(&entropy) };
+    for n in 0..streams {
+        let cluster = format!("c{n:02}");
+        for k in 0..5 {
+            site.block(k * 2 * HOUR, 2 * HOUR, &[("cluster", &cluster)]).await;
+        }
+    }
+    let stale = Stale { inner: site.memory.clone(), longest, seen: Mutex::new((rng, None, BTreeMap::new())) };
+    let store = Faults::new(Arc::new(stale) as Arc<dyn Store>, entropy, plan);
+    let bucket = site.bucket(Arc::new(store.clone()) as Arc<dyn Store>);
+    let compactor = site.compactor("one", Arc::new(MemoryDisk::new()));
+    let stop = CancellationToken::new();
+    let checks = async {
+        for _ in 0..hours * 2 {
+            tokio::time::sleep(Duration::from_secs(1800)).await;
+            site.verify(false).unwrap_or_else(|e| panic!("under way: {e}"));
+        }
+        stop.cancel();
+    };
+    tokio::join!(compactor.work(&bucket, Some(Duration::from_secs(600)), &stop), checks);
+    site.verify(true).unwrap_or_else(|e| panic!("at the end: {e}"));
+    let wide = site.blocks().values().filter(|(m, marked)| !marked && m.max_time - m.min_time == 8 * HOUR).count();
+    (store.calls().values().sum(), wide)
+}
+
+#[test]
+fn goal_g06_hostile_bucket() {
+    let goal = Goal::start("G06");
+    let (streams, hours) = goal.pick((5, 8), (20, 24), (20, 24 * 30));
+    let run = |plan: Plan, longest: Duration| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+        runtime.block_on(day(goal.rng("listings"), streams, hours, plan, longest))
+    };
+    let (quiet, done) = run(Plan::default(), Duration::ZERO);
+    assert_eq!(done, streams, "even a good bucket was not compacted");
+    let plan = Plan { fails: 0.05, throttles: 0.05, loses_answer: 0.01, cuts: 0.01, ..Plan::default() };
+    let (hostile, done) = run(plan, Duration::from_secs(1800));
+    assert_eq!(done, streams, "not all was compacted");
+    let ratio = hostile as f64 / quiet as f64;
+    assert!(ratio <= 1.5, "{hostile} requests, {quiet} over a good bucket");
+    goal.figure(&format!(
+        "{streams} streams, {hours} h: all compacted, 0 lost, 0 doubled, {hostile} requests, over a good bucket {quiet} ({ratio:.2})"
+    ));
+}

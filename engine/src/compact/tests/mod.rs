@@ -1,0 +1,11 @@
+//! The compactor over a bucket in memory, in virtual time.
+
+mod bad_blocks;
+mod crashes;
+mod flow;
+mod hostile;
+mod rivals;
+mod site;
+
+use site::{DAY, HOUR, Site, T0, raw};
+use tsdb::plan::Settings;

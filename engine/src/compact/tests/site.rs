@@ -1,0 +1,414 @@
+//! A bucket in memory, blocks in it, and what a reader finds.
+
+use super::super::pass::Tenure;
+use super::super::progress::Progress;
+use super::super::{Compactor, Fault, Options, SCOPE};
+use crate::server::Context;
+use async_trait::async_trait;
+use bucket::lease::{Attempt, Contender, Lease};
+use bucket::store::{Condition, Page, Source, Store};
+use bucket::{Bucket, Kind, Memory, Meta, Object, Operation, Version, block};
+use bytes::Bytes;
+use model::world::{Clock, Entropy, World};
+use model::{BlockId, Labels};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
+use tsdb::block::{Block, Writer};
+use tsdb::chunk::aggregate::{Aggregate, Container};
+use tsdb::chunk::{Columns, Encoding, XorEncoder, floats};
+use tsdb::disk::{Disk, MemoryDisk};
+use tsdb::meta::{BlockMeta, File, Thanos, UploadTime};
+use tsdb::plan::Settings;
+use tsdb::segment::NewChunk;
+use tsdb::series::Blocks;
+
+pub(super) const HOUR: i64 = 3_600_000;
+pub(super) const DAY: i64 = 24 * HOUR;
+/// The begin of all blocks: the begin of a window of each width.
+pub(super) const T0: i64 = 1_000 * 14 * DAY;
+/// How long leases last.
+pub(super) const TTL: Duration = Duration::from_secs(60);
+
+/// Series by labels (those of the block included) and samples: bits of the value by time.
+pub(super) type Samples = BTreeMap<Labels, BTreeMap<i64, u64>>;
+
+/// A clock that a test moves.
+pub(super) struct Hands(AtomicI64);
+
+impl Clock for Hands {
+    fn now_ms(&self) -> i64 {
+        self.0.load(Ordering::SeqCst)
+    }
+    fn elapsed(&self) -> Duration {
+        Duration::from_millis(self.now_ms().unsigned_abs())
+    }
+}
+
+/// Seeded.
+struct Dice(AtomicU64);
+
+impl Entropy for Dice {
+    fn next_u64(&self) -> u64 {
+        let mut z = self.0.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::SeqCst).wrapping_add(0x9e37_79b9_7f4a_7c15);
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+}
+
+/// Where and when it all happens.
+pub(super) struct Site {
+    pub(super) world: World,
+    hands: Arc<Hands>,
+    pub(super) memory: Memory,
+    pub(super) disk: MemoryDisk,
+    pub(super) settings: Settings,
+    /// Of all blocks that were put in.
+    pub(super) samples: Samples,
+    made: u64,
+}
+
+impl Site {
+    pub(super) fn new(settings: Settings) -> Self {
+        let hands = Arc::new(Hands(AtomicI64::new(T0 + 100 * DAY)));
+        let world = World { clock: hands.clone(), entropy: Arc::new(Dice(AtomicU64::new(7))) };
+        let memory = Memory::new(hands.clone());
+        Self { world, hands, memory, disk: MemoryDisk::new(), settings, samples: Samples::new(), made: 0 }
+    }
+
+    pub(super) fn pass_time(&self, ms: i64) {
+        self.hands.0.fetch_add(ms, Ordering::SeqCst);
+    }
+
+    /// The bucket over another store, as with its own connections.
+    pub(super) fn bucket(&self, store: impl Into<Arc<dyn Store>>) -> Bucket {
+        Bucket::over(store.into(), "test", bucket::Options::new(self.world.clone()))
+    }
+
+    pub(super) fn own_bucket(&self) -> Bucket {
+        self.bucket(self.memory.clone())
+    }
+
+    pub(super) fn compactor(&self, name: &str, disk: Arc<dyn Disk>) -> Compactor {
+        let context = Context::new("compact", self.world.clone());
+        Compactor {
+            disk,
+            dir: Path::new("/data").to_owned(),
+            settings: self.settings.clone(),
+            options: Options {
+                name: name.to_owned(),
+                lease: TTL,
+                compactions: 2,
+                downsamplings: 1,
+                fetches: 2,
+                files: 2,
+                metas: 8,
+                free: |_| None,
+            },
+            world: self.world.clone(),
+            progress: Progress::new(&context),
+        }
+    }
+
+    /// The lease, waited for.
+    pub(super) async fn lease(&self, bucket: &Bucket, name: &str) -> Lease {
+        let mut contender = Contender::new(bucket.clone(), SCOPE, "", name, TTL);
+        for _ in 0..3 {
+            match contender.attempt().await.unwrap() {
+                Attempt::Held(lease) => return lease,
+                Attempt::StandBy(_, left) => self.pass_time(left.as_millis() as i64),
+            }
+        }
+        panic!("no lease");
+    }
+
+    /// One pass of a compactor of its own, which gives its lease back if it can.
+    pub(super) async fn pass(&self, bucket: &Bucket, disk: Arc<dyn Disk>) -> Result<(), Fault> {
+        let compactor = self.compactor("one", disk);
+        let mut contender = Contender::new(bucket.clone(), SCOPE, "", "one", TTL);
+        let lease = loop {
+            match contender.attempt().await? {
+                Attempt::Held(lease) => break lease,
+                Attempt::StandBy(_, left) => self.pass_time(left.as_millis() as i64),
+            }
+        };
+        let outcome = Tenure::new(&compactor, bucket, &lease).pass(&compactor).await;
+        lease.release().await;
+        outcome
+    }
+
+    /// Puts a block as a sidecar does, committed to the catalogue: `begin` and `width` in ms after [`T0`].
+    pub(super) async fn block(&mut self, begin: i64, width: i64, labels: &[(&str, &str)]) -> BlockId {
+        self.made += 1;
+        let id = BlockId::from_parts((T0 + begin).unsigned_abs() + self.made, u128::from(self.made));
+        let mut meta = BlockMeta::new(id, T0 + begin, T0 + begin + width);
+        let external: BTreeMap<String, String> =
+            labels.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
+        let uploaded = UploadTime::from_ms(T0 + begin + width);
+        meta.thanos =
+            Some(Thanos { labels: external, source: "sidecar".into(), upload_time: uploaded, ..Thanos::default() });
+        let disk = MemoryDisk::new();
+        write(&disk, meta);
+        let dir = Path::new("/b").join(id.to_string());
+        add(&mut self.samples, &Block::open(&disk, &dir).unwrap());
+        send(&self.own_bucket(), &disk, &dir).await;
+        id
+    }
+
+    /// Names of all objects under a prefix.
+    pub(super) fn names(&self, prefix: &str) -> Vec<String> {
+        self.memory.snapshot().into_keys().filter(|k| k.starts_with(prefix)).collect()
+    }
+
+    /// The blocks with a good meta.json, and whether they are marked for deletion.
+    pub(super) fn blocks(&self) -> BTreeMap<BlockId, (BlockMeta, bool)> {
+        let all = self.memory.snapshot();
+        let metas = all.iter().filter_map(|(path, bytes)| {
+            let (id, block::META) = block::parse(path)? else { return None };
+            let marked = all.contains_key(&block::object(id, block::DELETION_MARK));
+            Some((id, (BlockMeta::read(path, bytes).ok()?, marked)))
+        });
+        metas.collect()
+    }
+
+    /// Whether a reader finds every sample that was put in, in whole blocks; and, if all is `done`, each once, and no garbage.
+    pub(super) fn verify(&self, done: bool) -> Result<(), String> {
+        let all = self.memory.snapshot();
+        let (mut found, mut coarse) = (Samples::new(), BTreeMap::<Labels, u64>::new());
+        let blocks = self.blocks();
+        for (id, (meta, marked)) in &blocks {
+            let disk = MemoryDisk::new();
+            let dir = Path::new("/b").join(id.to_string());
+            disk.create_dir(&dir.join("chunks")).unwrap();
+            for file in meta.thanos.iter().flat_map(|t| &t.files) {
+                let path = block::object(*id, &file.rel_path);
+                let bytes = all.get(&path).ok_or_else(|| format!("a visible block lacks a file: {path}"))?;
+                if file.size_bytes > 0 && file.size_bytes != bytes.len() as u64 {
+                    return Err(format!("a visible block has a short file: {path}"));
+                }
+                tsdb::disk::replace(&disk, &dir.join(&file.rel_path), bytes).unwrap();
+            }
+            let block = Block::open(&disk, &dir).map_err(|e| format!("a visible block can't be opened: {e}"))?;
+            match meta.resolution() {
+                0 => add(&mut found, &block),
+                300_000 if !marked => count(&mut coarse, &block),
+                _ => {}
+            }
+        }
+        for (series, samples) in &self.samples {
+            let got = found.get(series);
+            if got == Some(samples) {
+                continue;
+            }
+            // Dropped by retention: then the coarser copy tells of each of them.
+            let counted = coarse.get(series).copied().unwrap_or(0);
+            if self.settings.retention.raw == 0 || counted != samples.len() as u64 {
+                let n = got.map_or(0, BTreeMap::len);
+                return Err(format!("lost: {series} has {n} of {} samples, {counted} in 5m", samples.len()));
+            }
+        }
+        if let Some(other) = found.keys().find(|s| !self.samples.contains_key(*s)) {
+            return Err(format!("made up: {other}"));
+        }
+        if !done {
+            return Ok(());
+        }
+        let live: Vec<&BlockMeta> = blocks.values().filter(|(_, marked)| !marked).map(|(m, _)| m).collect();
+        for (i, a) in live.iter().enumerate() {
+            for b in live.iter().skip(i + 1) {
+                let same = (a.resolution(), a.labels()) == (b.resolution(), b.labels());
+                if same && a.min_time < b.max_time && b.min_time < a.max_time {
+                    return Err(format!("duplicated: {} and {} overlap", a.id, b.id));
+                }
+            }
+        }
+        let ids: BTreeSet<BlockId> = all.keys().filter_map(|p| block::parse(p).map(|(id, _)| id)).collect();
+        match ids.iter().find(|id| !blocks.contains_key(id)) {
+            Some(id) => Err(format!("garbage: {:?}", self.names(&block::directory(*id)))),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The settings of most tests: defaults without a consistency delay.
+pub(super) fn raw() -> Settings {
+    Settings { consistency_delay: 0, ..Settings::default() }
+}
+
+/// Writes a block of three series with a sample every ten minutes; the value tells time and series.
+fn write(disk: &MemoryDisk, meta: BlockMeta) {
+    let parent = Path::new("/b");
+    disk.create_dir(parent).unwrap();
+    let (begin, end) = (meta.min_time, meta.max_time);
+    let mut writer = Writer::create(disk, parent, meta).unwrap();
+    for symbol in ["__name__", "a", "b", "c", "up"] {
+        writer.add_symbol(symbol).unwrap();
+    }
+    for (n, name) in ["a", "b", "c"].into_iter().enumerate() {
+        let mut encoder = XorEncoder::default();
+        let mut t = begin;
+        while t < end {
+            encoder.append(t, (t - T0) as f64 / 1e3 + n as f64 / 4.0).unwrap();
+            t += 600_000;
+        }
+        let data = encoder.bytes();
+        let chunk = NewChunk { encoding: Encoding::Xor, data: &data, min_time: begin, max_time: t - 600_000 };
+        writer.add_series(&Labels::from_pairs([("__name__", "up"), (name, "a")]), &[chunk]).unwrap();
+    }
+    writer.finish().unwrap();
+}
+
+/// Puts a block that lies on a disk into a bucket, as producers do.
+pub(super) async fn send(bucket: &Bucket, disk: &MemoryDisk, dir: &Path) -> BlockMeta {
+    let mut meta = tsdb::block::read_meta(disk, dir).unwrap();
+    let producer = bucket::catalogue::Producer::new(bucket.clone(), "sidecar-x").unwrap();
+    let mut files: Vec<String> =
+        disk.list(&dir.join("chunks")).unwrap().into_iter().map(|e| format!("chunks/{}", e.name)).collect();
+    files.push("index".to_owned());
+    producer.intent(meta.id, Vec::new()).await.unwrap();
+    let listed = files.iter().map(|f| File::new(f, disk.size(&dir.join(f)).unwrap()));
+    meta.thanos.as_mut().unwrap().files = listed.chain([File::new("meta.json", 0)]).collect();
+    for file in files {
+        let bytes = disk.read(&dir.join(&file), u64::MAX).unwrap();
+        bucket.put(&block::object(meta.id, &file), bytes).await.unwrap();
+    }
+    bucket.create(&block::object(meta.id, block::META), meta.write().unwrap()).await.unwrap();
+    producer.commit(&meta).await.unwrap();
+    meta
+}
+
+fn whole(block: &Block, labels: &Labels) -> Labels {
+    block.meta().labels().iter().fold(labels.clone(), |all, (name, value)| all.with(name, value))
+}
+
+/// Adds the samples of a raw block.
+fn add(to: &mut Samples, block: &Block) {
+    for series in Blocks::all(block).unwrap() {
+        let series = series.unwrap();
+        let samples = to.entry(whole(block, &series.labels)).or_default();
+        for chunk in &series.chunks {
+            let mut columns = Columns::default();
+            floats(chunk.encoding, &chunk.data, &mut columns).unwrap();
+            for (t, v) in columns.times.iter().zip(&columns.values) {
+                let before = samples.insert(*t, v.to_bits());
+                assert!(before.is_none_or(|b| b == v.to_bits()), "altered: {} at {t}", series.labels);
+            }
+        }
+    }
+}
+
+/// Adds how many raw samples a 5m block tells of.
+fn count(to: &mut BTreeMap<Labels, u64>, block: &Block) {
+    for series in Blocks::all(block).unwrap() {
+        let series = series.unwrap();
+        let total = to.entry(whole(block, &series.labels)).or_default();
+        for chunk in &series.chunks {
+            let container = Container::parse(&chunk.data).unwrap();
+            let (encoding, data) = container.get(Aggregate::Count).unwrap();
+            let mut columns = Columns::default();
+            floats(*encoding, data, &mut columns).unwrap();
+            *total += columns.values.iter().sum::<f64>() as u64;
+        }
+    }
+}
+
+/// How a process ends at a change of the bucket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ends {
+    /// The change is never sent.
+    Before,
+    /// It is made, and nobody hears of it.
+    After,
+}
+
+/// A way to the bucket that breaks at the change of a number, for ever.
+#[derive(Debug, Clone)]
+pub(super) struct Breaking {
+    inner: Memory,
+    at: u64,
+    ends: Ends,
+    changes: Arc<AtomicU64>,
+}
+
+impl Breaking {
+    pub(super) fn new(inner: Memory, at: u64, ends: Ends) -> Self {
+        Self { inner, at, ends, changes: Arc::default() }
+    }
+
+    /// Changes that were tried.
+    pub(super) fn changes(&self) -> u64 {
+        self.changes.load(Ordering::SeqCst)
+    }
+
+    fn broken(&self) -> bucket::Error {
+        bucket::Error::new(Kind::Denied, Operation::Upload, "", "the process has ended")
+    }
+
+    fn read(&self) -> bucket::Result<()> {
+        if self.changes() > self.at { Err(self.broken()) } else { Ok(()) }
+    }
+
+    /// Whether the change may be made, and its answer be heard.
+    fn change(&self) -> (bool, bool) {
+        let number = self.changes.fetch_add(1, Ordering::SeqCst);
+        (number < self.at || (number == self.at && self.ends == Ends::After), number < self.at)
+    }
+}
+
+impl From<Breaking> for Arc<dyn Store> {
+    fn from(store: Breaking) -> Self {
+        Arc::new(store)
+    }
+}
+
+macro_rules! changing {
+    ($self:ident, $call:expr) => {{
+        let (made, heard) = $self.change();
+        if !made {
+            return Err($self.broken());
+        }
+        let answer = $call.await;
+        if heard { answer } else { Err($self.broken()) }
+    }};
+}
+
+#[async_trait]
+impl Store for Breaking {
+    async fn get(&self, path: &str, range: Option<Range<u64>>, max: u64) -> bucket::Result<Object> {
+        self.read()?;
+        self.inner.get(path, range, max).await
+    }
+    async fn head(&self, path: &str) -> bucket::Result<Meta> {
+        self.read()?;
+        self.inner.head(path).await
+    }
+    async fn list(&self, prefix: &str, one_level: bool, token: Option<String>) -> bucket::Result<Page> {
+        self.read()?;
+        self.inner.list(prefix, one_level, token).await
+    }
+    async fn put(&self, path: &str, body: Bytes, condition: Condition) -> bucket::Result<Version> {
+        changing!(self, self.inner.put(path, body, condition))
+    }
+    async fn upload(&self, path: &str, source: Arc<dyn Source>) -> bucket::Result<Version> {
+        changing!(self, self.inner.upload(path, source))
+    }
+    async fn begin_parts(&self, path: &str) -> bucket::Result<String> {
+        self.inner.begin_parts(path).await
+    }
+    async fn put_part(&self, path: &str, id: &str, index: usize, body: Bytes) -> bucket::Result<String> {
+        self.inner.put_part(path, id, index, body).await
+    }
+    async fn complete_parts(&self, path: &str, id: &str, parts: Vec<String>) -> bucket::Result<Version> {
+        changing!(self, self.inner.complete_parts(path, id, parts))
+    }
+    async fn abort_parts(&self, path: &str, id: &str) -> bucket::Result<()> {
+        self.inner.abort_parts(path, id).await
+    }
+    async fn delete(&self, path: &str) -> bucket::Result<()> {
+        changing!(self, self.inner.delete(path))
+    }
+}

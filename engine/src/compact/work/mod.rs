@@ -1,0 +1,177 @@
+//! Work on one item: fetch, check, make, check, send.
+
+mod fetch;
+mod make;
+mod send;
+
+use super::effects::{Done, Effects};
+use super::look::Seen;
+use super::progress::{Step, Working};
+use super::{Compactor, Fault, space};
+use bucket::catalogue::Producer;
+use futures::{StreamExt as _, TryStreamExt as _};
+use model::BlockId;
+use std::path::PathBuf;
+use std::sync::Arc;
+use tsdb::BlockMeta;
+use tsdb::marks::reason;
+use tsdb::plan::{self, Compaction, SOURCE_OF_COMPACTED};
+
+/// Where fetched blocks lie, inside the compactor's folder.
+const INPUTS: &str = "compact/in";
+/// Where new blocks are made.
+const OUTPUTS: &str = "compact/out";
+
+/// What all items of a round share.
+pub(super) struct Bench<'a> {
+    pub(super) compactor: &'a Compactor,
+    pub(super) effects: Effects,
+    pub(super) catalogue: Producer,
+    pub(super) seen: &'a Seen,
+}
+
+/// What came of an item.
+#[derive(Debug, Default)]
+pub(super) struct Made {
+    /// New blocks, whole in the bucket.
+    pub(super) blocks: Vec<BlockMeta>,
+    /// Why it was not done, if it was planned for something that has changed.
+    pub(super) moot: Option<String>,
+}
+
+/// Removes what earlier runs have left, but for blocks that may be needed again: whole files of those are not fetched twice.
+pub(super) fn clean(compactor: &Compactor, wanted: &dyn Fn(&BlockId) -> bool) -> tsdb::Result<()> {
+    let disk = &compactor.disk;
+    disk.remove_dir(&compactor.dir.join(OUTPUTS))?;
+    let inputs = compactor.dir.join(INPUTS);
+    disk.create_dir(&inputs)?;
+    disk.create_dir(&compactor.dir.join(OUTPUTS))?;
+    for entry in disk.list(&inputs)? {
+        if !entry.name.parse::<BlockId>().is_ok_and(|id| wanted(&id)) {
+            let path = inputs.join(&entry.name);
+            if entry.is_dir { disk.remove_dir(&path)? } else { disk.remove_file(&path)? }
+        }
+    }
+    Ok(())
+}
+
+impl Bench<'_> {
+    /// Bytes of a block, as far as anybody knows.
+    pub(super) fn bytes(&self, id: &BlockId) -> u64 {
+        let told = || {
+            let block = self.seen.snapshot.blocks.get(id)?;
+            Some(block.meta.thanos.as_ref()?.files.iter().map(|f| f.size_bytes).sum())
+        };
+        self.seen.bytes.get(id).copied().or_else(told).unwrap_or(0)
+    }
+
+    fn input(&self, id: BlockId) -> PathBuf {
+        self.compactor.dir.join(INPUTS).join(id.to_string())
+    }
+
+    fn new_id(&self) -> BlockId {
+        let world = &self.compactor.world;
+        BlockId::new(world.clock.now_ms(), &*world.entropy)
+    }
+
+    fn meta(&self, id: BlockId) -> Result<Arc<BlockMeta>, Fault> {
+        let block = self.seen.snapshot.blocks.get(&id);
+        block.map(|b| Arc::clone(&b.meta)).ok_or_else(|| Fault::Held(format!("block {id} is not in the bucket")))
+    }
+
+    fn room(&self, bytes: u64, outputs: u64) -> Result<(), Fault> {
+        let free = (self.compactor.options.free)(&self.compactor.dir);
+        space::check(space::needed(bytes, outputs), free)
+    }
+
+    /// Fetches blocks, and checks their indexes. One that is damaged is fetched a second time before it is blamed.
+    async fn inputs(&self, ids: &[BlockId]) -> Result<Vec<PathBuf>, Fault> {
+        let fetched = futures::stream::iter(ids.iter().copied())
+            .map(|id| async move {
+                let dir = self.input(id);
+                let meta = self.meta(id)?;
+                for attempt in 0..2 {
+                    let again = attempt > 0;
+                    fetch::block(&self.effects.bucket, &self.compactor.disk, &meta, &dir, again).await?;
+                    let (disk, folder, meta) = (Arc::clone(&self.compactor.disk), dir.clone(), Arc::clone(&meta));
+                    match blocking(move || make::check_input(&*disk, &folder, &meta)).await {
+                        Err(fault @ Fault::Block { reason: reason::DAMAGED, .. }) if again => return Err(fault),
+                        Err(Fault::Block { reason: reason::DAMAGED, what, .. }) => {
+                            tracing::warn!(block = %id, what, "a fetched block is damaged; it is fetched once more");
+                        }
+                        other => return other.map(|()| dir),
+                    }
+                }
+                Ok(dir)
+            })
+            .buffered(self.compactor.options.fetches.max(1));
+        fetched.try_collect().await
+    }
+
+    /// Makes one block of several.
+    pub(super) async fn compact(&self, item: &Compaction, working: &Working) -> Result<Made, Fault> {
+        let bytes = item.blocks.iter().map(|id| self.bytes(id)).sum();
+        self.room(bytes, 1)?;
+        self.effects.lease.check()?;
+        working.step(Step::Fetch);
+        let folders = self.inputs(&item.blocks).await?;
+        let metas = item.blocks.iter().map(|id| self.meta(*id)).collect::<Result<Vec<_>, _>>()?;
+        let borrowed: Vec<&BlockMeta> = metas.iter().map(|m| &**m).collect();
+        let labels = borrowed.first().map(|m| m.labels()).unwrap_or_default();
+        let labels = plan::without_replicas(&labels, &self.compactor.settings.replica_labels);
+        let Some(meta) = plan::compacted(self.new_id(), &labels, &borrowed) else {
+            return Err(Fault::Held("a compaction of no blocks".to_owned()));
+        };
+        working.step(Step::Work);
+        let (disk, out) = (Arc::clone(&self.compactor.disk), self.compactor.dir.join(OUTPUTS));
+        let made = blocking(move || make::compact(&*disk, &folders, &out, meta)).await?;
+        working.step(Step::Send);
+        let mut result = Made::default();
+        if let Some(written) = made {
+            result.blocks.push(send::block(self, &written).await?);
+        } else {
+            // All are empty, and checked: nothing is lost with them.
+            tracing::info!(stream = item.stream, "the blocks hold no sample");
+        }
+        self.condemn_all(&item.blocks).await?;
+        Ok(result)
+    }
+
+    async fn condemn_all(&self, ids: &[BlockId]) -> Result<(), Fault> {
+        for id in ids {
+            if let Done::Moot(why) = self.effects.mark_for_deletion(*id, SOURCE_OF_COMPACTED).await? {
+                tracing::info!(block = %id, why, "not marked for deletion");
+            }
+            self.compactor.disk.remove_dir(&self.input(*id))?;
+        }
+        Ok(())
+    }
+
+    /// Makes coarser copies of a block.
+    pub(super) async fn downsample(&self, id: BlockId, to: &[i64], working: &Working) -> Result<Made, Fault> {
+        self.room(self.bytes(&id), to.len() as u64)?;
+        self.effects.lease.check()?;
+        working.step(Step::Fetch);
+        let folders = self.inputs(&[id]).await?;
+        let meta = self.meta(id)?;
+        let metas = to.iter().map(|resolution| plan::downsampled(self.new_id(), &meta, *resolution)).collect();
+        working.step(Step::Work);
+        let (disk, out) = (Arc::clone(&self.compactor.disk), self.compactor.dir.join(OUTPUTS));
+        let made = blocking(move || make::downsample(&*disk, &folders, &out, metas)).await?;
+        working.step(Step::Send);
+        let mut result = Made::default();
+        for written in &made {
+            result.blocks.push(send::block(self, written).await?);
+        }
+        self.compactor.disk.remove_dir(&self.input(id))?;
+        Ok(result)
+    }
+}
+
+/// Runs what reads, decodes and writes off the async threads.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Fault> + Send + 'static) -> Result<T, Fault> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(outcome) => outcome,
+        Err(e) => Err(Fault::Held(format!("a mistake of ours, please report it: {e}"))),
+    }
+}
