@@ -31,6 +31,13 @@ pub(super) const GOALS: &[Goal] = &[
         negatives: &[Negative { protection: "compact-meta-last", line: "a visible block lacks a file" }],
     },
     Goal {
+        number: "G02",
+        package: "panoptes",
+        target: "goals",
+        test: "g02::goal_g02_kills_of_the_compactor",
+        negatives: &[Negative { protection: "compact-meta-last", line: "a visible block lacks a file" }],
+    },
+    Goal {
         number: "G04",
         package: "engine",
         target: "lib",
@@ -43,6 +50,13 @@ pub(super) const GOALS: &[Goal] = &[
         target: "lib",
         test: "compact::tests::rivals::goal_g05_zombies",
         negatives: &[Negative { protection: "fence", line: "changes were begun without the lease" }],
+    },
+    Goal {
+        number: "G06",
+        package: "engine",
+        target: "lib",
+        test: "compact::tests::hostile::goal_g06_hostile_bucket",
+        negatives: &[Negative { protection: "own-writes", line: "blocks were compacted twice" }],
     },
     Goal {
         number: "G11",

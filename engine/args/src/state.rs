@@ -166,7 +166,7 @@ pub struct Compaction {
     /// Why the last pass failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
-    /// Why nothing is deleted or marked for deletion, though it is due: another compactor writes to this bucket.
+    /// Why nothing is compacted, deleted or marked for deletion, though it is due: another compactor writes to this bucket.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deletions_stopped: Option<String>,
     /// Bytes of free disk space that the next work needs, if there are fewer.

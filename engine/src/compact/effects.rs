@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use tsdb::BlockMeta;
 use tsdb::marks::{DeletionMark, NoCompactMark, NoDownsampleMark};
 use tsdb::meta::MAX_META_BYTES;
-use tsdb::plan::{self, Snapshot, Why};
+use tsdb::plan::{self, Settings, Snapshot, Why};
 
 /// Why something was not done although it was planned.
 #[derive(Debug, PartialEq, Eq)]
@@ -72,7 +72,14 @@ impl Effects {
     }
 
     /// Deletes what a plan says. The mark is read again: somebody may have taken it back.
-    pub(super) async fn delete(&self, id: BlockId, why: &Why, snapshot: &Snapshot, delay: i64) -> Result<Done, Fault> {
+    pub(super) async fn delete(
+        &self,
+        id: BlockId,
+        why: &Why,
+        snapshot: &Snapshot,
+        settings: &Settings,
+    ) -> Result<Done, Fault> {
+        let delay = settings.delete_delay;
         match why {
             Why::MarkIsOld { details, .. } => {
                 if let Some(moot) = self.mark_stands(id, delay).await? {
@@ -91,20 +98,24 @@ impl Effects {
                     return Ok(Done::Moot(moot));
                 }
             }
-            _ => return self.clear(id).await,
+            _ => return self.remove_partial(id, settings.partial_age).await,
         }
         self.remove(id).await
     }
 
-    /// Deletes what is left of an upload or a deletion that broke off, unless it is a block after all.
+    /// Deletes what is left of an upload of our own that broke off, unless it is a block after all. What the catalogue calls
+    /// committed is none, whatever it lacks.
     pub(super) async fn clear(&self, id: BlockId) -> Result<Done, Fault> {
         let path = block::object(id, block::META);
         match self.bucket.get(&path, MAX_META_BYTES).await {
-            Err(e) if e.is_not_found() => {}
+            Err(e) if e.is_not_found() => return self.remove_partial(id, 0).await,
             Err(e) if e.kind == Kind::TooLarge => return Ok(Done::Moot(e.to_string())),
             Err(e) => return Err(e.into()),
             Ok(object) => match BlockMeta::read(&path, &object.bytes) {
                 Ok(meta) if self.is_whole(&meta).await? => return Ok(Done::Moot(format!("{id} is a block by now"))),
+                Ok(_) if self.bucket.exists(&super::producer(&self.bucket)?.commit_path(id)).await? => {
+                    return Ok(Done::Moot(format!("{id} was committed, and lacks files")));
+                }
                 Ok(_) => {}
                 // It was a block: what it holds is not ours to throw away.
                 Err(e) => {
@@ -114,6 +125,28 @@ impl Effects {
             },
         }
         self.remove(id).await
+    }
+
+    /// Deletes what is left of an upload that broke off: all of it was written at least `age` (ms) ago, and there is no
+    /// meta.json. Its producer may wake up at any time: the index goes first, and one look for meta.json is before each delete.
+    async fn remove_partial(&self, id: BlockId, age: i64) -> Result<Done, Fault> {
+        self.lease.confirm().await?;
+        let (meta, mark) = (block::object(id, block::META), block::object(id, block::DELETION_MARK));
+        let mut all: Vec<bucket::Meta> = self.bucket.list(&block::directory(id)).try_collect().await?;
+        let now = self.bucket.world().clock.now_ms();
+        if let Some(new) = all.iter().find(|o| age > 0 && now.saturating_sub(o.modified_ms) <= age) {
+            return Ok(Done::Moot(format!("{} was written not long ago", new.path)));
+        }
+        let index = block::object(id, block::INDEX);
+        all.sort_by_key(|o| (o.path == mark, o.path != index));
+        for object in all {
+            if object.path == meta || self.bucket.exists(&meta).await? {
+                return Ok(Done::Moot(format!("{id} is a block by now")));
+            }
+            self.lease.check()?;
+            self.bucket.delete(&object.path).await?;
+        }
+        Ok(Done::Yes)
     }
 
     /// Whether all files of a block are there, as large as its meta.json says.

@@ -46,7 +46,7 @@ pub(super) fn sign(view: &View, ours: &BTreeSet<BlockId>, since_ms: i64) -> Opti
         }
     }
     newest.map(|(_, what)| {
-        format!("{what}, after our lease began: end the other compactor, then restart this one; until then nothing is deleted")
+        format!("{what}, after our lease began: end the other compactor, then restart this one; until then nothing is compacted or deleted")
     })
 }
 

@@ -4,7 +4,7 @@ use super::{Fault, foreign, producer};
 use bucket::catalogue::{Reader, State};
 use bucket::fetch::{Fetcher, Reason, View};
 use bucket::{Bucket, Kind, block};
-use model::BlockId;
+use model::{BlockId, protection};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use tsdb::BlockMeta;
@@ -27,7 +27,7 @@ pub(super) struct Look {
 /// What was seen.
 pub(super) struct Seen {
     /// As the planner takes it.
-    pub(super) snapshot: Snapshot,
+    pub(super) snapshot: Arc<Snapshot>,
     /// Bytes of blocks, where they are known.
     pub(super) bytes: BTreeMap<BlockId, u64>,
     /// Uploads of our own that broke off: what is left of them is garbage.
@@ -65,14 +65,14 @@ impl Look {
         self.deleted.insert(id);
     }
 
-    /// Looks at the whole bucket. `partial_age`: how long (ms) an announced upload of others counts as alive.
-    pub(super) async fn look(&mut self, now: i64, partial_age: i64) -> Result<Seen, Fault> {
+    /// Looks at the whole bucket.
+    pub(super) async fn look(&mut self) -> Result<Seen, Fault> {
         // The catalogue first: what it tells of must be in the listing that follows.
-        let told = match self.catalogue.read().await? {
-            State::Blocks(told) => told,
-            State::Absent | State::Unusable(_) => BTreeMap::new(),
+        // Where it can't be read whole, nothing is known of announced blocks either: a committed one would look abandoned.
+        let (told, intents) = match self.catalogue.read().await? {
+            State::Blocks(told) => (told, self.catalogue.intents().await?),
+            State::Absent | State::Unusable(_) => (BTreeMap::new(), Vec::new()),
         };
-        let intents = self.catalogue.intents().await?;
         let mut view = self.fetcher.sync().await?;
         view.blocks.retain(|id, _| !self.deleted.contains(id));
         let (unreadable, errors) = blamed(&view);
@@ -85,7 +85,7 @@ impl Look {
         }
         let hidden: Vec<_> = told.iter().chain(&self.made).filter(|(id, _)| !view.blocks.contains_key(id)).collect();
         for (id, meta) in hidden {
-            if self.deleted.contains(id) || snapshot.blocks.contains_key(id) {
+            if self.deleted.contains(id) || snapshot.blocks.contains_key(id) || protection::off("own-writes") {
                 continue;
             }
             let mut block = plan::Block::new(Arc::clone(meta));
@@ -113,7 +113,9 @@ impl Look {
                 broken_off.insert(intent.block);
                 partial.claimed = true;
             } else {
-                partial.claimed = now.saturating_sub(intent.time_ms) <= partial_age;
+                // Another producer announced it: it may go on with it at any time, however long it was away, and is the one to
+                // end it.
+                partial.claimed = true;
             }
         }
         // Announced by us, never committed, and its meta.json is there: it was killed right then, or it came behind our
@@ -137,7 +139,7 @@ impl Look {
             told.keys().chain(self.made.keys()).copied().chain(intents.iter().map(|(_, i)| i.block)).collect();
         let foreign = foreign::sign(&view, &known, self.since_ms);
         let bytes = view.blocks.iter().filter(|(_, b)| b.bytes > 0).map(|(id, b)| (*id, b.bytes)).collect();
-        Ok(Seen { snapshot, bytes, broken_off, broken, uncommitted, foreign, errors: view.errors })
+        Ok(Seen { snapshot: Arc::new(snapshot), bytes, broken_off, broken, uncommitted, foreign, errors: view.errors })
     }
 }
 

@@ -44,6 +44,8 @@ struct Compactor {
     options: Options,
     world: World,
     progress: Progress,
+    /// Held while something works on the disk: also by work that was given up and has not noticed.
+    busy: Arc<tokio::sync::RwLock<()>>,
 }
 
 /// How it works.

@@ -11,13 +11,14 @@ use bucket::lease::{Claims, Lease};
 use futures::StreamExt as _;
 use model::{BlockId, Labels};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use tsdb::BlockMeta;
 use tsdb::plan::{self, Action, Item, Plan, Snapshot, Why};
 
 /// Rounds of one pass: more are not needed by far, since each makes blocks wider.
 const ROUNDS: usize = 100;
 /// So many rounds of planning are looked ahead for the forecast.
-const AHEAD: usize = 1000;
+const AHEAD: usize = 100;
 /// Marks and deletions at the same time.
 const EFFECTS: usize = 16;
 /// Entries of the catalogue from which on they are folded.
@@ -62,22 +63,16 @@ impl Tenure {
         // What was tried in this pass, and what failed and why: a listing may be behind, and nothing is tried twice.
         let mut tried: BTreeSet<String> = BTreeSet::new();
         let mut failed: BTreeMap<String, String> = BTreeMap::new();
-        let mut first_fault = None;
+        let (mut first_fault, mut lacks_disk) = (None, false);
         for round in 0..ROUNDS {
             self.lease.check()?;
             let seen = self.see(compactor).await?;
             let now = compactor.world.clock.now_ms();
-            let plan = plan::make(&seen.snapshot, now, &compactor.settings);
-            if let Some(broken) = plan::laws::check(&seen.snapshot, now, &compactor.settings, &plan).first() {
-                return Err(Fault::Held(broken.to_string()));
-            }
+            let plan = decide(compactor, &seen.snapshot, now, round == 0).await?;
             let items = self.choose(compactor, &seen, &plan, &tried, &mut failed).await?;
             failed.extend(seen.broken.iter().map(|(id, what)| (id.to_string(), what.clone())));
             compactor.progress.held(&plan.held, &failed);
-            if round == 0 || items.is_empty() {
-                compactor.progress.todo(&plan::forecast(&seen.snapshot, now, &compactor.settings, AHEAD));
-            }
-            let cleared = self.clear(compactor, &catalogue, &seen).await?;
+            let cleared = self.clear(compactor, &catalogue, &seen, &mut tried).await?;
             if items.is_empty() {
                 if let Some(e) = seen.errors.into_iter().next() {
                     first_fault.get_or_insert(Fault::Bucket(e));
@@ -89,6 +84,8 @@ impl Tenure {
             }
             tried.extend(items.iter().map(key));
             let used: BTreeSet<BlockId> = items.iter().flat_map(|i| i.action.blocks().to_vec()).collect();
+            // Work that was given up may still be writing.
+            drop(compactor.busy.write().await);
             work::clean(compactor, &|id| used.contains(id))?;
             let effects = Effects { bucket: self.bucket.clone(), lease: self.lease.clone() };
             let bench = Bench { compactor, effects, catalogue: catalogue.clone(), seen: &seen };
@@ -107,6 +104,7 @@ impl Tenure {
                         tracing::warn!(item = %item, error = %fault, "failed");
                         if let Fault::Space { needed, free } = fault {
                             compactor.progress.lacks_disk(needed.saturating_sub(free));
+                            lacks_disk = true;
                         }
                         failed.insert(item.to_string(), fault.to_string());
                         // What belongs to one block is told where the block is marked, and no failure of the pass.
@@ -122,17 +120,25 @@ impl Tenure {
                 break;
             }
         }
+        if lacks_disk {
+            // What lies there for later takes room, too.
+            drop(compactor.busy.write().await);
+            work::clean(compactor, &|_| false)?;
+        }
         match first_fault {
-            Some(fault) => Err(fault),
-            None => self.fold().await,
+            Some(fault) if fault.ends_pass() => Err(fault),
+            fault => {
+                self.fold().await?;
+                fault.map_or(Ok(()), Err)
+            }
         }
     }
 
     async fn see(&mut self, compactor: &Compactor) -> Result<Seen, Fault> {
         let (clock, metrics) = (&compactor.world.clock, &compactor.progress.metrics);
-        let (begin, now) = (clock.elapsed(), clock.now_ms());
+        let begin = clock.elapsed();
         metrics.syncs.inc();
-        let seen = self.look.look(now, compactor.settings.partial_age).await;
+        let seen = self.look.look().await;
         metrics.sync_duration.observe(clock.elapsed().saturating_sub(begin).as_secs_f64());
         if seen.is_err() {
             metrics.sync_failures.inc();
@@ -155,8 +161,8 @@ impl Tenure {
     ) -> Result<Vec<Item>, Fault> {
         let replicas = &compactor.settings.replica_labels;
         let new = plan.items.iter().filter(|item| !tried.contains(&key(item)));
-        // Marks and deletions are a foreign compactor's, if there is one: see `foreign`.
-        let allowed = |item: &&Item| seen.foreign.is_none() || !is_removal(item);
+        // What takes blocks away is a foreign compactor's, if there is one: see `foreign`.
+        let allowed = |item: &&Item| seen.foreign.is_none() || !takes_away(item);
         let items: Vec<Item> = new.filter(allowed).cloned().collect();
         let of = |item: &Item| stream(&seen.snapshot, item, replicas);
         let streams: BTreeSet<Labels> = items.iter().filter_map(of).collect();
@@ -169,7 +175,13 @@ impl Tenure {
 
     /// Brings to an end what our own uploads left that broke off: commits what is whole, clears away the rest. Tells whether
     /// something was cleared away.
-    async fn clear(&mut self, compactor: &Compactor, catalogue: &Producer, seen: &Seen) -> Result<bool, Fault> {
+    async fn clear(
+        &mut self,
+        compactor: &Compactor,
+        catalogue: &Producer,
+        seen: &Seen,
+        tried: &mut BTreeSet<String>,
+    ) -> Result<bool, Fault> {
         let effects = Effects { bucket: self.bucket.clone(), lease: self.lease.clone() };
         // A predecessor was killed between meta.json and commit.
         for meta in &seen.uncommitted {
@@ -181,7 +193,8 @@ impl Tenure {
         }
         let mut some = false;
         for id in seen.broken_off.iter().filter(|_| seen.foreign.is_none()) {
-            if effects.clear(*id).await? == Done::Yes {
+            // Once in a pass: a listing may be behind.
+            if tried.insert(format!("clear {id}")) && effects.clear(*id).await? == Done::Yes {
                 compactor.progress.metrics.partial_deletions.inc();
                 tracing::info!(block = %id, "what an upload of ours left that broke off is cleared away");
                 self.cleared.insert(*id);
@@ -211,8 +224,27 @@ fn key(item: &Item) -> String {
     format!("{:?}", item.action)
 }
 
-fn is_removal(item: &Item) -> bool {
-    matches!(item.action, Action::Delete(_) | Action::MarkForDeletion(_))
+/// Whether blocks are deleted or marked for deletion by it, be it as sources.
+fn takes_away(item: &Item) -> bool {
+    matches!(item.action, Action::Delete(_) | Action::MarkForDeletion(_) | Action::Compact(_))
+}
+
+/// Plans, and judges the plan by its laws; forecasts, if asked. Off the async threads: a large bucket takes seconds, and the
+/// lease has to be renewed meanwhile.
+async fn decide(compactor: &Compactor, snapshot: &Arc<Snapshot>, now: i64, ahead: bool) -> Result<Plan, Fault> {
+    let (snapshot, settings) = (Arc::clone(snapshot), compactor.settings.clone());
+    let progress = compactor.progress.clone();
+    work::blocking(compactor, move || {
+        let plan = plan::make(&snapshot, now, &settings);
+        if let Some(broken) = plan::laws::check(&snapshot, now, &settings, &plan).first() {
+            return Err(Fault::Held(broken.to_string()));
+        }
+        if ahead || plan.items.is_empty() {
+            progress.todo(&plan::forecast(&snapshot, now, &settings, AHEAD));
+        }
+        Ok(plan)
+    })
+    .await
 }
 
 /// The labels of the stream that an item is about; none for what is no block.
@@ -268,8 +300,7 @@ async fn one(bench: &Bench<'_>, item: &Item) -> Result<Made, Fault> {
     match &item.action {
         Action::Delete(id) => {
             metrics.cleanup_loops.inc();
-            let delay = bench.compactor.settings.delete_delay;
-            let deleted = effects.delete(*id, &item.why, snapshot, delay).await;
+            let deleted = effects.delete(*id, &item.why, snapshot, &bench.compactor.settings).await;
             match &deleted {
                 Ok(Done::Yes) if matches!(item.why, Why::UploadBrokeOff { .. }) => metrics.partial_deletions.inc(),
                 Ok(Done::Yes) => metrics.cleaned.inc(),

@@ -95,6 +95,7 @@ pub async fn run(args: CompactArgs, world: World, shutdown: CancellationToken) -
         },
         world,
         progress: Progress::new(&context),
+        busy: Arc::default(),
     };
     compactor.disk.create_dir(&compactor.dir).context("--data-dir")?;
     let bound = server::bind(&args.server).await?;

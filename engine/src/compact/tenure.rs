@@ -27,7 +27,25 @@ pub(super) enum End {
     Failed(Fault),
 }
 
+/// Renews the lease until it is dropped.
+struct Keeper(tokio::task::JoinHandle<()>);
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
 impl Compactor {
+    /// Waits until so many bytes of disk are free, at most for the time between two passes.
+    async fn wait_for_room(&self, needed: u64, longest: Duration) {
+        let clock = &self.world.clock;
+        let end = clock.elapsed() + longest;
+        while clock.elapsed() < end && (self.options.free)(&self.dir).is_some_and(|free| free < needed) {
+            tokio::time::sleep(RETRY_SPACE).await;
+        }
+    }
+
     /// Works with one bucket: pass after pass with a pause `interval` in between, or a single one if there is none.
     pub(super) async fn work(&self, bucket: &Bucket, interval: Option<Duration>, stop: &CancellationToken) -> End {
         let held = Mutex::new(None);
@@ -82,27 +100,33 @@ impl Compactor {
             let passes = async {
                 loop {
                     let outcome = tenure.pass(self).await;
-                    self.progress.pass(outcome.as_ref().map(|()| ()).map_err(ToString::to_string));
+                    self.progress.pass(outcome.as_ref().map_err(ToString::to_string).copied());
                     let pause = match (outcome, interval) {
                         (Err(Fault::Lost(why)), _) => return Err(why),
                         (Ok(()), None) => return Ok(End::Over),
                         (Err(fault), None) => return Ok(End::Failed(fault)),
                         (Ok(()), Some(interval)) => interval,
+                        (Err(Fault::Space { needed, .. }), Some(interval)) => {
+                            self.wait_for_room(needed, interval).await;
+                            continue;
+                        }
                         (Err(fault), Some(interval)) => {
                             tracing::warn!(error = %fault, "the pass failed; it is repeated");
-                            let retry = if matches!(fault, Fault::Space { .. }) { RETRY_SPACE } else { RETRY };
-                            interval.min(retry)
+                            interval.min(RETRY)
                         }
                     };
                     tokio::time::sleep(pause).await;
                 }
             };
-            // While the lease is renewed; work is ended where it stands as soon as it is lost.
+            // On a task of its own, so that nothing that takes long here holds it up.
+            let kept = lease.clone();
+            let keeper = Keeper(tokio::spawn(async move { kept.keep().await }));
+            // Work is ended where it stands as soon as the lease is lost.
             let ended = tokio::select! {
                 ended = passes => ended,
-                () = lease.keep() => Err("it could not be renewed".to_owned()),
                 why = lease.lost() => Err(why),
             };
+            drop(keeper);
             match ended {
                 Ok(end) => return end,
                 Err(why) => {

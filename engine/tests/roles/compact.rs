@@ -198,7 +198,7 @@ async fn thanos_verifies_serves_and_goes_on_with_what_we_compacted() {
     let counted: BTreeMap<Labels, f64> = answers(&bucket, 300_000)
         .await
         .into_iter()
-        .map(|(l, s)| (l, s.into_iter().map(|(_, v)| f64::from_bits(v)).sum()))
+        .map(|(l, s)| (l, s.into_values().map(f64::from_bits).sum()))
         .collect();
     assert!(!counted.is_empty());
     for (labels, n) in &counted {

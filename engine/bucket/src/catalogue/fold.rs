@@ -4,7 +4,8 @@
 //! then the entries go. A reader in between counts an entry that the snapshot has folded no more.
 
 use super::{
-    COMMIT, COVERED, Folded, INTENT, MAX_ENTRY, Name, ROOT, Reader, Snapshot, State, broken, folded_path, snapshot_path,
+    COMMIT, COVERED, Folded, INTENT, MAX_ENTRY, MAX_SNAPSHOT, Name, ROOT, Reader, Snapshot, State, broken, folded_path,
+    snapshot_path,
 };
 use crate::error::{Advice, Kind};
 use crate::lease::{Error, Lease};
@@ -161,6 +162,10 @@ async fn write_snapshot(
     };
     let path = snapshot_path(number);
     let bytes = document::write("snapshot", &snapshot).map_err(|e| broken(&path, e))?;
+    if bytes.len() as u64 > MAX_SNAPSHOT {
+        tracing::error!(bytes = bytes.len(), "the catalogue is too large to be folded: split the bucket");
+        return Ok(false);
+    }
     lease.confirm().await?;
     match bucket.create(&path, bytes).await {
         Ok(_) => Ok(true),

@@ -113,6 +113,11 @@ impl Producer {
         self.create(block, COVERED, &Covered { block, within }).await
     }
 
+    /// Where this producer tells that a block is whole.
+    pub fn commit_path(&self, block: BlockId) -> String {
+        format!("{ROOT}{}/{block}.{COMMIT}", self.name)
+    }
+
     async fn create<T: serde::Serialize + Sync>(&self, id: BlockId, kind: &str, body: &T) -> Result<()> {
         let path = format!("{ROOT}{}/{id}.{kind}", self.name);
         let bytes = document::write(kind, body).map_err(|e| broken(&path, e))?;

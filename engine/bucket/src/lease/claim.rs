@@ -80,7 +80,15 @@ impl Claims {
             .buffer_unordered(CONCURRENCY);
         let mut taken = BTreeMap::new();
         while let Some((stream, found)) = reads.next().await {
-            let unchanged = match found? {
+            let found = match found {
+                // What is damaged holds up its own stream.
+                Err(e) if e.kind == Kind::Corrupt => {
+                    taken.insert(stream, Taken { scope: "unknown".to_owned(), holder: e.to_string() });
+                    continue;
+                }
+                found => found?,
+            };
+            let unchanged = match found {
                 None => None,
                 Some((claim, _)) if claim.scope == self.lease.record().scope => {
                     self.ours.insert(stream);

@@ -109,15 +109,19 @@ async fn day(rng: Rng, streams: usize, hours: u64, plan: Plan, longest: Duration
     let bucket = site.bucket(Arc::new(store.clone()) as Arc<dyn Store>);
     let compactor = site.compactor("one", Arc::new(MemoryDisk::new()));
     let stop = CancellationToken::new();
+    let mut made = BTreeSet::new();
     let checks = async {
         for _ in 0..hours * 2 {
             tokio::time::sleep(Duration::from_secs(1800)).await;
             site.verify(false).unwrap_or_else(|e| panic!("under way: {e}"));
+            made.extend(site.blocks().into_iter().filter(|(_, (m, _))| m.compaction.level > 1).map(|(id, _)| id));
         }
         stop.cancel();
     };
     tokio::join!(compactor.work(&bucket, Some(Duration::from_secs(600)), &stop), checks);
     site.verify(true).unwrap_or_else(|e| panic!("at the end: {e}"));
+    // Reads follow writes, however old the listings are.
+    assert!(made.len() <= streams, "blocks were compacted twice: {} blocks were made of {streams} streams", made.len());
     let wide = site.blocks().values().filter(|(m, marked)| !marked && m.max_time - m.min_time == 8 * HOUR).count();
     (store.calls().values().sum(), wide)
 }

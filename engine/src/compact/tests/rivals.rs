@@ -226,7 +226,7 @@ fn runs(goal: &Goal, count: u64, how: Race) -> (u64, u64, u64) {
 #[test]
 fn goal_g04_two_compactors_race() {
     let goal = Goal::start("G04");
-    let count = goal.pick(3, 60, 2_000);
+    let count = goal.pick(2, 60, 2_000);
     let pause = Duration::from_secs(300);
     let how = Race { names: &["a", "b", "c"], hours: 4, share: 40, longest: TTL * 3, pause, lease: TTL };
     let (freezes, changes, fenced) = runs(&goal, count, how);
@@ -240,7 +240,7 @@ fn goal_g04_two_compactors_race() {
 #[test]
 fn goal_g05_zombies() {
     let goal = Goal::start("G05");
-    let count = goal.pick(5, 200, 10_000);
+    let count = goal.pick(3, 200, 10_000);
     let (longest, lease) = (Duration::from_secs(72 * 3600), Duration::from_secs(1800));
     let how = Race { names: &["a", "b"], hours: 200, share: 50, longest, pause: Duration::from_secs(7200), lease };
     let (freezes, changes, fenced) = runs(&goal, count, how);

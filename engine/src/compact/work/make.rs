@@ -109,6 +109,9 @@ pub(super) fn downsample(
             Fault::Block { block: id, reason: reason::DAMAGED, what: e.to_string() }
         }
         downsample::Failure::File(e) => Fault::Disk(e),
+        downsample::Failure::Series { error: downsample::Error::Overlap { .. }, .. } => {
+            Fault::Block { block: id, reason: reason::OUT_OF_ORDER_CHUNK, what: failure.to_string() }
+        }
         downsample::Failure::Series { .. } => {
             Fault::Block { block: id, reason: reason::DAMAGED, what: failure.to_string() }
         }
@@ -150,7 +153,8 @@ fn blame(disk: &dyn Disk, folders: &[PathBuf], failure: &Failure) -> Fault {
         (Failure::Block { error, .. }, _) if !error.is_damage() => Fault::Disk(error.clone()),
         (Failure::Write(error), _) => Fault::Disk(error.clone()),
         (Failure::Block { .. }, Some(block)) => Fault::Block { block, reason: reason::DAMAGED, what },
-        (_, Some(block)) => Fault::Block { block, reason: reason::OUT_OF_ORDER_CHUNK, what },
+        (Failure::Chunks { .. }, Some(block)) => Fault::Block { block, reason: reason::OUT_OF_ORDER_CHUNK, what },
+        (_, Some(block)) => Fault::Block { block, reason: reason::DAMAGED, what },
         // Chunks of several blocks: whose can't be read?
         (_, None) => {
             let damaged = folders.iter().find_map(|dir| {

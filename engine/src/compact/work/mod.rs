@@ -11,9 +11,10 @@ use super::{Compactor, Fault, space};
 use bucket::catalogue::Producer;
 use futures::{StreamExt as _, TryStreamExt as _};
 use model::BlockId;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tsdb::BlockMeta;
+use tsdb::disk::Disk;
 use tsdb::marks::reason;
 use tsdb::plan::{self, Compaction, SOURCE_OF_COMPACTED};
 
@@ -21,6 +22,9 @@ use tsdb::plan::{self, Compaction, SOURCE_OF_COMPACTED};
 const INPUTS: &str = "compact/in";
 /// Where new blocks are made.
 const OUTPUTS: &str = "compact/out";
+
+/// What a deletion mark says of a block without a sample.
+const EMPTY: &str = "block without samples";
 
 /// What all items of a round share.
 pub(super) struct Bench<'a> {
@@ -79,9 +83,43 @@ impl Bench<'_> {
         block.map(|b| Arc::clone(&b.meta)).ok_or_else(|| Fault::Held(format!("block {id} is not in the bucket")))
     }
 
-    fn room(&self, bytes: u64, outputs: u64) -> Result<(), Fault> {
+    /// Whether there is room for work on these blocks; what of them lies here already takes none.
+    fn room(&self, ids: &[BlockId], outputs: u64) -> Result<(), Fault> {
+        let bytes = ids.iter().map(|id| self.bytes(id)).sum();
+        let mut here = 0u64;
+        for dir in ids.iter().map(|id| self.input(*id)) {
+            for folder in [dir.join(tsdb::segment::CHUNKS_DIR), dir] {
+                if self.compactor.disk.exists(&folder)? {
+                    here += self.compactor.disk.list(&folder)?.iter().map(|e| e.size).sum::<u64>();
+                }
+            }
+        }
         let free = (self.compactor.options.free)(&self.compactor.dir);
-        space::check(space::needed(bytes, outputs), free)
+        space::check(space::needed(bytes, outputs).saturating_sub(here), free)
+    }
+
+    /// Fetches blocks and makes new ones of them. Where one turns out damaged, it is fetched once more before it is blamed: what
+    /// lay on this disk may be to blame.
+    async fn make<T: Send + 'static>(
+        &self,
+        ids: &[BlockId],
+        working: &Working,
+        make: impl Fn(&dyn Disk, &[PathBuf], &Path) -> Result<T, Fault> + Clone + Send + 'static,
+    ) -> Result<T, Fault> {
+        for attempt in 0..2 {
+            working.step(Step::Fetch);
+            let folders = self.inputs(ids).await?;
+            working.step(Step::Work);
+            let (disk, out, make) = (Arc::clone(&self.compactor.disk), self.compactor.dir.join(OUTPUTS), make.clone());
+            match blocking(self.compactor, move || make(&*disk, &folders, &out)).await {
+                Err(Fault::Block { block, reason: reason::DAMAGED, what }) if attempt == 0 => {
+                    tracing::warn!(%block, what, "a fetched block is damaged; it is fetched once more");
+                    self.compactor.disk.remove_dir(&self.input(block))?;
+                }
+                made => return made,
+            }
+        }
+        Err(Fault::Held("a block changes while it is read".to_owned()))
     }
 
     /// Fetches blocks, and checks their indexes. One that is damaged is fetched a second time before it is blamed.
@@ -94,7 +132,7 @@ impl Bench<'_> {
                     let again = attempt > 0;
                     fetch::block(&self.effects.bucket, &self.compactor.disk, &meta, &dir, again).await?;
                     let (disk, folder, meta) = (Arc::clone(&self.compactor.disk), dir.clone(), Arc::clone(&meta));
-                    match blocking(move || make::check_input(&*disk, &folder, &meta)).await {
+                    match blocking(self.compactor, move || make::check_input(&*disk, &folder, &meta)).await {
                         Err(fault @ Fault::Block { reason: reason::DAMAGED, .. }) if again => return Err(fault),
                         Err(Fault::Block { reason: reason::DAMAGED, what, .. }) => {
                             tracing::warn!(block = %id, what, "a fetched block is damaged; it is fetched once more");
@@ -110,11 +148,8 @@ impl Bench<'_> {
 
     /// Makes one block of several.
     pub(super) async fn compact(&self, item: &Compaction, working: &Working) -> Result<Made, Fault> {
-        let bytes = item.blocks.iter().map(|id| self.bytes(id)).sum();
-        self.room(bytes, 1)?;
+        self.room(&item.blocks, 1)?;
         self.effects.lease.check()?;
-        working.step(Step::Fetch);
-        let folders = self.inputs(&item.blocks).await?;
         let metas = item.blocks.iter().map(|id| self.meta(*id)).collect::<Result<Vec<_>, _>>()?;
         let borrowed: Vec<&BlockMeta> = metas.iter().map(|m| &**m).collect();
         let labels = borrowed.first().map(|m| m.labels()).unwrap_or_default();
@@ -122,24 +157,25 @@ impl Bench<'_> {
         let Some(meta) = plan::compacted(self.new_id(), &labels, &borrowed) else {
             return Err(Fault::Held("a compaction of no blocks".to_owned()));
         };
-        working.step(Step::Work);
-        let (disk, out) = (Arc::clone(&self.compactor.disk), self.compactor.dir.join(OUTPUTS));
-        let made = blocking(move || make::compact(&*disk, &folders, &out, meta)).await?;
+        let make =
+            move |disk: &dyn Disk, folders: &[PathBuf], out: &Path| make::compact(disk, folders, out, meta.clone());
+        let made = self.make(&item.blocks, working, make).await?;
         working.step(Step::Send);
         let mut result = Made::default();
         if let Some(written) = made {
             result.blocks.push(send::block(self, &written).await?);
+            self.condemn_all(&item.blocks, SOURCE_OF_COMPACTED).await?;
         } else {
             // All are empty, and checked: nothing is lost with them.
             tracing::info!(stream = item.stream, "the blocks hold no sample");
+            self.condemn_all(&item.blocks, EMPTY).await?;
         }
-        self.condemn_all(&item.blocks).await?;
         Ok(result)
     }
 
-    async fn condemn_all(&self, ids: &[BlockId]) -> Result<(), Fault> {
+    async fn condemn_all(&self, ids: &[BlockId], details: &str) -> Result<(), Fault> {
         for id in ids {
-            if let Done::Moot(why) = self.effects.mark_for_deletion(*id, SOURCE_OF_COMPACTED).await? {
+            if let Done::Moot(why) = self.effects.mark_for_deletion(*id, details).await? {
                 tracing::info!(block = %id, why, "not marked for deletion");
             }
             self.compactor.disk.remove_dir(&self.input(*id))?;
@@ -149,15 +185,14 @@ impl Bench<'_> {
 
     /// Makes coarser copies of a block.
     pub(super) async fn downsample(&self, id: BlockId, to: &[i64], working: &Working) -> Result<Made, Fault> {
-        self.room(self.bytes(&id), to.len() as u64)?;
+        self.room(&[id], to.len() as u64)?;
         self.effects.lease.check()?;
-        working.step(Step::Fetch);
-        let folders = self.inputs(&[id]).await?;
         let meta = self.meta(id)?;
-        let metas = to.iter().map(|resolution| plan::downsampled(self.new_id(), &meta, *resolution)).collect();
-        working.step(Step::Work);
-        let (disk, out) = (Arc::clone(&self.compactor.disk), self.compactor.dir.join(OUTPUTS));
-        let made = blocking(move || make::downsample(&*disk, &folders, &out, metas)).await?;
+        let metas: Vec<BlockMeta> =
+            to.iter().map(|resolution| plan::downsampled(self.new_id(), &meta, *resolution)).collect();
+        let make =
+            move |disk: &dyn Disk, folders: &[PathBuf], out: &Path| make::downsample(disk, folders, out, metas.clone());
+        let made = self.make(&[id], working, make).await?;
         working.step(Step::Send);
         let mut result = Made::default();
         for written in &made {
@@ -169,7 +204,15 @@ impl Bench<'_> {
 }
 
 /// Runs what reads, decodes and writes off the async threads.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Fault> + Send + 'static) -> Result<T, Fault> {
+pub(super) async fn blocking<T: Send + 'static>(
+    compactor: &Compactor,
+    work: impl FnOnce() -> Result<T, Fault> + Send + 'static,
+) -> Result<T, Fault> {
+    let busy = Arc::clone(&compactor.busy).read_owned().await;
+    let work = move || {
+        let _busy = busy;
+        work()
+    };
     match tokio::task::spawn_blocking(work).await {
         Ok(outcome) => outcome,
         Err(e) => Err(Fault::Held(format!("a mistake of ours, please report it: {e}"))),

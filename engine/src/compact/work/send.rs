@@ -66,7 +66,7 @@ pub(super) async fn block(bench: &Bench<'_>, written: &Written) -> Result<BlockM
     lease.check()?;
     bench.catalogue.commit(&meta).await?;
     let (disk, dir) = (Arc::clone(disk), written.dir.clone());
-    super::blocking(move || Ok(disk.remove_dir(&dir)?)).await?;
+    super::blocking(compactor, move || Ok(disk.remove_dir(&dir)?)).await?;
     Ok(meta)
 }
 
