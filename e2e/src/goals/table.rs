@@ -31,13 +31,6 @@ pub(super) const GOALS: &[Goal] = &[
         negatives: &[Negative { protection: "compact-meta-last", line: "a visible block lacks a file" }],
     },
     Goal {
-        number: "G02",
-        package: "panoptes",
-        target: "goals",
-        test: "g02::goal_g02_kills_of_the_compactor",
-        negatives: &[Negative { protection: "compact-meta-last", line: "a visible block lacks a file" }],
-    },
-    Goal {
         number: "G04",
         package: "engine",
         target: "lib",

@@ -134,7 +134,11 @@ impl Site {
         let lease = loop {
             match contender.attempt().await? {
                 Attempt::Held(lease) => break lease,
-                Attempt::StandBy(_, left) => self.pass_time(left.as_millis() as i64),
+                Attempt::StandBy(_, left) => {
+                    // Whichever clock this site goes by.
+                    self.pass_time(left.as_millis() as i64);
+                    tokio::time::sleep(left).await;
+                }
             }
         };
         let outcome = Tenure::new(&compactor, bucket, &lease).pass(&compactor).await;
