@@ -20,7 +20,7 @@ use super::series::fault::Fault;
 use super::series::missing::Lacks;
 use super::series::open::{Found, Opener, average};
 use super::series::spec::{Aggregates, Spec, Stats, Stop};
-use super::series::{Chosen, Shared, Wanted, choose_blocks};
+use super::series::{Chosen, Shared, Wanted, apart, choose_blocks};
 use futures::{StreamExt as _, stream};
 use model::{BlockId, MatchOp, Matcher};
 use scan::Scan;
@@ -109,7 +109,7 @@ pub async fn answer(shared: &Shared, asked: Asked, budget: Budget, used: super::
         used: Arc::new(used),
         series_estimate: shared.series_estimate,
     };
-    let call = Call { asked: Arc::new(asked), opener, spec: Arc::new(spec) };
+    let call = Arc::new(Call { asked: Arc::new(asked), opener, spec: Arc::new(spec) });
     let mut served = shared.set.snapshot();
     for _ in 0..ATTEMPTS {
         let asked = &call.asked;
@@ -170,10 +170,14 @@ impl Pile {
 }
 
 impl Call {
-    async fn all(&self, blocks: Vec<Chosen>) -> Result<Texts, Fault> {
+    async fn all(self: &Arc<Self>, blocks: Vec<Chosen>) -> Result<Texts, Fault> {
         let (mut pile, mut troubles) = (Pile::default(), Vec::new());
-        let mut found = stream::iter(blocks.into_iter().map(|(block, matchers)| self.block(block, matchers)))
-            .buffer_unordered(CONCURRENT);
+        // Each goes on by itself while lists are merged here: what waits for its turn of the CPU or of the bucket must take it.
+        let mut found = stream::iter(blocks.into_iter().map(|(block, matchers)| {
+            let call = Arc::clone(self);
+            apart(async move { call.block(block, matchers).await })
+        }))
+        .buffer_unordered(CONCURRENT);
         while let Some(one) = found.next().await {
             match one {
                 Ok(told) => pile.add(self, told).await?,

@@ -402,7 +402,7 @@ impl<'a> Answer<'a> {
 
 /// Runs in a task of its own, which ends when what is given back is dropped: reads hold turns towards the bucket, and must go
 /// on and give them back although the caller of this request does not read now.
-fn apart<T: Send + 'static>(
+pub(super) fn apart<T: Send + 'static>(
     work: impl Future<Output = Result<T, Fault>> + Send + 'static,
 ) -> impl Future<Output = Result<T, Fault>> {
     let task = AbortOnDropHandle::new(tokio::spawn(work));

@@ -382,3 +382,19 @@ async fn values_beyond_the_memory_are_refused_and_what_they_held_is_given_back()
     }
     at_rest(&house).await;
 }
+
+/// Lists are merged while others wait for the same turns of the CPU.
+#[tokio::test(flavor = "multi_thread")]
+async fn values_of_many_blocks_are_merged_while_others_are_read() {
+    let mut house = House::new(StoreArgs::default());
+    let many: Content = content(4_000).into_iter().map(|(l, _)| (l, vec![(0, 10, 1, vec![1])])).collect();
+    // Not all the same, else there would be nothing to merge.
+    let of = |n: u64| many.iter().skip(n as usize).cloned().collect::<Content>();
+    let blocks: Vec<_> = (1..=40).map(|n| house.write(n, &external(&format!("c{n}")), 0, &of(n))).collect();
+    house.serve(blocks, Vec::new());
+    let request = LabelValuesRequest { label: "pod".into(), start: 0, end: 100, ..Default::default() };
+    let asked = house.gateway.label_values(Request::new(request));
+    let got = tokio::time::timeout(Duration::from_secs(60), asked).await.expect("turns that nobody takes").unwrap();
+    assert_eq!(got.into_inner().values.len(), 3_999);
+    at_rest(&house).await;
+}
