@@ -259,14 +259,13 @@ impl Evaluator {
             })
             .collect();
         let allowed = settings.max_resolution_ms;
-        let patience = settings.timeout / 4;
         // One that waits for its reader must not keep another from being read.
         let all_at_once = selects.len() <= self.selects_at_once && !model::protection::off("select-streams");
         let fetches = selects.clone().into_iter().zip(uses).map(|(select, uses)| {
             let me = self.clone();
             async move {
                 if uses == 1 && all_at_once {
-                    let opened = me.open(select, allowed, patience);
+                    let opened = me.open(select, allowed);
                     opened.flow.begun().await?;
                     return Ok((Input::Flow(Arc::new(opened)), Vec::new()));
                 }
@@ -286,8 +285,10 @@ impl Evaluator {
         let (me, runtime) = (self.clone(), tokio::runtime::Handle::current());
         let again = move |id: usize| {
             let _in = runtime.enter();
-            let select = selects.get(*of_select.get(id)?)?;
-            Some(me.open(select.clone(), allowed, patience))
+            let mut select = selects.get(*of_select.get(id)?)?.clone();
+            // The first pass told what is missing, and read the rest: a store that fails now would take steps away.
+            select.terms.partial = false;
+            Some(me.open(select, allowed))
         };
         let inputs =
             Inputs { selected, dedup: self.dedup, stop, again: Box::new(again), anew: parking_lot::Mutex::default() };
@@ -315,15 +316,15 @@ impl Evaluator {
         Ok((Selected(Arc::new(series)), warnings))
     }
 
-    /// Begins to fetch one select; after `patience` stores are no longer held back.
-    fn open(&self, select: Select, allowed: i64, patience: Duration) -> Opened {
+    /// Begins to fetch one select.
+    fn open(&self, select: Select, allowed: i64) -> Opened {
         let flow = Arc::new(Flow::new(Arc::clone(&select.terms.budget)));
         let (me, to) = (self.clone(), Ending(Arc::clone(&flow)));
         let writer = tokio::spawn(async move {
             let to = &to.0;
             let whole = async {
                 let mut stream = me.fanout.series(&select)?;
-                to.fill(&mut stream, patience).await?;
+                to.fill(&mut stream).await?;
                 drop(stream);
                 if to.count() == 0 {
                     to.warn(me.coarser(&select, allowed).await?.into_iter().collect());

@@ -17,6 +17,9 @@ use tokio::task::AbortHandle;
 const AHEAD: usize = 4 << 20;
 /// Bytes for which it is worth to wake the reader.
 const WORTH: usize = 256 << 10;
+/// How long a store is held back while the reader takes nothing: the call has a place in the store that others want, and
+/// its own deadline.
+const PATIENCE: Duration = Duration::from_secs(3);
 /// How often a reader that waits looks whether it is to stop.
 const LOOK: Duration = Duration::from_millis(50);
 
@@ -41,6 +44,19 @@ struct State {
     count: u64,
     warnings: Vec<String>,
     ended: Option<Result<(), Failed>>,
+    reader: At,
+}
+
+/// How far the reader is.
+#[derive(Default, PartialEq)]
+enum At {
+    /// It has not begun, and may wait for another flow: nothing is held back.
+    #[default]
+    Before,
+    /// It reads.
+    Here,
+    /// It wants no more.
+    Gone,
 }
 
 impl Flow {
@@ -50,22 +66,22 @@ impl Flow {
         Self { state: Mutex::default(), more: Condvar::new(), room, ready, budget }
     }
 
-    /// Passes a stream on to the reader, to its end. After `patience` stores are held back no longer: their time would be over.
-    pub async fn fill(&self, stream: &mut SeriesStream, patience: Duration) -> Result<(), Failed> {
-        let lift = tokio::time::sleep(patience);
-        let mut lift = std::pin::pin!(lift);
+    /// Passes a stream on to the reader, to its end or to the reader's. Only a reader that reads holds a store back, so that
+    /// no query waits for a store whose places are held by others that wait.
+    pub async fn fill(&self, stream: &mut SeriesStream) -> Result<(), Failed> {
+        let mut patient = true;
         self.warn(stream.take_warnings());
         while let Some(series) = stream.next().await? {
             let cost = series.cost();
             self.budget.take(cost)?;
             if self.push(series, cost) {
                 self.ready.notify_one();
-                while self.is_full() && !lift.is_elapsed() {
-                    tokio::select! {
-                        () = self.room.notified() => {}
-                        () = lift.as_mut() => {}
-                    }
+                while patient && self.holds_back() {
+                    patient = tokio::time::timeout(PATIENCE, self.room.notified()).await.is_ok();
                 }
+            }
+            if self.state.lock().reader == At::Gone {
+                return Ok(());
             }
         }
         self.warn(stream.take_warnings());
@@ -75,6 +91,10 @@ impl Flow {
     /// Adds a series; true if there is no room for more.
     fn push(&self, series: Series, cost: usize) -> bool {
         let mut state = self.state.lock();
+        if state.reader == At::Gone {
+            self.budget.give(cost);
+            return false;
+        }
         let before = state.bytes;
         state.bytes += cost;
         state.count += 1;
@@ -85,8 +105,9 @@ impl Flow {
         state.bytes >= AHEAD
     }
 
-    fn is_full(&self) -> bool {
-        self.state.lock().bytes >= AHEAD
+    fn holds_back(&self) -> bool {
+        let state = self.state.lock();
+        state.reader == At::Here && state.bytes >= AHEAD
     }
 
     /// Tells what is missing.
@@ -192,6 +213,7 @@ pub struct Reader {
 impl Reader {
     /// Reads `flow` until `stop`.
     pub fn new(flow: Arc<Flow>, stop: Stop) -> Self {
+        flow.state.lock().reader = At::Here;
         Self { flow, stop, taken: VecDeque::new() }
     }
 
@@ -201,6 +223,19 @@ impl Reader {
             self.taken = self.flow.take(&self.stop)?;
         }
         Ok(self.taken.pop_front().map(|series| Held { series, budget: Arc::clone(&self.flow.budget) }))
+    }
+}
+
+impl Drop for Reader {
+    /// What was not read is given back, and nothing more is fetched.
+    fn drop(&mut self) {
+        let mut state = self.flow.state.lock();
+        state.reader = At::Gone;
+        state.bytes = 0;
+        let left = std::mem::take(&mut state.queue);
+        drop(state);
+        self.flow.room.notify_one();
+        left.iter().chain(&self.taken).for_each(|series| self.flow.budget.give(series.cost()));
     }
 }
 
@@ -231,6 +266,25 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_reader_that_goes_gives_everything_back() {
+        let budget = Arc::new(Budget::new(1 << 20));
+        let flow = Arc::new(Flow::new(Arc::clone(&budget)));
+        let put = |i: usize| {
+            let s = series(i, 100 << 10);
+            let cost = s.cost();
+            budget.take(cost).unwrap();
+            flow.push(s, cost);
+        };
+        (0..4).for_each(put);
+        let mut reader = Reader::new(Arc::clone(&flow), Stop::new());
+        assert!(reader.next_series().unwrap().is_some());
+        (4..6).for_each(put);
+        drop(reader);
+        put(6);
+        budget.take(1 << 20).unwrap();
+    }
+
+    #[tokio::test]
     async fn an_evaluation_begins_with_a_part_and_what_it_read_is_given_back() {
         let budget = Arc::new(Budget::new(AHEAD as u64 + (1 << 20)));
         let flow = Arc::new(Flow::new(Arc::clone(&budget)));
@@ -249,8 +303,9 @@ mod tests {
         for i in 0..count {
             assert_eq!(reader.next_series().unwrap().unwrap().series.labels.value("n"), format!("{i:04}"));
         }
-        assert!(!flow.is_full());
+        assert!(!flow.holds_back());
         budget.take(4 << 20).unwrap();
+        budget.give(4 << 20);
         // Who waits for more is told of the end, of failures, and may be stopped.
         let waiting = std::thread::spawn(move || reader.next_series().map(|s| s.is_some()));
         tokio::time::sleep(Duration::from_millis(20)).await;

@@ -182,11 +182,16 @@ pub(super) fn rates(s: &Samples, range: &RangeArg, grid: &Grid, kind: Kind, fall
     Some(column)
 }
 
+/// Values that are looked at in one go: some 20 ms.
+const MOST_LOOKS: i64 = 64 << 20;
+
 /// `max_over_time` (`GREATEST`) and `min_over_time` of all windows.
 pub(super) fn extremes<const GREATEST: bool>(s: &Samples, range: &RangeArg, grid: &Grid) -> Option<Column> {
     let RangeArg::Selector { selector, range } = range else { return None };
     let ends = Ends::new(selector, grid, *range).filter(|_| is_plain(s) && selector.mode == RangeMode::Plain)?;
-    if s.floats.iter().any(|v| v.is_nan()) {
+    // Much work is for the general way, which can be stopped.
+    let windows_of_each = range / grid.step.max(1) + 1;
+    if s.floats.len() as i64 > MOST_LOOKS / windows_of_each || s.floats.iter().any(|v| v.is_nan()) {
         return None;
     }
     let mut column = Column::empty(grid.len);

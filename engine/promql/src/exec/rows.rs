@@ -37,7 +37,10 @@ impl Rows {
 
     pub(super) fn cost(&self) -> Cost {
         let count = self.present.count();
-        histograms_cost(count, count * self.layout.words())
+        let mut cost = histograms_cost(count, count * self.layout.words());
+        // Steps without a histogram have their place, too.
+        cost.bytes = cost.bytes.max(8 * self.values.len() as u64);
+        cost
     }
 }
 
