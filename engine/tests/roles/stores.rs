@@ -107,6 +107,51 @@ async fn a_strict_store_that_is_away_fails_the_query_though_it_was_never_seen() 
     assert_eq!(error.class, args::state::ErrorClass::Connect);
 }
 
+/// Stores that share a name with others are forgotten when the name forgets them; one that has a name of its own is missed then,
+/// also by who never saw it.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_a_name_of_its_own_is_missed() {
+    let port = testkit::ports::free().unwrap();
+    let make = async |ip: &str, cluster: &str| {
+        Fake::new(&[("cluster", cluster)], data("m", 5)).start_at(&format!("{ip}:{port}")).await
+    };
+    let (_live, history) = (make("127.0.0.2", "live").await, make("127.0.0.3", "history").await);
+    let names = Names::default();
+    names.set("all.test", &["127.0.0.2", "127.0.0.3"]);
+    names.set("history.test", &["127.0.0.3"]);
+    let addresses = [format!("dns+all.test:{port}"), format!("dns+history.test:{port}")];
+    let querier = Querier::with_names(args(&addresses), names.clone()).await;
+    let seen = async |querier: &Querier| {
+        let (_, answer) = querier.query("count(m)", "&time=1300").await;
+        (answer["data"]["result"][0]["value"][1].as_str().unwrap().to_owned(), Querier::warnings(&answer))
+    };
+    assert_eq!(seen(&querier).await, ("10".to_owned(), vec![]));
+    // Behind two names, and shown once.
+    assert_eq!(querier.state().await.endpoints.unwrap().stores.len(), 2);
+    let listed = querier.get("/api/v1/stores").await.unwrap().1;
+    assert_eq!(listed.matches("127.0.0.3:").count(), 1, "{listed}");
+
+    names.set("all.test", &["127.0.0.2"]);
+    names.remove("history.test");
+    drop(history);
+    let missed = async |querier: &Querier, name: &str| {
+        let (count, warnings) = seen(querier).await;
+        count == "5" && warnings.len() == 1 && warnings[0].contains(name)
+    };
+    until("it to be missed", async || missed(&querier, &format!("127.0.0.3:{port}")).await).await;
+    tokio::time::sleep(Duration::from_millis(1_000)).await;
+    assert!(missed(&querier, &format!("127.0.0.3:{port}")).await, "{:?}", seen(&querier).await);
+    let late = Querier::with_names(args(&addresses), names.clone()).await;
+    until("the name to be missed", async || missed(&late, "history.test").await).await;
+
+    let _back = make("127.0.0.3", "history").await;
+    names.set("all.test", &["127.0.0.2", "127.0.0.3"]);
+    names.set("history.test", &["127.0.0.3"]);
+    for querier in [&querier, &late] {
+        until("nobody to be missed", async || seen(querier).await == ("10".to_owned(), vec![])).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn dns_changes_are_followed() {
     let port = testkit::ports::free().unwrap();
