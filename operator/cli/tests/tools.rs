@@ -213,7 +213,7 @@ fn marks_are_written_once_and_thanos_reads_them() {
     assert_eq!(std::fs::read(&file).unwrap(), first);
     // Thanos knows it as a mark; it takes a second or so until the mark is older than its delay of zero.
     #[allow(clippy::disallowed_methods, reason = "the age of a mark is measured by Thanos in real time")]
-    std::thread::sleep(std::time::Duration::from_millis(1100));
+    std::thread::sleep(Duration::from_millis(1100));
     for program in [thanos.as_path(), Path::new(env!("CARGO_BIN_EXE_panoptes"))] {
         let left = said(program, bucket.path(), &["ls", "--exclude-delete"]);
         assert_eq!(left.out, format!("{C}\n"), "{}", left.err);
