@@ -86,6 +86,21 @@ pub(super) const GOALS: &[Goal] = &[
             Negative { protection: "missing-told", line: "these are missing, and the answer says others" },
         ],
     },
+    roles(
+        "G15",
+        "g15::goal_g15_no_false_completeness",
+        &[Negative { protection: "missing-told", line: "claim to be complete" }],
+    ),
+    roles("G18", "g18::goal_g18_no_oom", &[Negative { protection: "query-budget", line: "killed in its group" }]),
+    roles(
+        "G19",
+        "g19::goal_g19_clients_that_leave",
+        &[
+            Negative { protection: "cancel", line: "after their clients have left" },
+            Negative { protection: "hedge-share", line: "are more than a tenth" },
+        ],
+    ),
+    roles("G42", "g42::goal_g42_bombs_and_floods", &[Negative { protection: "header-size", line: "memory has grown" }]),
     ours(
         "G20",
         "g20::goal_g20_decoders_of_blocks",
@@ -196,6 +211,11 @@ pub(super) const GOALS: &[Goal] = &[
         negatives: &[Negative { protection: "query-budget", line: "the query " }],
     },
 ];
+
+/// A test of engine/tests/roles.
+const fn roles(number: &'static str, test: &'static str, negatives: &'static [Negative]) -> Goal {
+    Goal { number, package: "engine", target: "roles", test, negatives }
+}
 
 /// A test of e2e/tests/goals.
 const fn ours(number: &'static str, test: &'static str, negatives: &'static [Negative]) -> Goal {

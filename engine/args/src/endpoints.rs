@@ -26,6 +26,9 @@ pub struct Endpoint {
     /// All addresses behind the name are replicas of one store.
     #[serde(default, skip_serializing_if = "is_false")]
     pub group: bool,
+    /// How many stores should be behind the name; 0: as many as there are. Those that it lacks are missing in answers. Ours.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub expected: u32,
     /// gRPC service config (JSON) of a group; accepted, without an effect.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub service_config: String,
@@ -75,4 +78,8 @@ pub struct TlsConfig {
 
 fn is_false(b: &bool) -> bool {
     !*b
+}
+
+pub(crate) fn is_zero(n: &u32) -> bool {
+    *n == 0
 }

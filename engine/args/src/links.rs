@@ -39,6 +39,9 @@ pub struct Link {
     pub cluster: String,
     /// `host:port`, or with one of the prefixes `dns+`, `dnssrv+`, `dnssrvnoa+`.
     pub address: String,
+    /// How many stores should be behind the name; 0: as many as there are. Those that it lacks are missing in answers.
+    #[serde(default, skip_serializing_if = "crate::endpoints::is_zero")]
+    pub expected: u32,
     /// How to connect.
     #[serde(default)]
     pub client: ClientConfig,

@@ -7,10 +7,11 @@
 //!
 //! Where the consumer reads counters (`rate` and its kin), a change of replica must not look like a reset, nor like a
 //! jump: a difference that both replicas had at the same time is taken out by shifting the new replica until its next
-//! real reset. Values are never changed otherwise, times never.
+//! real reset (histograms in [`super::lifted`]). Values are never changed otherwise, times never.
 //!
 //! Replicas are read lazily: while home has no gap, no other replica is decoded.
 
+use super::lifted::{Lifted, Pace};
 use model::histogram::ResetHint;
 use model::sample::{Sample, Value};
 use std::sync::Arc;
@@ -83,7 +84,18 @@ impl<R: Replica> Cursor<R> {
         }
     }
 
-    /// The first sample at or behind the cursor that is no staleness marker; looks into this stretch only.
+    /// Reads on until [`Cursor::peek_data`] knows: data may follow a marker in the next stretch.
+    fn look_ahead(&mut self) -> Result<(), R::Error> {
+        while !self.ended && self.peek_data().is_none() {
+            let Some(last) = self.samples.last().map(|s| s.t) else { return Ok(()) };
+            let mut more = Vec::new();
+            self.ended = !self.replica.read(last, &mut more)?;
+            self.samples.extend(more.into_iter().filter(|s| s.t > last));
+        }
+        Ok(())
+    }
+
+    /// The first sample at or behind the cursor that is no staleness marker; looks into what was read only.
     fn peek_data(&self) -> Option<&Sample> {
         self.samples.get(self.at..)?.iter().find(|s| !s.v.is_stale())
     }
@@ -126,6 +138,9 @@ pub struct Dedup<R> {
     last_raw: Option<f64>,
     /// When the output last fell for real.
     fell_at: i64,
+    pace: Pace,
+    /// The same for native histograms.
+    lifted: Lifted,
 }
 
 impl<R: Replica> Dedup<R> {
@@ -147,6 +162,8 @@ impl<R: Replica> Dedup<R> {
             last_data: None,
             last_raw: None,
             fell_at: i64::MIN,
+            pace: Pace::default(),
+            lifted: Lifted::default(),
         }
     }
 
@@ -155,18 +172,10 @@ impl<R: Replica> Dedup<R> {
         if self.cursors.len() == 1 {
             return self.only();
         }
-        loop {
-            let Some((replica, sample)) = self.choose()? else { return Ok(None) };
-            self.last = Some(sample.t);
-            if sample.v.is_stale() {
-                self.live = false;
-                return Ok(Some(sample));
-            }
-            self.live = true;
-            if let Some(s) = self.adjust(replica, sample) {
-                return Ok(Some(s));
-            }
-        }
+        let Some((replica, sample)) = self.choose()? else { return Ok(None) };
+        self.last = Some(sample.t);
+        self.live = !sample.v.is_stale();
+        Ok(Some(if self.live { self.adjust(replica, sample) } else { sample }))
     }
 
     fn only(&mut self) -> Result<Option<Sample>, R::Error> {
@@ -218,6 +227,9 @@ impl<R: Replica> Dedup<R> {
             }
         }
         self.leave_the_end(after)?;
+        for c in &mut self.cursors {
+            c.look_ahead()?;
+        }
         Ok(self.earliest())
     }
 
@@ -325,8 +337,8 @@ impl<R: Replica> Dedup<R> {
         chosen.map(|(i, s)| (i, s.clone()))
     }
 
-    /// What is given out for a sample of data; `None` if it is better left out.
-    fn adjust(&mut self, replica: usize, mut s: Sample) -> Option<Sample> {
+    /// What is given out for a sample of data.
+    fn adjust(&mut self, replica: usize, mut s: Sample) -> Sample {
         let changed = self.used.is_some_and(|u| u != replica);
         let before = if changed { self.cursors.get(replica).and_then(|c| c.before.clone()) } else { None };
         match &mut s.v {
@@ -335,11 +347,18 @@ impl<R: Replica> Dedup<R> {
                 if self.counter {
                     if changed {
                         self.shift = self.shift_for(s.t, raw, before.as_ref());
-                    } else if self.last_raw.is_some_and(|l| raw < l) {
-                        self.shift = 0.0;
+                    } else if let (Some(l), Some(last)) = (self.last_raw, &self.last_data) {
+                        if raw < l {
+                            self.shift = 0.0;
+                        }
+                        self.pace.note(l, raw, s.t.saturating_sub(last.t));
                     }
                     if self.shift != 0.0 {
                         *v = raw + self.shift;
+                        // It may still be a moment behind the one before it.
+                        if let Some(Sample { v: Value::Float(last), .. }) = self.last_data {
+                            *v = v.max(last);
+                        }
                     }
                     if let Some(Sample { v: Value::Float(l), .. }) = &self.last_data
                         && *v < *l
@@ -348,40 +367,54 @@ impl<R: Replica> Dedup<R> {
                     }
                 }
                 self.last_raw = Some(raw);
+                self.lifted.forget();
             }
             Value::Histogram(h) => {
-                if changed && h.reset_hint != ResetHint::Gauge {
-                    if self.counter
-                        && let Some(Sample { t, v: Value::Histogram(l) }) = &self.last_data
-                        && h.count < l.count
-                        && s.t - t <= self.tolerance()
-                        && !matches!(&before, Some(Sample { v: Value::Histogram(b), .. }) if h.count < b.count)
-                    {
-                        // It looks like a reset, but the replica had none; its next sample may have caught up.
-                        return None;
-                    }
-                    if h.reset_hint != ResetHint::Unknown {
-                        Arc::make_mut(h).reset_hint = ResetHint::Unknown;
-                    }
+                if self.counter && h.reset_hint != ResetHint::Gauge {
+                    let change = changed.then(|| match &before {
+                        Some(Sample { t, v: Value::Histogram(b) }) => Some((*t, b.as_ref())),
+                        _ => None,
+                    });
+                    *h = self.lifted.lift(s.t, Arc::clone(h), change, self.interval);
+                } else if changed && !matches!(h.reset_hint, ResetHint::Gauge | ResetHint::Unknown) {
+                    Arc::make_mut(h).reset_hint = ResetHint::Unknown;
                 }
+                (self.last_raw, self.shift) = (None, 0.0);
             }
         }
         self.used = Some(replica);
         self.last_data = Some(s.clone());
-        Some(s)
+        s
     }
 
     /// What to add to a replica that takes over at `t` with the value `raw`, so that the series goes on as that replica
     /// did; `before` is that replica's own last sample not later than the last one given out.
     fn shift_for(&self, t: i64, raw: f64, before: Option<&Sample>) -> f64 {
         let Some(Sample { t: last_t, v: Value::Float(last) }) = self.last_data else { return 0.0 };
-        let lift = if raw < last { last - raw } else { 0.0 };
+        // One that reads what the replica in use reads is lifted as that was.
+        let plausible = |l: f64| self.pace.reaches(l, raw, t.saturating_sub(last_t));
+        let alike = self.shift != 0.0 && self.last_raw.is_some_and(plausible);
+        let lift = match raw < last {
+            _ if alike => self.shift,
+            true => last - raw,
+            false => 0.0,
+        };
         let shift = match before {
             Some(Sample { t: before_t, v: Value::Float(before) }) => {
-                if raw < *before {
-                    // It had a reset: shown as such, unless it was shown already from another replica.
-                    if self.fell_at > *before_t { lift } else { 0.0 }
-                } else if *before <= last {
+                // One that was silent while a reset was shown has had it, too, though it may have counted beyond its last value.
+                let passed = self.fell_at > *before_t && t.saturating_sub(self.fell_at) > self.interval;
+                if raw < *before || passed {
+                    let hidden = |l: f64| self.shift != 0.0 && (raw - l).abs() < (before - l).abs();
+                    if self.last_raw.is_some_and(hidden) {
+                        // The replica in use had this reset before it was looked at, and was lifted over it.
+                        self.shift.max(lift)
+                    } else if self.fell_at > *before_t {
+                        // It was shown already, from another replica.
+                        lift
+                    } else {
+                        0.0
+                    }
+                } else if *before - last <= raw - before {
                     // The usual case, where both read the same counter: nothing to do, or a moment behind.
                     lift
                 } else {
@@ -421,9 +454,15 @@ pub(crate) mod tests {
         }
     }
 
+    impl Fake {
+        pub(crate) fn new(samples: &[Sample], stretch: usize) -> Self {
+            Self(samples.chunks(stretch).map(<[Sample]>::to_vec).collect())
+        }
+    }
+
     pub(crate) fn replica(samples: &[(i64, f64)], stretch: usize) -> Fake {
         let s: Vec<Sample> = samples.iter().map(|(t, v)| Sample { t: *t, v: Value::Float(*v) }).collect();
-        Fake(s.chunks(stretch).map(<[Sample]>::to_vec).collect())
+        Fake::new(&s, stretch)
     }
 
     fn run(replicas: Vec<Fake>, counter: bool) -> Vec<(i64, f64)> {

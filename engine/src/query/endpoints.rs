@@ -2,12 +2,14 @@
 
 use super::address::{self, Address, Dns, Place, Scheme};
 use super::retry::Backoff;
+use super::shown::{link_state, shown};
 use super::store::{self, Question, Relation, Store};
 use super::wanted::{Loader, Source, Wanted};
+use super::warning::held_by;
 use crate::server::metrics::Metrics;
 use args::QueryArgs;
 use args::links::Probe;
-use args::state::{self, Conflict, ErrorClass, StoreError};
+use args::state::{self, ErrorClass, StoreError};
 use model::Labels;
 use model::world::World;
 use parking_lot::Mutex;
@@ -23,12 +25,6 @@ use tokio::task::JoinHandle;
 const FIRST_RETRY: Duration = Duration::from_millis(500);
 /// See [`FIRST_RETRY`].
 const LAST_RETRY: Duration = Duration::from_secs(5);
-/// Most label sets per store in the state document.
-const SHOWN_SETS: usize = 32;
-/// Most conflicts per link in the state document.
-const SHOWN_CONFLICTS: usize = 8;
-/// Most clusters and addresses per link in the state document.
-const SHOWN: usize = 32;
 
 /// One entry of the files or flags, with the stores behind it.
 struct Entry {
@@ -44,6 +40,8 @@ struct Resolved {
     stores: Vec<(Arc<Store>, Task)>,
     /// Stores of an entry that this one replaces: in use until this one has settled, so that an edit costs no data.
     previous: Vec<(Arc<Store>, Task)>,
+    /// Stores that have left while more are expected than there are, the latest first: what they would be asked for is missing.
+    gone: Vec<Arc<Store>>,
     error: Option<StoreError>,
     tried: bool,
 }
@@ -58,6 +56,30 @@ impl Entry {
         let resolved = self.resolved.lock();
         let list = if resolved.previous.is_empty() { &resolved.stores } else { &resolved.previous };
         list.iter().map(|(s, _)| Arc::clone(s)).collect()
+    }
+
+    /// How many stores should be there beside those that are.
+    fn lacking(&self) -> usize {
+        self.source().expected.saturating_sub(self.resolved.lock().stores.len())
+    }
+
+    /// The stores that have left and should not have, and how many more lack of which nothing is known.
+    fn gone(&self) -> (Vec<Arc<Store>>, usize) {
+        let lacking = self.lacking();
+        if lacking == 0 {
+            return (Vec::new(), 0);
+        }
+        let (there, gone) = {
+            let resolved = self.resolved.lock();
+            let there: Vec<Arc<Store>> = resolved.stores.iter().map(|(s, _)| Arc::clone(s)).collect();
+            (there, resolved.gone.clone())
+        };
+        let sets = |s: &Store| s.truth().info.map(|i| i.label_sets.clone()).filter(|sets| !sets.is_empty());
+        // One that has come back at another address is known by what it offers.
+        let back = |g: &Arc<Store>| sets(g).is_some_and(|mine| there.iter().any(|s| sets(s).as_ref() == Some(&mine)));
+        let gone: Vec<Arc<Store>> = gone.into_iter().filter(|g| !back(g)).take(lacking).collect();
+        let unknown = lacking - gone.len();
+        (gone, unknown)
     }
 
     /// Takes over what decides about use, which needs no new connection.
@@ -109,8 +131,8 @@ pub struct Endpoints {
 
 /// A store to be asked, or why one can't be.
 pub enum Asked {
-    /// Ask it.
-    Store(Arc<Store>),
+    /// Ask it, at one of these places.
+    Store(Vec<Arc<Store>>),
     /// It is missed.
     Missing {
         /// What warnings call it.
@@ -119,6 +141,8 @@ pub enum Asked {
         reason: String,
         /// The answer must then fail.
         strict: bool,
+        /// What it would have been asked for, milliseconds since the epoch.
+        range: (i64, i64),
     },
 }
 
@@ -239,7 +263,7 @@ impl Endpoints {
                     if found.is_err() {
                         self.failed_lookups.inc();
                     }
-                    let one = address.scheme == Scheme::Static || entry.source().group;
+                    let one = address.scheme == Scheme::Static && !entry.source().group;
                     found.map(|places| if one { one_of(&entry, places) } else { places })
                 }
                 Err(e) => Err(e.to_string()),
@@ -273,11 +297,29 @@ impl Endpoints {
                             Err(message) => resolved.error = error(ErrorClass::TlsHandshake, message),
                         }
                     }
+                    self.note_gone(&entry.source(), &mut resolved, old);
                 }
             }
         }
         entry.settle();
         self.changed.notify_waiters();
+    }
+
+    /// Remembers the stores that have left, where more are expected than there are.
+    fn note_gone(&self, source: &Source, resolved: &mut Resolved, left: Vec<(Arc<Store>, Task)>) {
+        let lacking = source.expected.saturating_sub(resolved.stores.len());
+        for (store, _task) in left {
+            let found = resolved.stores.len();
+            let reason = format!(
+                "it has left {}, behind which {} stores should be; {found} are",
+                source.address, source.expected
+            );
+            store.vanish(reason, self.world.clock.now_ms());
+            resolved.gone.insert(0, store);
+        }
+        let there: BTreeSet<Place> = resolved.stores.iter().map(|(s, _)| s.place.clone()).collect();
+        resolved.gone.retain(|g| !there.contains(&g.place));
+        resolved.gone.truncate(lacking);
     }
 
     /// A store whose probes have begun.
@@ -317,44 +359,64 @@ impl Endpoints {
     pub fn ask(&self, question: &Question<'_>) -> Vec<Asked> {
         // Before `entries` is locked: nobody may wait for `wanted` while holding it.
         let label = self.label();
-        let mut stores: Vec<(bool, Option<Labels>, Arc<Store>)> = Vec::new();
+        let mut stores: Vec<(bool, Option<Labels>, Vec<Arc<Store>>)> = Vec::new();
         let mut missing = Vec::new();
         let (mut seen, mut twice) = (BTreeSet::new(), BTreeSet::new());
         let entries: Vec<Arc<Entry>> = self.entries.lock().iter().map(|(e, _)| Arc::clone(e)).collect();
+        let all = (question.mint, question.maxt);
         for entry in entries {
             let source = entry.source();
             let of_entry = entry.stores();
-            for store in &of_entry {
+            let (gone, unknown) = entry.gone();
+            let (mut asked, mut lost) = (Vec::new(), Vec::new());
+            for store in of_entry.iter().chain(&gone) {
                 if source.link.is_none() && !seen.insert(store.place.address.clone()) {
                     twice.insert(store.place.address.clone());
                     continue;
                 }
                 match store.relation(question) {
                     Relation::Irrelevant => {}
-                    Relation::Ask => {
-                        let first = store.truth().info.and_then(|i| i.label_sets.first().cloned());
-                        stores.push((source.link.is_some(), first, Arc::clone(store)));
-                    }
-                    Relation::Missing(reason) => {
-                        missing.push(Asked::Missing { name: store.name(), reason, strict: source.strict });
-                    }
+                    Relation::Ask => asked.push(Arc::clone(store)),
+                    Relation::Missing(reason) => lost.push(Asked::Missing {
+                        name: store.name(),
+                        reason,
+                        strict: source.strict,
+                        range: held_by(store, all),
+                    }),
                 }
             }
-            if of_entry.is_empty() && wants(&source, question, &label) {
+            let first = |s: &Arc<Store>| s.truth().info.and_then(|i| i.label_sets.first().cloned());
+            if source.group {
+                // All are the same store: one is enough, and what answers comes first.
+                asked.sort_by_key(|s| !s.truth().healthy);
+                lost.truncate(usize::from(asked.is_empty()));
+                let set = asked.first().and_then(first);
+                stores.extend((!asked.is_empty()).then_some((false, set, asked)));
+            } else {
+                stores.extend(asked.into_iter().map(|s| (source.link.is_some(), first(&s), vec![s])));
+            }
+            missing.append(&mut lost);
+            let lacks = of_entry.is_empty() && gone.is_empty() || unknown > 0 && !source.group;
+            if lacks && wants(&source, question, &label) {
                 let resolved = entry.resolved.lock();
                 if !resolved.tried {
                     continue;
                 }
-                let reason = resolved.error.as_ref().map_or("it has no addresses", |e| &e.message).to_owned();
+                let known = match source.expected {
+                    0 => "it has no addresses".to_owned(),
+                    n => format!("{n} stores should be behind it, and {} are", resolved.stores.len()),
+                };
+                let reason = resolved.error.as_ref().map_or(known, |e| e.message.clone());
                 let name = match &source.link {
                     Some(l) => format!("{} (link {}, cluster {})", source.address, l.name, l.cluster),
                     None => source.address.clone(),
                 };
-                missing.push(Asked::Missing { name, reason, strict: source.strict });
+                missing.push(Asked::Missing { name, reason, strict: source.strict, range: all });
             }
         }
         self.note_duplicates(twice);
-        stores.sort_by(|a, b| (a.0, &a.1, &a.2.place).cmp(&(b.0, &b.1, &b.2.place)));
+        let place = |s: &(bool, Option<Labels>, Vec<Arc<Store>>)| s.2.first().map(|s| s.place.clone());
+        stores.sort_by(|a, b| (a.0, &a.1, place(a)).cmp(&(b.0, &b.1, place(b))));
         stores.into_iter().map(|s| Asked::Store(s.2)).chain(missing).collect()
     }
 
@@ -418,12 +480,17 @@ impl Endpoints {
             match &source.link {
                 None => {
                     let listed = of_entry.iter().filter(|s| s.listed(now, self.unlisted_after));
-                    stores.extend(listed.filter(|s| seen.insert(s.place.address.clone())).map(|s| shown(s)));
+                    let gone = entry.gone().0;
+                    let all = listed.chain(&gone).filter(|s| seen.insert(s.place.address.clone()));
+                    stores.extend(all.map(|s| shown(s)));
                     if of_entry.is_empty() && error.is_some() {
                         stores.push(state::Store { address: source.address.clone(), error, ..Default::default() });
                     }
                 }
-                Some(link) => links.push(link_state(link, &of_entry, error, &owners, now)),
+                Some(link) => {
+                    let with_gone: Vec<Arc<Store>> = of_entry.into_iter().chain(entry.gone().0).collect();
+                    links.push(link_state(link, &with_gone, error, &owners, now));
+                }
             }
         }
         state::Endpoints { revision, error, stores, links }
@@ -463,26 +530,6 @@ fn wants(source: &Source, question: &Question<'_>, label: &str) -> bool {
         }
 }
 
-fn pairs(set: &Labels) -> Vec<(String, String)> {
-    set.iter().map(|(n, v)| (n.to_owned(), v.to_owned())).collect()
-}
-
-fn shown(store: &Store) -> state::Store {
-    let truth = store.truth();
-    let info = truth.info.as_ref();
-    state::Store {
-        address: store.place.address.clone(),
-        healthy: truth.healthy,
-        component: info.map(|i| i.component.clone()).unwrap_or_default(),
-        label_sets: info.iter().flat_map(|i| &i.label_sets).take(SHOWN_SETS).map(pairs).collect(),
-        min_time_ms: info.map(|i| i.min_time),
-        max_time_ms: info.map(|i| i.max_time),
-        latency_us: truth.latency.and_then(|l| i64::try_from(l.as_micros()).ok()),
-        last_check_ms: truth.last_check_ms,
-        error: truth.error,
-    }
-}
-
 /// Of the places behind one name that stands for one store: the one in use while it is healthy, else the next.
 fn one_of(entry: &Entry, mut places: Vec<Place>) -> Vec<Place> {
     let at = match entry.resolved.lock().stores.first() {
@@ -499,49 +546,4 @@ fn one_of(entry: &Entry, mut places: Vec<Place>) -> Vec<Place> {
         places.truncate(1);
     }
     places
-}
-
-fn link_state(
-    link: &args::links::Link,
-    of_entry: &[Arc<Store>],
-    unresolved: Option<StoreError>,
-    owners: &BTreeMap<Labels, Vec<String>>,
-    now: i64,
-) -> state::Link {
-    let me = format!("link {}/{}", link.namespace, link.name);
-    let stores: Vec<(&Arc<Store>, store::Truth)> = of_entry.iter().map(|s| (s, s.truth())).collect();
-    let infos: Vec<&store::Info> = stores.iter().filter_map(|(_, t)| t.info.as_deref()).collect();
-    let mut clusters: Vec<String> = infos.iter().flat_map(|i| &i.clusters).cloned().collect();
-    clusters.sort();
-    clusters.dedup();
-    clusters.truncate(SHOWN);
-    let cluster_matches = (!infos.is_empty()).then(|| infos.iter().all(|i| i.clusters.contains(&link.cluster)));
-    let mut conflicts = Vec::new();
-    for set in infos.iter().flat_map(|i| &i.label_sets) {
-        for other in owners.get(set).into_iter().flatten().filter(|o| **o != me) {
-            if conflicts.len() < SHOWN_CONFLICTS {
-                conflicts.push(Conflict { label_set: pairs(set), with: other.clone() });
-            }
-        }
-    }
-    // Blocks end at a known time; live data has to be looked at.
-    let newest = stores.iter().filter_map(|(_, t)| {
-        let advertised = t.info.as_ref().map(|i| i.max_time).filter(|m| *m < now);
-        t.newest_ms.max(advertised)
-    });
-    let worst = stores.iter().find_map(|(_, t)| t.error.clone());
-    state::Link {
-        used: stores.iter().any(|(s, _)| s.used()),
-        clusters,
-        cluster_matches,
-        endpoints: stores.iter().take(SHOWN).map(|(s, _)| shown(s)).collect(),
-        data_lag_ms: newest.max().map(|n| now.saturating_sub(n).max(0)),
-        tls: stores.iter().find_map(|(s, _)| s.connection.tls()),
-        consecutive_failures: stores.iter().map(|(_, t)| t.failures).max().unwrap_or(0),
-        last_success_ms: stores.iter().filter_map(|(_, t)| t.last_success_ms).max(),
-        error: worst.or(unresolved),
-        conflicts,
-        namespace: link.namespace.clone(),
-        name: link.name.clone(),
-    }
 }

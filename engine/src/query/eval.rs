@@ -7,6 +7,7 @@ use super::fanout::{self, Detail, Fanout, Select, Terms};
 use super::flow::{Ending, Flow, Opened};
 use super::samples::{Input, Inputs, Selected};
 use super::series::Series;
+use super::warning::{self, Warning};
 use crate::server::metrics::Metrics;
 use crate::storeapi::wire::Shard;
 use args::{DedupFunc, QueryArgs};
@@ -63,7 +64,7 @@ pub struct Answer {
     /// The answer, with PromQL's warnings only.
     pub result: QueryResult,
     /// What stores did not contribute.
-    pub missing: Vec<String>,
+    pub missing: Vec<Warning>,
     /// How long it took.
     pub timings: Timings,
     /// What each part of the plan did, if that was asked for.
@@ -226,7 +227,7 @@ impl Evaluator {
         terms: &Terms,
         settings: &Settings,
         stop: Stop,
-    ) -> Result<(Inputs, Vec<String>), fanout::Failed> {
+    ) -> Result<(Inputs, Vec<Warning>), fanout::Failed> {
         let mut distinct: Vec<(Vec<Matcher>, i64, i64, Detail)> = Vec::new();
         let (mut of_select, mut uses) = (Vec::with_capacity(plan.selects().len()), Vec::new());
         for s in plan.selects() {
@@ -278,7 +279,8 @@ impl Evaluator {
         while let Some(input) = running.next().await {
             let (input, warnings) = input?;
             fetched.push(input);
-            warnings.into_iter().for_each(|w| tell(&mut missing, w));
+            // One store may fail in different words, as in the first and in later selects: each is told.
+            warnings.into_iter().for_each(|w| warning::push(&mut missing, w));
         }
         drop(running);
         let selected = of_select.iter().filter_map(|i| fetched.get(*i).cloned()).collect();
@@ -296,16 +298,9 @@ impl Evaluator {
     }
 }
 
-/// Adds what is missing. One store may fail in different words, as in the first and in later selects: each is told.
-fn tell(missing: &mut Vec<String>, warning: String) {
-    if !missing.contains(&warning) {
-        missing.push(warning);
-    }
-}
-
 impl Evaluator {
     /// Fetches one select.
-    async fn fetch_one(self, select: Select, allowed: i64) -> Result<(Selected, Vec<String>), fanout::Failed> {
+    async fn fetch_one(self, select: Select, allowed: i64) -> Result<(Selected, Vec<Warning>), fanout::Failed> {
         let mut stream = self.fanout.series(&select)?;
         let series: Vec<Series> = fanout::collect(&mut stream, &select.terms.budget).await?;
         let mut warnings = stream.take_warnings();
@@ -338,7 +333,7 @@ impl Evaluator {
 
     /// Of a select without series: what is there, but too coarse for its windows, is told of. `allowed` is how coarse the
     /// request would take it.
-    async fn coarser(&self, select: &Select, allowed: i64) -> Result<Option<String>, fanout::Failed> {
+    async fn coarser(&self, select: &Select, allowed: i64) -> Result<Option<Warning>, fanout::Failed> {
         let wanted = select.detail.max_resolution;
         if wanted >= allowed {
             return Ok(None);
@@ -347,11 +342,11 @@ impl Evaluator {
         let coarser = Select { detail, skip_chunks: true, limit: Some(1), ..select.clone() };
         let any = self.fanout.series(&coarser)?.next().await?.is_some();
         Ok(any.then(|| {
-            format!(
+            Warning::from(format!(
                 "the data of this range exists only at a coarser resolution than the {} s that its windows need: ask for \
                  longer windows",
                 wanted / 1000
-            )
+            ))
         }))
     }
 }

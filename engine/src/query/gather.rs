@@ -2,9 +2,11 @@
 //! statistics. Answers are small and unordered, so each is taken whole, within a deadline and the request's memory.
 
 use super::buffers::{Call, Grant};
-use super::fanout::{Failed, Fanout, Targets, Terms, no_answer, push_warning};
+use super::fanout::{Failed, Fanout, Targets, Terms, said_by};
+use super::hedge;
 use super::metered::Metered;
 use super::store::{Offer, Question, Store, bounded};
+use super::warning::{self, Warning};
 use crate::server::client;
 use crate::server::grpc_metrics::Method;
 use std::sync::Arc;
@@ -88,7 +90,7 @@ pub(super) struct Gathered<T> {
     /// The pieces, each with the endpoint that sent it.
     pub(super) found: Vec<(Arc<Store>, T)>,
     /// What is missing.
-    pub(super) warnings: Vec<String>,
+    pub(super) warnings: Vec<Warning>,
     /// The memory of `found`.
     _held: Vec<Grant>,
 }
@@ -119,20 +121,13 @@ impl Fanout {
         let Targets { stores, mut warnings, mut failed } = self.offering(&Question::all(offer), terms)?;
         // Dropped with this future: then all calls end.
         let mut calls = JoinSet::new();
-        for (index, store) in stores.into_iter().enumerate() {
-            let (ask, counted) = (ask.clone(), self.count(method));
-            let timeout = self.deadlines(terms, &store).frame;
-            let memory = Call::needed(&terms.buffers);
-            let asking = Arc::new(Asking { store, timeout, memory, terms: terms.clone() });
+        for (index, places) in stores.into_iter().enumerate() {
+            let (me, ask, terms) = (self.clone(), ask.clone(), terms.clone());
             calls.spawn(async move {
-                let call = client::retrying(|| ask(Arc::clone(&asking)));
-                let answer = match tokio::time::timeout(timeout, call).await {
-                    Ok(Ok(said)) => Ok(said),
-                    Ok(Err(status)) => Err((status.code(), asking.store.explain(&status))),
-                    Err(_) => Err((Code::DeadlineExceeded, format!("no answer within {timeout:?}"))),
-                };
-                counted.ended(answer.as_ref().map_or_else(|(code, _)| *code, |_| Code::Ok));
-                (index, Arc::clone(&asking.store), answer)
+                let delay = me.hedge_delay(&terms, &places);
+                let one = |_, store| me.gather_one(method, &terms, store, &ask);
+                let answer = hedge::first_of(&places, delay, &me.hedges, one).await;
+                (index, places, answer)
             });
         }
         let mut answers = Vec::new();
@@ -141,25 +136,52 @@ impl Fanout {
         }
         answers.sort_by_key(|(index, ..)| *index);
         let (mut found, mut held) = (Vec::new(), Vec::new());
-        for (_, store, answer) in answers {
-            let (texts, strict) = match answer {
-                Ok(said) => {
-                    found.extend(said.data.into_iter().map(|data| (Arc::clone(&store), data)));
+        for (_, places, answer) in answers {
+            let (told, strict) = match answer {
+                Ok((at, said)) => {
+                    let Some(store) = places.get(at) else { continue };
+                    found.extend(said.data.into_iter().map(|data| (Arc::clone(store), data)));
                     held.extend(said.held);
-                    let told = said.warnings.into_iter().map(|w| format!("store {}: {w}", store.name()));
+                    let told = said.warnings.into_iter().map(|w| Warning::of_store(&store.name(), &w, None));
                     (told.collect(), false)
                 }
                 // What an older part does not have, it does not lack.
-                Err((Code::Unimplemented, _)) => (Vec::new(), false),
-                Err((_, reason)) => (vec![no_answer(&store.name(), &bounded(reason))], store.source().strict),
+                Err(all) if all.iter().all(|(code, _)| *code == Code::Unimplemented) => (Vec::new(), false),
+                Err(all) => {
+                    let Some(store) = places.first() else { continue };
+                    let reasons: Vec<(String, String)> = all.into_iter().map(|(_, reason)| reason).collect();
+                    let lost = Warning::no_answer(&store.name(), &bounded(said_by(&reasons)), None);
+                    (vec![lost], store.source().strict)
+                }
             };
             let said = if strict || !terms.partial { &mut failed } else { &mut warnings };
-            texts.into_iter().for_each(|text| push_warning(said, text));
+            told.into_iter().for_each(|w| warning::push(said, w));
         }
         if !failed.is_empty() {
             return Err(Failed::of(failed));
         }
         Ok(Gathered { found, warnings, _held: held })
+    }
+
+    async fn gather_one<T: Send + 'static>(
+        &self,
+        method: Method,
+        terms: &Terms,
+        store: &Arc<Store>,
+        ask: &impl Ask<T>,
+    ) -> Result<Said<T>, (Code, (String, String))> {
+        let counted = self.count(method);
+        let timeout = self.deadlines(terms, store).frame;
+        let memory = Call::needed(&terms.buffers);
+        let asking = Arc::new(Asking { store: Arc::clone(store), timeout, memory, terms: terms.clone() });
+        let call = client::retrying(|| ask(Arc::clone(&asking)));
+        let answer = match tokio::time::timeout(timeout, call).await {
+            Ok(Ok(said)) => Ok(said),
+            Ok(Err(status)) => Err((status.code(), store.explain(&status))),
+            Err(_) => Err((Code::DeadlineExceeded, format!("no answer within {timeout:?}"))),
+        };
+        counted.ended(answer.as_ref().map_or_else(|(code, _)| *code, |_| Code::Ok));
+        answer.map_err(|(code, reason)| (code, (store.place.address.clone(), reason)))
     }
 }
 

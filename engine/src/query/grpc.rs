@@ -1,6 +1,7 @@
 //! The querier as a store: StoreAPI and Info over all that it reads. This is what another cluster's RemoteStore dials.
 //! Chunks pass through undecoded.
 
+use super::call;
 use super::endpoints::Endpoints;
 use super::fanout::{self, Detail, Fanout, LabelCall, Select, Terms};
 use crate::storeapi::{self, Frames, Limits, frames, request};
@@ -83,11 +84,11 @@ impl Store for QueryStore {
                 loop {
                     let next = stream.next().await.map_err(failed)?;
                     for w in stream.take_warnings() {
-                        to.send(Ok(frames::warning(w))).await.map_err(|_| Status::cancelled(""))?;
+                        to.send(Ok(frames::warning(w.text))).await.map_err(|_| Status::cancelled(""))?;
                     }
                     let Some(series) = next else { break };
                     used.add(series.chunks.len())?;
-                    for frame in frames_out.push(fanout::encode(series)) {
+                    for frame in frames_out.push(call::encode(series)) {
                         to.send(Ok(frame)).await.map_err(|_| Status::cancelled(""))?;
                     }
                 }
@@ -125,6 +126,7 @@ impl Store for QueryStore {
             terms: self.terms(r.partial_response_disabled, r.partial_response_strategy, timeout),
         };
         let (names, warnings) = self.fanout.labels(&LabelCall::Names, &select).await.map_err(failed)?;
+        let warnings = warnings.into_iter().map(|w| w.text).collect();
         Ok(Response::new(LabelNamesResponse { names, warnings, hints: None }))
     }
 
@@ -147,6 +149,7 @@ impl Store for QueryStore {
             terms: self.terms(r.partial_response_disabled, r.partial_response_strategy, timeout),
         };
         let (values, warnings) = self.fanout.labels(&LabelCall::Values(r.label), &select).await.map_err(failed)?;
+        let warnings = warnings.into_iter().map(|w| w.text).collect();
         Ok(Response::new(LabelValuesResponse { values, warnings, hints: None }))
     }
 }

@@ -2,9 +2,11 @@
 
 pub mod address;
 pub mod admission;
+mod answer;
 pub mod api;
 pub mod budget;
 pub mod buffers;
+mod call;
 pub mod dedup;
 pub mod downsampled;
 pub mod endpoints;
@@ -15,6 +17,8 @@ pub mod flow;
 mod g23;
 mod gather;
 pub mod grpc;
+mod hedge;
+mod lifted;
 pub mod merge;
 pub mod metered;
 pub mod metrics;
@@ -23,8 +27,10 @@ mod retry;
 pub mod samples;
 pub mod series;
 mod services;
+mod shown;
 pub mod store;
 pub mod wanted;
+pub mod warning;
 
 use crate::server::{self, Context, RECEIVE_MAX, Service};
 use crate::storeapi::Limits;

@@ -5,7 +5,7 @@ use super::dedup::{Dedup, Replica};
 use super::downsampled::{self, View};
 use super::flow::{Held, Opened, Reader};
 use super::pairwise::{Chain, Penalty};
-use super::series::{Chunk, Series, split_replicas};
+use super::series::{Chunk, Series, split_by_overlap, split_replicas};
 use args::DedupFunc;
 use model::sample::{Sample, Value};
 use parking_lot::Mutex;
@@ -192,7 +192,8 @@ pub fn read(series: &Series, reading: Reading, out: &mut Samples) -> Result<(), 
     if !coarse && wanted.clone().zip(wanted.clone().skip(1)).all(|(a, b)| follow(a, b)) {
         return read_one(wanted, mint, maxt, out);
     }
-    let mut replicas = split_replicas(wanted.cloned().collect());
+    let wanted = wanted.cloned().collect();
+    let mut replicas = if dedup == DedupFunc::Penalty { split_by_overlap(wanted) } else { split_replicas(wanted) };
     if replicas.len() < 2 && !coarse {
         return replicas.pop().map_or(Ok(()), |chunks| read_one(chunks.iter(), mint, maxt, out));
     }

@@ -163,6 +163,20 @@ pub fn split_replicas(chunks: Vec<Chunk>) -> Vec<Vec<Chunk>> {
     replicas
 }
 
+/// The same as Thanos does it, for comparison: each chunk goes on with the first list that it does not overlap, whoever sent it.
+pub fn split_by_overlap(mut chunks: Vec<Chunk>) -> Vec<Vec<Chunk>> {
+    chunks.sort_by_key(|c| (c.min_time, c.max_time));
+    let mut replicas: Vec<Vec<Chunk>> = Vec::new();
+    for c in chunks {
+        let free = |r: &&mut Vec<Chunk>| r.last().is_none_or(|l| l.max_time < c.min_time);
+        match replicas.iter_mut().find(free) {
+            Some(r) => r.push(c),
+            None => replicas.push(vec![c]),
+        }
+    }
+    replicas
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;

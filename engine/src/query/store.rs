@@ -131,6 +131,8 @@ pub struct Store {
     pub connection: client::Link,
     truth: Mutex<Truth>,
     token: Mutex<Option<String>>,
+    /// After how long its answers usually begin.
+    usual: Mutex<Option<Duration>>,
 }
 
 /// What decides which stores a request concerns.
@@ -202,6 +204,7 @@ impl Store {
             connection,
             truth: Mutex::new(Truth::default()),
             token: Mutex::new(None),
+            usual: Mutex::new(None),
         })
     }
 
@@ -218,6 +221,24 @@ impl Store {
     /// What is known now.
     pub fn truth(&self) -> Truth {
         self.truth.lock().clone()
+    }
+
+    /// After how long its answers usually begin; `None` while that is unknown.
+    pub fn usual(&self) -> Option<Duration> {
+        *self.usual.lock()
+    }
+
+    /// Takes note of when an answer began.
+    pub(super) fn began_after(&self, time: Duration) {
+        let mut usual = self.usual.lock();
+        *usual = Some(usual.map_or(time, |u| (u * 7 + time) / 8));
+    }
+
+    /// Discovery does not find it any more, though it should: it is missed from now on, wherever it would have been asked.
+    pub(super) fn vanish(&self, reason: String, now_ms: i64) {
+        let mut t = self.truth.lock();
+        (t.up, t.healthy) = (false, false);
+        t.error = Some(StoreError { class: ErrorClass::Dns, message: reason, time_ms: now_ms });
     }
 
     /// What warnings call it.

@@ -22,6 +22,8 @@ pub struct Source {
     pub strict: bool,
     /// All places behind its name are replicas of one store: one is asked at a time.
     pub group: bool,
+    /// How many stores should be behind its name; 0: as many as there are.
+    pub expected: usize,
     /// How to connect; paths are absolute or relative to the process.
     pub client: ClientConfig,
     /// The link that it belongs to; `None` for the cluster's own stores.
@@ -124,7 +126,7 @@ impl Loader {
                     "--endpoint-strict={address}: a strict endpoint is one store, so it can't have a DNS prefix"
                 );
                 let client = default_client.clone();
-                fixed.push(Source { address: address.to_owned(), strict, group, client, link: None });
+                fixed.push(Source { address: address.to_owned(), strict, group, expected: 0, client, link: None });
             }
         }
         let path = |s: &str| (!s.is_empty()).then(|| PathBuf::from(s));
@@ -171,6 +173,7 @@ impl Loader {
                     address: link.address.clone(),
                     strict: link.criticality == links::Criticality::Required,
                     group: false,
+                    expected: size(link.expected),
                     client,
                     link: Some(link),
                 });
@@ -198,7 +201,7 @@ impl Loader {
         found
             .endpoints
             .into_iter()
-            .map(|Endpoint { address, strict, group, client_config, .. }| {
+            .map(|Endpoint { address, strict, group, expected, client_config, .. }| {
                 super::address::Address::parse(&address).map_err(|e| format!("{}: {e}", path.display()))?;
                 let client = match client_config {
                     Some(mut c) => {
@@ -207,7 +210,7 @@ impl Loader {
                     }
                     None => default.clone(),
                 };
-                Ok(Source { address, strict, group, client, link: None })
+                Ok(Source { address, strict, group, expected: size(expected), client, link: None })
             })
             .collect()
     }
@@ -267,6 +270,10 @@ fn read(path: &Path) -> Result<Option<String>, String> {
         Ok(_) => Ok(Some(text)),
         Err(e) => Err(format!("can't read {}: {e}", path.display())),
     }
+}
+
+fn size(n: u32) -> usize {
+    usize::try_from(n).unwrap_or(usize::MAX)
 }
 
 fn absolute(client: &mut ClientConfig, dir: &Path) {

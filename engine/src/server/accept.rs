@@ -15,6 +15,8 @@ use tokio_util::task::TaskTracker;
 
 /// How long a client may take for its TLS handshake, or for the head of a request.
 const HANDSHAKE: Duration = Duration::from_secs(10);
+/// Most bytes that the headers of a request may have over HTTP/2.
+const MAX_HEADERS: u32 = 16 << 10;
 /// Pause after a failed accept: it fails because something has run out, and trying at once would only burn the CPU.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -110,7 +112,8 @@ impl Connection {
             // Finds peers that vanished without a word.
             .keep_alive_interval(Duration::from_secs(60))
             .keep_alive_timeout(Duration::from_secs(20))
-            .max_concurrent_streams(1024);
+            .max_concurrent_streams(1024)
+            .max_header_list_size(if model::protection::off("header-size") { 1 << 30 } else { MAX_HEADERS });
         if self.http2_only {
             builder = builder.http2_only();
         }

@@ -43,12 +43,79 @@ pub fn ask(headers: &mut HeaderMap) {
     }
 }
 
-/// Lets a server take packed requests.
+/// Lets a server take packed requests. Who packs its request gets a packed answer, as from a Go server.
 pub(super) async fn accept(mut request: Request, next: Next) -> Response {
-    if taken(request.headers_mut()) {
+    let packs = taken(request.headers_mut());
+    if packs {
         request = request.map(|body| axum::body::Body::new(Unpacked::new(tonic::body::Body::new(body))));
     }
-    next.run(request).await
+    let mut response = next.run(request).await;
+    if packs && !response.headers().contains_key(ENCODING) {
+        response.headers_mut().insert(ENCODING, HeaderValue::from_static(NAME));
+        response = response.map(|body| axum::body::Body::new(Packed::new(body)));
+    }
+    response
+}
+
+/// A body whose messages are packed.
+struct Packed {
+    inner: axum::body::Body,
+    read: BytesMut,
+}
+
+impl Packed {
+    /// Over a body of gRPC messages, none of them packed.
+    fn new(inner: axum::body::Body) -> Self {
+        Self { inner, read: BytesMut::new() }
+    }
+
+    /// The next message, if it has arrived whole. One that packing does not make smaller stays as it is.
+    fn step(&mut self) -> Result<Option<Bytes>, Status> {
+        let Some([flag, length @ ..]) = self.read.get(..PREFIX).and_then(|p| <[u8; PREFIX]>::try_from(p).ok()) else {
+            return Ok(None);
+        };
+        let length = usize::try_from(u32::from_be_bytes(length)).unwrap_or(usize::MAX);
+        if self.read.len() - PREFIX < length {
+            return Ok(None);
+        }
+        let message = self.read.split_to(PREFIX + length).freeze();
+        let mut packed = snap::write::FrameEncoder::new(vec![1, 0, 0, 0, 0]);
+        let written = std::io::Write::write_all(&mut packed, message.get(PREFIX..).unwrap_or_default());
+        let packed = written.and_then(|()| packed.into_inner().map_err(|e| e.into_error()));
+        let mut packed = packed.map_err(|e| Status::internal(format!("an answer can't be packed: {e}")))?;
+        let Ok(short) = u32::try_from(packed.len().saturating_sub(PREFIX)) else { return Ok(Some(message)) };
+        if flag != 0 || packed.len() >= message.len() {
+            return Ok(Some(message));
+        }
+        if let Some(place) = packed.get_mut(1..PREFIX) {
+            place.copy_from_slice(&short.to_be_bytes());
+        }
+        Ok(Some(packed.into()))
+    }
+}
+
+impl Body for Packed {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let me = self.get_mut();
+        loop {
+            match me.step() {
+                Ok(Some(message)) => return Poll::Ready(Some(Ok(Frame::data(message)))),
+                Ok(None) => {}
+                Err(status) => return Poll::Ready(Some(Err(status))),
+            }
+            match ready!(Pin::new(&mut me.inner).poll_frame(cx)) {
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => me.read.extend_from_slice(&data),
+                    Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
+                },
+                Some(Err(e)) => return Poll::Ready(Some(Err(Status::internal(e.to_string())))),
+                None => return Poll::Ready(None),
+            }
+        }
+    }
 }
 
 /// A body whose messages are unpacked.
@@ -278,6 +345,33 @@ mod tests {
         }
         for cut in [3, 1000, sent.len()] {
             assert_eq!(unpack(&sent, cut).await.unwrap(), want, "in pieces of {cut}");
+        }
+    }
+
+    #[tokio::test]
+    async fn answers_are_packed_for_who_packs_requests() {
+        use axum::http::Request;
+        use tower::ServiceExt as _;
+        let large: Vec<u8> = (0..300_000u32).flat_map(|i| (i / 7).to_le_bytes()).collect();
+        let plain = [prefixed(0, &large), prefixed(0, b"x"), prefixed(0, b"")].concat();
+        let answer = plain.clone();
+        let app = axum::Router::new()
+            .fallback(move || async move { axum::body::Body::from(answer) })
+            .layer(axum::middleware::from_fn(accept));
+        for packs in [true, false] {
+            let mut request = Request::new(axum::body::Body::empty());
+            if packs {
+                ask(request.headers_mut());
+            }
+            let mut response = app.clone().oneshot(request).await.unwrap();
+            assert_eq!(taken(response.headers_mut()), packs);
+            let body = response.into_body().collect().await.unwrap().to_bytes();
+            if packs {
+                assert!(body.len() < plain.len() / 2, "{} bytes", body.len());
+                assert_eq!(unpack(&body, 1000).await.unwrap(), plain);
+            } else {
+                assert_eq!(body, plain);
+            }
         }
     }
 

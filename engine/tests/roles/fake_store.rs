@@ -43,6 +43,18 @@ pub enum Manner {
     Unsorted,
     /// Sends labels that are no UTF-8.
     Garbage,
+    /// Says that it lacks a block, and has nothing else.
+    Lacks,
+    /// Sends each series twice.
+    Twice,
+    /// Sends chunks that end before they begin.
+    Backwards,
+    /// Sends samples of all times, whatever was asked for.
+    AllTimes,
+    /// Sends chunks that are no chunks.
+    Noise,
+    /// Takes a while before it begins, milliseconds.
+    Slow(u64),
 }
 
 /// The samples of one series.
@@ -235,8 +247,20 @@ impl Store for Fake {
         let r = r.into_inner();
         self.requests.lock().unwrap().push(r.clone());
         let manner = *self.manner.lock().unwrap();
-        let mut series = self.select(&r);
+        let all_times = SeriesRequest { min_time: i64::MIN, max_time: i64::MAX, ..r.clone() };
+        let mut series = self.select(if manner == Manner::AllTimes { &all_times } else { &r });
         match manner {
+            Manner::Twice => series = series.into_iter().flat_map(|s| [s.clone(), s]).collect(),
+            Manner::Backwards => {
+                for c in series.iter_mut().flat_map(|s| &mut s.chunks) {
+                    (c.min_time, c.max_time) = (c.max_time, c.min_time - 1);
+                }
+            }
+            Manner::Noise => {
+                for c in series.iter_mut().flat_map(|s| &mut s.chunks).filter_map(|c| c.raw.as_mut()) {
+                    c.data = (0..c.data.len()).map(|i| (i * 131 + 255) as u8).collect();
+                }
+            }
             Manner::Silent => std::future::pending::<()>().await,
             Manner::Fails => return Err(Status::internal("the disk is on fire")),
             Manner::Unsorted => series.reverse(),
@@ -254,10 +278,18 @@ impl Store for Fake {
             let _open = open;
             let work = async {
                 let frame = |s: Series| Ok(SeriesResponse { result: Some(series_response::Result::Series(s)) });
-                if manner == Manner::SilentAfterHeaders {
-                    std::future::pending::<()>().await;
+                match manner {
+                    Manner::SilentAfterHeaders => std::future::pending::<()>().await,
+                    Manner::Slow(ms) => tokio::time::sleep(Duration::from_millis(ms)).await,
+                    Manner::Lacks => {
+                        let said = "block 01KA can't be read".to_owned();
+                        let result = Some(series_response::Result::Warning(said));
+                        let _ = to.send(Ok(SeriesResponse { result })).await;
+                        return;
+                    }
+                    _ => {}
                 }
-                if manner == Manner::Good && batch > 1 {
+                if matches!(manner, Manner::Good | Manner::Slow(_)) && batch > 1 {
                     for series in series.chunks(batch) {
                         let result = series_response::Result::Batch(SeriesBatch { series: series.to_vec() });
                         if to.send(Ok(SeriesResponse { result: Some(result) })).await.is_err() {

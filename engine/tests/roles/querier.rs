@@ -23,6 +23,10 @@ impl Names {
         self.0.lock().unwrap().insert(name.to_owned(), ips);
     }
 
+    pub fn ips_of(&self, name: &str) -> Vec<String> {
+        self.0.lock().unwrap().get(name).into_iter().flatten().map(ToString::to_string).collect()
+    }
+
     pub fn remove(&self, name: &str) {
         self.0.lock().unwrap().remove(name);
     }

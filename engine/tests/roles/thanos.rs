@@ -3,6 +3,7 @@
 
 use super::common::until;
 use super::querier::{Querier, args};
+use ::args::DedupFunc;
 use serde_json::Value;
 use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, Sender};
@@ -222,6 +223,69 @@ async fn one_replica_gives_the_answers_of_prometheus_and_of_thanos() {
     let over_thanos = Querier::start(args(&[thanos.grpc_address()])).await;
     let different = compare(&over_thanos.http, &querier.http, end, "", &[]);
     assert!(different.is_empty(), "ours over Thanos's and ours differ:\n{}", different.join("\n"));
+}
+
+/// Two replicas whose target is away now and then, each at other times: by Thanos's two functions ours gives what Thanos gives.
+#[tokio::test(flavor = "multi_thread")]
+async fn penalty_and_chain_give_what_thanos_gives() {
+    use super::fake_store::{Fake, set};
+    if testkit::peers::skip(&["thanos"]) {
+        return;
+    }
+    let mut rng = testkit::goal::Rng(23);
+    let mut replica = |name: &str, phase: i64| {
+        let series = (0..12).map(|n| {
+            let gaps: Vec<(usize, usize)> = (0..4).map(|_| (rng.below(240), 2 + rng.below(20))).collect();
+            let reset = 60 + rng.below(100) as i64;
+            let scraped = (0..240usize).filter(|i| !gaps.iter().any(|(from, n)| (*from..from + n).contains(i)));
+            let samples = scraped.map(|i| {
+                let t = 1_000_000 + phase + i as i64 * 15_000;
+                let counted = if (i as i64) < reset { 5_000 + i as i64 * 7 } else { (i as i64 - reset) * 11 };
+                (t, counted as f64)
+            });
+            (set(&[("__name__", "m_total"), ("n", &format!("{n:02}"))]), samples.collect())
+        });
+        Fake::new(&[("cluster", "ops"), ("replica", name)], series.collect())
+    };
+    let (a, b) = (replica("a", 0).start().await, replica("b", 6_000).start().await);
+    let endpoints = [a.address.clone(), b.address.clone()];
+    for (name, func) in [("penalty", DedupFunc::Penalty), ("chain", DedupFunc::Chain)] {
+        let thanos = tokio::task::block_in_place(|| {
+            let mut flags: Vec<String> = endpoints.iter().map(|e| format!("--endpoint={e}")).collect();
+            flags.extend(["--query.replica-label=replica".to_owned(), format!("--deduplication.func={name}")]);
+            flags.push("--query.promql-engine=prometheus".to_owned());
+            Thanos::start("query", &flags).unwrap()
+        });
+        let querier = Querier::start(::args::QueryArgs { deduplication_func: func, ..args(&endpoints) }).await;
+        let all = "/api/v1/query?query=m_total&time=2000";
+        until("Thanos to see both", async || {
+            ask(&thanos.url(), all)["data"]["result"].as_array().is_some_and(|r| r.len() == 12)
+        })
+        .await;
+        let mut compared = 0;
+        for query in [
+            "m_total",
+            "rate(m_total[2m])",
+            "increase(m_total[5m])",
+            "count_over_time(m_total[3m])",
+            "irate(m_total[2m])",
+        ] {
+            let query = testkit::http::encode(query);
+            let path = format!("/api/v1/query_range?query={query}&start=1100&end=4600&step=45");
+            let (ours, theirs) = (ask(&querier.http, &path), ask(&thanos.url(), &path));
+            assert!(ours.get("warnings").is_none(), "{ours}");
+            assert!(
+                close(&result(&ours, &[]), &result(&theirs, &[])),
+                "{name} {path}\n ours   {ours}\n theirs {theirs}"
+            );
+            compared += ours["data"]["result"].as_array().unwrap().len();
+        }
+        assert_eq!(compared, 5 * 12);
+        // The samples themselves.
+        let path = format!("/api/v1/query?query={}&time=4600", testkit::http::encode("m_total[1h]"));
+        let (ours, theirs) = (ask(&querier.http, &path), ask(&thanos.url(), &path));
+        assert!(close(&result(&ours, &[]), &result(&theirs, &[])), "{name}\n ours   {ours}\n theirs {theirs}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

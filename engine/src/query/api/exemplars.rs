@@ -1,10 +1,11 @@
 //! `query_exemplars`.
 
 use super::error::ApiError;
-use super::metadata::{distinct, gated};
+use super::metadata::gated;
 use super::params::{MAX_TIME, MIN_TIME, Params, invalid};
 use super::{Api, json as write, success, values};
 use crate::query::services::exemplars;
+use crate::query::warning::distinct;
 use crate::storeapi;
 use axum::extract::{Request, State};
 use axum::response::Response;

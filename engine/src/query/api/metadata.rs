@@ -4,6 +4,7 @@ use super::error::ApiError;
 use super::params::{MAX_TIME, MIN_TIME, Params};
 use super::{Api, json, success};
 use crate::query::fanout::{self, Detail, Failed, LabelCall, Select};
+use crate::query::warning::{Warning, distinct};
 use crate::storeapi::TRUNCATED;
 use axum::extract::{Path, Request, State};
 use axum::response::Response;
@@ -90,7 +91,7 @@ pub(super) async fn series(State(api): State<Arc<Api>>, request: Request) -> Res
         }
     });
     let fetched: Vec<_> = gated(&api, timeout, stream::iter(fetches).buffered(AT_ONCE).try_collect()).await?;
-    let (mut sorted, mut warnings) = (Vec::new(), Vec::new());
+    let (mut sorted, mut warnings) = (Vec::new(), Vec::<Warning>::new());
     for (sets, said) in fetched {
         sorted.extend(sets);
         warnings.extend(said);
@@ -103,7 +104,7 @@ pub(super) async fn series(State(api): State<Arc<Api>>, request: Request) -> Res
         && sorted.len() > limit
     {
         sorted.truncate(limit);
-        warnings.push(TRUNCATED.to_owned());
+        warnings.push(TRUNCATED.to_owned().into());
     }
     let mut data = String::from("[");
     for (i, set) in sorted.iter().enumerate() {
@@ -156,7 +157,7 @@ async fn label_answer(api: &Api, wanted: Wanted, call: LabelCall) -> Result<Resp
         && all.len() > limit
     {
         all.truncate(limit);
-        warnings.push(TRUNCATED.to_owned());
+        warnings.push(TRUNCATED.to_owned().into());
     }
     let mut data = String::from("[");
     for (i, s) in all.iter().enumerate() {
@@ -167,11 +168,6 @@ async fn label_answer(api: &Api, wanted: Wanted, call: LabelCall) -> Result<Resp
     }
     data.push(']');
     Ok(success(&data, &distinct(warnings), &[]))
-}
-
-pub(super) fn distinct(warnings: Vec<String>) -> Vec<String> {
-    let mut seen = BTreeSet::new();
-    warnings.into_iter().filter(|w| seen.insert(w.clone())).collect()
 }
 
 /// Undoes Prometheus's escaping of names in paths: `U__` before, `_` doubled, other characters as `_hex_`. What is not

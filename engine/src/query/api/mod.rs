@@ -14,7 +14,8 @@ mod values;
 mod watch;
 
 use super::eval::Evaluator;
-use super::fanout::{Terms, missing};
+use super::fanout::Terms;
+use super::warning::{Missing, Warning};
 use super::{own_replica_labels, split_list};
 use crate::server::metrics::Metrics;
 use args::QueryArgs;
@@ -134,7 +135,7 @@ fn prefix(route: &str) -> String {
 }
 
 /// An answer in the envelope; `data` is JSON already.
-fn success(data: &str, warnings: &[String], infos: &[String]) -> Response {
+fn success(data: &str, warnings: &[Warning], infos: &[String]) -> Response {
     let mut body = String::with_capacity(data.len() + 64);
     body.push_str("{\"status\":\"success\",\"data\":");
     body.push_str(data);
@@ -143,8 +144,9 @@ fn success(data: &str, warnings: &[String], infos: &[String]) -> Response {
 }
 
 /// Closes the envelope.
-fn end(body: &mut String, warnings: &[String], infos: &[String]) {
-    for (name, list) in [("warnings", warnings), ("infos", infos)] {
+fn end(body: &mut String, warnings: &[Warning], infos: &[String]) {
+    let texts: Vec<String> = warnings.iter().map(|w| w.text.clone()).collect();
+    for (name, list) in [("warnings", texts.as_slice()), ("infos", infos)] {
         if !list.is_empty() {
             body.push_str(",\"");
             body.push_str(name);
@@ -152,12 +154,9 @@ fn end(body: &mut String, warnings: &[String], infos: &[String]) {
             json::strings(body, list);
         }
     }
-    // The same for programs: who is missing, and why.
-    let missing: Vec<serde_json::Value> = warnings
-        .iter()
-        .filter_map(|w| missing(w))
-        .map(|(store, reason)| serde_json::json!({ "store": store, "reason": reason }))
-        .collect();
+    // The same for programs: who is missing, since and until when (milliseconds since the epoch), and why.
+    let missing = warnings.iter().filter_map(|w| Some(missing(w.missing()?, w.range)));
+    let missing: Vec<serde_json::Value> = missing.collect();
     if !missing.is_empty() {
         body.push_str(",\"missing\":");
         body.push_str(&serde_json::Value::Array(missing).to_string());
@@ -165,10 +164,24 @@ fn end(body: &mut String, warnings: &[String], infos: &[String]) {
     body.push('}');
 }
 
+fn missing(m: Missing<'_>, range: Option<(i64, i64)>) -> serde_json::Value {
+    let mut out = serde_json::json!({ "store": m.store, "reason": m.reason });
+    if let Some(via) = m.via {
+        out["via"] = via.into();
+    }
+    // A bound that nobody gave is none.
+    for (name, time) in [("minTime", range.map(|r| r.0)), ("maxTime", range.map(|r| r.1))] {
+        if let Some(t) = time.filter(|t| *t != i64::MIN && *t != i64::MAX) {
+            out[name] = t.into();
+        }
+    }
+    out
+}
+
 /// The headers of a good answer. An answer that lacks something must not be cached.
-fn reply(body: Body, warnings: &[String]) -> Response {
+fn reply(body: Body, warnings: &[Warning]) -> Response {
     let mut response = ([(header::CONTENT_TYPE, "application/json")], body).into_response();
-    if warnings.iter().any(|w| !w.starts_with("PromQL ")) {
+    if warnings.iter().any(|w| !w.text.starts_with("PromQL ")) {
         response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     }
     response

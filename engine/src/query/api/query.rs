@@ -4,6 +4,7 @@ use super::error::ApiError;
 use super::params::{Params, invalid};
 use super::{Api, PIECE, end, json, reply, success};
 use crate::query::eval::{Answer, Settings};
+use crate::query::warning::Warning;
 use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
 use axum::response::Response;
@@ -133,11 +134,11 @@ async fn run(
     let (promql, infos) = answer.result.annotations.strings(&query, ANNOTATIONS);
     // What is missing comes first and is never cut away.
     let mut warnings = std::mem::take(&mut answer.missing);
-    warnings.extend(promql);
+    warnings.extend(promql.into_iter().map(Warning::from));
     if let Some(limit) = limit
         && truncate(&mut answer.result.value, limit)
     {
-        warnings.push("results truncated due to limit".to_owned());
+        warnings.push("results truncated due to limit".to_owned().into());
     }
     let mut more = if p.get("stats").is_some() { stats(&answer) } else { String::new() };
     if let Some(analysis) = &answer.analysis {
@@ -161,7 +162,7 @@ fn truncate(value: &mut QueryValue, limit: usize) -> bool {
 }
 
 /// Writes the answer on a CPU thread while it is sent, a few pieces ahead of the reader.
-fn stream(answer: Answer, more: String, warnings: Vec<String>, infos: Vec<String>) -> Response {
+fn stream(answer: Answer, more: String, warnings: Vec<Warning>, infos: Vec<String>) -> Response {
     let (to, from) = mpsc::channel::<Result<Bytes, std::convert::Infallible>>(4);
     let said = warnings.clone();
     let runtime = tokio::runtime::Handle::current();

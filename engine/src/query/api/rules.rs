@@ -1,11 +1,12 @@
 //! `rules` and `alerts`.
 
 use super::error::ApiError;
-use super::metadata::{distinct, gated};
+use super::metadata::gated;
 use super::params::{Params, invalid};
 use super::values::{labels, number, strategy, time};
 use super::{Api, success};
 use crate::query::services::rules::{self, Filter};
+use crate::query::warning::{Warning, distinct};
 use axum::extract::{Request, State};
 use axum::response::Response;
 use model::Matcher;
@@ -44,7 +45,7 @@ async fn fetch(
     p: &Params,
     r#type: Type,
     filter: &Filter,
-) -> Result<(Vec<RuleGroup>, Vec<String>), ApiError> {
+) -> Result<(Vec<RuleGroup>, Vec<Warning>), ApiError> {
     let (timeout, terms) = api.service_terms(p, api.args.rule_partial_response.0)?;
     let request = RulesRequest {
         r#type: r#type.into(),

@@ -1,11 +1,12 @@
 //! `targets`.
 
 use super::error::ApiError;
-use super::metadata::{distinct, gated};
+use super::metadata::gated;
 use super::params::Params;
 use super::values::{labels, number, time};
 use super::{Api, success};
 use crate::query::services::targets;
+use crate::query::warning::distinct;
 use axum::extract::{Request, State};
 use axum::response::Response;
 use proto::thanos::targets_request::State as Wanted;

@@ -1,10 +1,11 @@
 //! `metadata` and `status/tsdb`.
 
 use super::error::ApiError;
-use super::metadata::{distinct, gated};
+use super::metadata::gated;
 use super::params::{Params, invalid};
 use super::{Api, success};
 use crate::query::services::{metadata, statistics};
+use crate::query::warning::distinct;
 use axum::extract::{Request, State};
 use axum::response::Response;
 use model::labels::Quoted;

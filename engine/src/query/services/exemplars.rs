@@ -4,6 +4,7 @@ use super::{Answers, Services, of_its_cluster, pairs, strip};
 use crate::query::fanout::{Failed, Fanout, Terms, strategy};
 use crate::query::gather::{Asking, Message, Part, Said, method};
 use crate::query::store::{Offer, Store, agrees};
+use crate::query::warning::Warning;
 use crate::server::RECEIVE_MAX;
 use crate::storeapi::exemplars;
 use crate::storeapi::wire::compare;
@@ -31,7 +32,7 @@ pub(in crate::query) async fn gather(
     fanout: &Fanout,
     request: ExemplarsRequest,
     terms: &Terms,
-) -> Result<(Vec<ExemplarData>, Vec<String>), Failed> {
+) -> Result<(Vec<ExemplarData>, Vec<Warning>), Failed> {
     let selectors = Arc::new(exemplars::selectors(&request.query).map_err(|e| Failed(e.message().to_owned()))?);
     let strategy = strategy(terms.partial).into();
     let ask = move |asking: Arc<Asking>| {

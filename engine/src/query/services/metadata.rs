@@ -4,6 +4,7 @@ use super::{Answers, Services};
 use crate::query::fanout::{Failed, Fanout, Terms, strategy};
 use crate::query::gather::{Asking, Message, Part, method};
 use crate::query::store::Offer;
+use crate::query::warning::Warning;
 use crate::server::RECEIVE_MAX;
 use proto::thanos::metadata_client::MetadataClient;
 use proto::thanos::metadata_server::Metadata;
@@ -30,7 +31,7 @@ pub(in crate::query) async fn gather(
     fanout: &Fanout,
     request: MetricMetadataRequest,
     terms: &Terms,
-) -> Result<(Vec<MetricMetadata>, Vec<String>), Failed> {
+) -> Result<(Vec<MetricMetadata>, Vec<Warning>), Failed> {
     let request = MetricMetadataRequest { partial_response_strategy: strategy(terms.partial).into(), ..request };
     let ask = move |asking: Arc<Asking>| {
         let request = request.clone();

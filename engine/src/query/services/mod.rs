@@ -11,6 +11,7 @@ pub(super) mod targets;
 use super::eval::Evaluator;
 use super::fanout::{Failed, Fanout, Terms};
 use super::store::Store;
+use super::warning::Warning;
 use crate::server::RECEIVE_MAX;
 use crate::storeapi::request;
 use args::QueryArgs;
@@ -72,7 +73,7 @@ impl Services {
         &self,
         request: Request<Q>,
         strategy: i32,
-        gather: impl AsyncFnOnce(&Fanout, Q, &Terms) -> Result<(Vec<T>, Vec<String>), Failed>,
+        gather: impl AsyncFnOnce(&Fanout, Q, &Terms) -> Result<(Vec<T>, Vec<Warning>), Failed>,
         wrap: impl Fn(T) -> A,
         warn: impl Fn(String) -> A,
     ) -> Result<Response<Answers<A>>, Status> {
@@ -83,7 +84,8 @@ impl Services {
             Ok(answer) => answer.map_err(|e| Status::aborted(e.0))?,
             Err(_) => return Err(Status::deadline_exceeded(format!("no answer within {timeout:?}"))),
         };
-        let all: Vec<_> = warnings.into_iter().map(&warn).chain(found.into_iter().map(&wrap)).map(Ok).collect();
+        let all: Vec<_> =
+            warnings.into_iter().map(|w| warn(w.text)).chain(found.into_iter().map(&wrap)).map(Ok).collect();
         Ok(Response::new(tokio_stream::iter(all)))
     }
 }

@@ -110,7 +110,7 @@ struct Parts {
 
 impl Parts {
     fn new(query: &str, answer: Answer, batch: i64) -> Result<Self, Status> {
-        let mut warnings = answer.missing;
+        let mut warnings: Vec<String> = answer.missing.into_iter().map(|w| w.text).collect();
         warnings.extend(answer.result.annotations.strings(query, ANNOTATIONS).0);
         Ok(Self {
             warnings: warnings.into_iter(),

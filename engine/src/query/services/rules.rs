@@ -4,6 +4,7 @@ use super::{Answers, Services, instant, of_its_cluster, pairs, strip};
 use crate::query::fanout::{Failed, Fanout, Terms, strategy};
 use crate::query::gather::{Message, Part, method};
 use crate::query::store::Offer;
+use crate::query::warning::Warning;
 use crate::server::RECEIVE_MAX;
 use crate::storeapi::wire::compare;
 use model::Matcher;
@@ -42,7 +43,7 @@ pub(in crate::query) async fn gather(
     fanout: &Fanout,
     request: RulesRequest,
     terms: &Terms,
-) -> Result<(Vec<RuleGroup>, Vec<String>), Failed> {
+) -> Result<(Vec<RuleGroup>, Vec<Warning>), Failed> {
     let request = RulesRequest { partial_response_strategy: strategy(terms.partial).into(), ..request };
     let ask = move |asking: std::sync::Arc<crate::query::gather::Asking>| {
         let request = request.clone();

@@ -4,6 +4,7 @@ use super::{Answers, Services};
 use crate::query::fanout::{Failed, Fanout, Terms, strategy};
 use crate::query::gather::{Asking, Message, Part, method};
 use crate::query::store::Offer;
+use crate::query::warning::Warning;
 use crate::server::RECEIVE_MAX;
 use proto::thanos::status_client::StatusClient;
 use proto::thanos::status_server::Status as StatusService;
@@ -31,7 +32,7 @@ pub(in crate::query) async fn gather(
     fanout: &Fanout,
     request: TsdbStatisticsRequest,
     terms: &Terms,
-) -> Result<(Vec<TsdbStatistics>, Vec<String>), Failed> {
+) -> Result<(Vec<TsdbStatistics>, Vec<Warning>), Failed> {
     let request = TsdbStatisticsRequest { partial_response_strategy: strategy(terms.partial).into(), ..request };
     let ask = move |asking: Arc<Asking>| {
         let mut request = request.clone();

@@ -4,6 +4,7 @@ use super::{Answers, Services, instant, of_its_cluster, pairs, strip};
 use crate::query::fanout::{Failed, Fanout, Terms, strategy};
 use crate::query::gather::{Asking, Message, Part, method};
 use crate::query::store::Offer;
+use crate::query::warning::Warning;
 use crate::server::RECEIVE_MAX;
 use crate::storeapi::wire::compare;
 use proto::thanos::targets_client::TargetsClient;
@@ -29,7 +30,7 @@ pub(in crate::query) async fn gather(
     fanout: &Fanout,
     request: TargetsRequest,
     terms: &Terms,
-) -> Result<(Vec<TargetDiscovery>, Vec<String>), Failed> {
+) -> Result<(Vec<TargetDiscovery>, Vec<Warning>), Failed> {
     let request = TargetsRequest { partial_response_strategy: strategy(terms.partial).into(), ..request };
     let ask = move |asking: Arc<Asking>| async move {
         let mut client = TargetsClient::new(asking.channel()).max_decoding_message_size(RECEIVE_MAX);
