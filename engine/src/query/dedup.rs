@@ -546,6 +546,26 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn a_reset_that_a_replica_was_lifted_over_is_not_shown_again() {
+        // Reset at 105, while both are silent; the second one begins after it, and the first comes back later.
+        let counted = |i: i64| if i < 7 { 100.0 + i as f64 } else { i as f64 - 7.0 };
+        let a: Vec<(i64, f64)> = (0..60).filter(|i| !(7..30).contains(i)).map(|i| (15 * i, counted(i))).collect();
+        let b: Vec<(i64, f64)> = (10..28).map(|i| (7 + 15 * i, counted(i))).collect();
+        let out = run(vec![replica(&a, 7), replica(&b, 9)], true);
+        let grown: f64 = out.windows(2).map(|w| if w[1].1 < w[0].1 { w[1].1 } else { w[1].1 - w[0].1 }).sum();
+        assert!((54.0..=59.0).contains(&grown), "it counted 59 in this time, not {grown}: {out:?}");
+    }
+
+    #[test]
+    fn data_behind_a_marker_at_the_end_of_a_stretch_is_seen() {
+        let a: Vec<(i64, f64)> = [0, 15, 30, 94, 109].map(|t| (t, 1.0)).into();
+        let mut b: Vec<(i64, f64)> = [1, 16, 31, 46, 61, 76, 91].map(|t| (t, 1.0)).into();
+        b[5].1 = stale_nan();
+        let out = run(vec![replica(&a, 9), replica(&b, 6)], false);
+        assert!(out.iter().any(|s| s.0 == 91), "{out:?}");
+    }
+
+    #[test]
     fn histograms_lose_the_reset_hint_at_a_change_and_do_not_fall() {
         let h = |t: i64, count: f64| Sample {
             t,

@@ -193,12 +193,12 @@ pub fn read(series: &Series, reading: Reading, out: &mut Samples) -> Result<(), 
         return read_one(wanted, mint, maxt, out);
     }
     let wanted = wanted.cloned().collect();
-    let mut replicas = if dedup == DedupFunc::Penalty { split_by_overlap(wanted) } else { split_replicas(wanted) };
+    let mut replicas = if dedup == DedupFunc::Fill { split_replicas(wanted) } else { split_by_overlap(wanted) };
     if replicas.len() < 2 && !coarse {
         return replicas.pop().map_or(Ok(()), |chunks| read_one(chunks.iter(), mint, maxt, out));
     }
     // Thanos takes resets out of raw data, too.
-    let everywhere = reading.counter() && dedup == DedupFunc::Penalty;
+    let everywhere = reading.counter() && dedup != DedupFunc::Fill;
     let replicas: Vec<Chunks> = replicas.into_iter().map(|chunks| Chunks::new(chunks, reading, everywhere)).collect();
     match dedup {
         DedupFunc::Fill => {

@@ -212,10 +212,13 @@ impl Fleet {
         for i in hung {
             self.doors[*i].set(Way::Passes);
         }
-        let begin = Instant::now();
+        // Whole, and still whole a moment later: connections that hung end only now.
+        let (begin, mut whole) = (Instant::now(), 0);
         loop {
             let (status, answer, _) = self.ask(true).await;
-            if status == 200 && answer.get("warnings").is_none() {
+            let all = answer["data"]["result"].as_array().is_some_and(|r| r.len() == STORES);
+            whole = if status == 200 && answer.get("warnings").is_none() && all { whole + 1 } else { 0 };
+            if whole == 3 {
                 return;
             }
             assert!(begin.elapsed() < Duration::from_secs(20), "{what}: it does not recover: {answer}");

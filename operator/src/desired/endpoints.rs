@@ -145,6 +145,7 @@ fn link(link: &ValidLink) -> Link {
         name: link.remote.name_any(),
         cluster: spec.cluster_name.clone(),
         address: link.address.clone(),
+        expected: 0,
         client,
         bearer_token_file: link.token.as_ref().map(|token| token_file(token)).unwrap_or_default(),
         mode: match spec.mode {
