@@ -211,7 +211,7 @@ impl Evaluator {
             // One bad query must not end the process.
             Err(error) => return Err(QueryError::Storage(format!("the evaluation ended abnormally: {error}"))),
         };
-        told.into_iter().for_each(|w| tell(&mut missing, w));
+        told.into_iter().for_each(|w| warning::push(&mut missing, w));
         let timings = Timings {
             queue,
             preparation: prepared.saturating_sub(started),

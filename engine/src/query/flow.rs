@@ -4,6 +4,7 @@
 use super::budget::Budget;
 use super::fanout::{Failed, SeriesStream};
 use super::series::Series;
+use super::warning::Warning;
 use parking_lot::{Condvar, Mutex};
 use promql::exec::{QueryError, Stop};
 use std::collections::VecDeque;
@@ -42,7 +43,7 @@ struct State {
     bytes: usize,
     /// Series so far.
     count: u64,
-    warnings: Vec<String>,
+    warnings: Vec<Warning>,
     ended: Option<Result<(), Failed>>,
     reader: At,
 }
@@ -111,7 +112,7 @@ impl Flow {
     }
 
     /// Tells what is missing.
-    pub fn warn(&self, warnings: Vec<String>) {
+    pub fn warn(&self, warnings: Vec<Warning>) {
         self.state.lock().warnings.extend(warnings);
     }
 
@@ -144,7 +145,7 @@ impl Flow {
     }
 
     /// What is missing, as far as is known.
-    pub fn take_warnings(&self) -> Vec<String> {
+    pub fn take_warnings(&self) -> Vec<Warning> {
         std::mem::take(&mut self.state.lock().warnings)
     }
 

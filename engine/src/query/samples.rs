@@ -6,6 +6,7 @@ use super::downsampled::{self, View};
 use super::flow::{Held, Opened, Reader};
 use super::pairwise::{Chain, Penalty};
 use super::series::{Chunk, Series, split_by_overlap, split_replicas};
+use super::warning::Warning;
 use args::DedupFunc;
 use model::sample::{Sample, Value};
 use parking_lot::Mutex;
@@ -43,7 +44,7 @@ pub struct Inputs {
 
 impl Inputs {
     /// What is missing, as far as is known.
-    pub fn take_warnings(&self) -> Vec<String> {
+    pub fn take_warnings(&self) -> Vec<Warning> {
         let anew = self.anew.lock();
         let flows = self.selected.iter().filter_map(|input| match input {
             Input::Flow(opened) => Some(opened),
