@@ -10,6 +10,7 @@ use super::store::{Store, bounded};
 use crate::server::client;
 use model::Labels;
 use proto::thanos::{self, SeriesRequest, SeriesResponse, series_response};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -108,30 +109,33 @@ impl StoreCall {
     }
 
     async fn stream(&self, to: &mpsc::Sender<Message>) -> Result<(), End> {
-        let (mut from, mut failed) = (0, Vec::new());
+        let mut failed = Vec::new();
+        let mut broken = BTreeSet::<usize>::new();
         // The last label set that was given on: another place goes on there.
         let mut given: Option<Labels> = None;
         loop {
-            let rest = self.places.get(from..).unwrap_or_default();
-            let delay = self.fanout.hedge_delay(&self.select.terms, rest);
-            let open = |at, store| self.open(to, from + at, store);
-            let reason = match hedge::first_of(rest, delay, &self.fanout.hedges, open).await {
-                Ok((at, open)) => {
-                    from += at + 1;
+            // One that was only slower than another is asked again when that breaks.
+            let rest: Vec<usize> = (0..self.places.len()).filter(|at| !broken.contains(at)).collect();
+            let first = rest.first().and_then(|at| self.places.get(*at..=*at)).unwrap_or_default();
+            let delay = self.fanout.hedge_delay(&self.select.terms, first);
+            let open = |_, at: &usize| self.open(to, *at);
+            let over = match hedge::first_of(&rest, delay, &self.fanout.hedges, open).await {
+                Ok((nth, open)) => {
                     let address = open.store.place.address.clone();
                     let Err(end) = self.drain(to, open, &mut given).await else { return Ok(()) };
                     let (code, reason) = end.ok_or(None)?;
                     failed.push((code, (address, reason)));
-                    None
+                    broken.extend(rest.get(nth));
+                    broken.len() >= self.places.len()
                 }
                 Err(all) => {
                     for end in all {
                         failed.push(end.ok_or(None)?);
                     }
-                    failed.first().map(|(code, _)| *code)
+                    true
                 }
             };
-            if reason.is_some() || from >= self.places.len() {
+            if over {
                 let code = failed.first().map_or(Code::Unavailable, |(code, _)| *code);
                 let reasons: Vec<(String, String)> = failed.into_iter().map(|(_, reason)| reason).collect();
                 return Err(Some((code, said_by(&reasons))));
@@ -140,12 +144,8 @@ impl StoreCall {
     }
 
     /// Asks one place and reads its first message.
-    async fn open<'a>(
-        &self,
-        to: &mpsc::Sender<Message>,
-        at: usize,
-        store: &'a Arc<Store>,
-    ) -> Result<Open<'a>, Option<(Code, (String, String))>> {
+    async fn open(&self, to: &mpsc::Sender<Message>, at: usize) -> Result<Open<'_>, Option<(Code, (String, String))>> {
+        let store = self.places.get(at).ok_or(None)?;
         let memory = match at {
             0 => Arc::clone(&self.memory),
             // Nobody but this call waits for it.
@@ -195,8 +195,9 @@ impl StoreCall {
             let mut next = first;
             while let Some(frame) = next {
                 self.frame(to, frame, &memory, &strip, resumed.as_ref(), given, &mut unsorted, &mut held).await?;
-                if !strip.is_empty() {
-                    // All of it is needed before the first can be given on.
+                if !strip.is_empty() || !Arc::ptr_eq(&memory, &self.memory) {
+                    // All of it is needed before the first can be given on; and of another place than the first the merge can't
+                    // say what it needs.
                     memory.need();
                 }
                 next = self.wait(to, store, &memory, deadlines, stream.message()).await?.map_err(status)?;

@@ -308,7 +308,9 @@ impl Endpoints {
     /// Remembers the stores that have left, where more are expected than there are.
     fn note_gone(&self, source: &Source, resolved: &mut Resolved, left: Vec<(Arc<Store>, Task)>) {
         let lacking = source.expected.saturating_sub(resolved.stores.len());
-        for (store, _task) in left {
+        for (store, task) in left {
+            // Its probes end first: none may find it well again.
+            drop(task);
             let found = resolved.stores.len();
             let reason = format!(
                 "it has left {}, behind which {} stores should be; {found} are",
@@ -364,13 +366,17 @@ impl Endpoints {
         let (mut seen, mut twice) = (BTreeSet::new(), BTreeSet::new());
         let entries: Vec<Arc<Entry>> = self.entries.lock().iter().map(|(e, _)| Arc::clone(e)).collect();
         let all = (question.mint, question.maxt);
+        let live: BTreeSet<String> = entries.iter().flat_map(|e| e.stores()).map(|s| s.place.address.clone()).collect();
         for entry in entries {
             let source = entry.source();
             let of_entry = entry.stores();
             let (gone, unknown) = entry.gone();
             let (mut asked, mut lost) = (Vec::new(), Vec::new());
-            for store in of_entry.iter().chain(&gone) {
-                if source.link.is_none() && !seen.insert(store.place.address.clone()) {
+            // An address that was left may be another store's by now.
+            let gone_now: Vec<&Arc<Store>> = gone.iter().filter(|g| !live.contains(&g.place.address)).collect();
+            for store in of_entry.iter().chain(gone_now.iter().copied()) {
+                let here = of_entry.iter().any(|s| Arc::ptr_eq(s, store));
+                if here && source.link.is_none() && !seen.insert(store.place.address.clone()) {
                     twice.insert(store.place.address.clone());
                     continue;
                 }
