@@ -57,8 +57,11 @@ fn shares(name: &str, wanted: i32, observed: &Observed) -> Vec<(Vec<i32>, bool)>
         let set = observed.live.stateful_sets.get(&names::store_shard(name, shard));
         set.filter(|set| set.metadata.deletion_timestamp.is_none())
     };
-    // Of a set that serves both, the old number stands first; those that give up their old blocks are told together.
-    let before = (0..MOST_SHARDS).find_map(live).and_then(|set| divided(set).first().copied()).unwrap_or(wanted);
+    // What is divided now: a number that every shard of it has, the old one first, since it stands first in a set that serves both.
+    let numbers: Vec<i32> = (0..MOST_SHARDS).filter_map(live).flat_map(divided).collect();
+    let has = |shard, number| live(shard).is_some_and(|set| covers(&divided(set), number));
+    let whole = |number: &&i32| (0..**number).all(|shard| has(shard, **number));
+    let before = numbers.iter().find(whole).or(numbers.first()).copied().unwrap_or(wanted);
     let serves = |shard| live(shard).is_some_and(|set| rolled_out(set) && covers(&divided(set), wanted));
     if before == wanted || (0..wanted).all(serves) {
         return vec![(vec![wanted], true); usize::try_from(wanted).unwrap_or(1)];

@@ -97,17 +97,17 @@ fn headless(cluster: &ValidCluster, part: meta::Part<'_>, name: &str) -> Object 
     pod::service(cluster, part, name, json!({"type": "ClusterIP", "clusterIP": "None", "ports": ports}))
 }
 
-/// The names behind which a pod must be ready, or blocks are in no answer: of each shard that is needed. With one shard, that of
-/// all stores.
+/// The names behind which a pod must be ready, or blocks are in no answer: of each shard that is needed. Where there is one shard,
+/// that of all stores.
 pub(super) fn expected(cluster: &ValidCluster) -> Vec<String> {
     if profile::replicas(cluster.spec.profile, cluster.spec.store_gateway.replicas) < 1 {
         return Vec::new();
     }
-    let needed: Vec<i32> = (0..).zip(&cluster.store).filter(|(_, shard)| shard.needed).map(|(n, _)| n).collect();
-    match needed.as_slice() {
-        [_] => vec![names::headless(&names::store(&cluster.name))],
-        needed => needed.iter().map(|shard| names::store_shard_api(&cluster.name, *shard)).collect(),
+    if cluster.store.len() == 1 {
+        return vec![names::headless(&names::store(&cluster.name))];
     }
+    let needed = (0..).zip(&cluster.store).filter(|(_, shard)| shard.needed);
+    needed.map(|(shard, _)| names::store_shard_api(&cluster.name, shard)).collect()
 }
 
 /// The StatefulSet and its budget.

@@ -267,6 +267,41 @@ fn stores_are_expected_by_name() {
     assert_eq!((pods.sets().len(), expected(&all).len()), (3, 2));
     pods.sets().iter().for_each(|name| pods.roll_out(name, &all));
     assert_eq!(expected(&pods.reconcile()).len(), 3);
+
+    // Nor does it stand in for the one that is.
+    let mut pods = Pods { observed: with(json!({})), run: BTreeMap::new() };
+    let all = pods.reconcile();
+    pods.roll_out("ops-store", &all);
+    pods.observed.cluster.spec.store_gateway.shards = 2;
+    assert_eq!(expected(&pods.reconcile()), ["ops-store-shard-0-api"]);
+}
+
+/// One shard was not told to give up its old blocks when the others were, and the wish changes.
+#[test]
+fn half_a_change_of_shards_is_no_reason_for_a_hole() {
+    let mut pods = Pods { observed: with(json!({"shards": 2})), run: BTreeMap::new() };
+    let all = pods.reconcile();
+    pods.sets().iter().for_each(|name| pods.roll_out(name, &all));
+    pods.observed.cluster.spec.store_gateway.shards = 3;
+    let all = pods.reconcile();
+    pods.sets().iter().for_each(|name| pods.roll_out(name, &all));
+    let late = pods.observed.live.stateful_sets["ops-store"].clone();
+    let all = pods.reconcile();
+    for name in ["ops-store-shard-1", "ops-store-shard-2"] {
+        pods.roll_out(name, &all);
+    }
+    let both = pods.run["ops-store"].clone();
+    pods.observed.live.stateful_sets.insert("ops-store".to_owned(), late);
+    pods.observed.cluster.spec.store_gateway.shards = 4;
+    for _ in 0..2 {
+        let all = pods.reconcile();
+        pods.run.entry("ops-store".to_owned()).or_insert_with(|| both.clone());
+        assert!((0..60).all(|block| pods.serve(block)), "{:?}", pods.run);
+        for name in ["ops-store-shard-2", "ops-store-shard-3", "ops-store-shard-1"] {
+            pods.roll_out(name, &all);
+            assert!((0..60).all(|block| pods.serve(block)), "{name}: {:?}", pods.run);
+        }
+    }
 }
 
 /// What is told to do is done one StatefulSet after another, and ends.
