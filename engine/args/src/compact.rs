@@ -26,13 +26,13 @@ flags! {
         /// Youngest age of a block of others that is looked at; for stores whose listings lag behind.
         consistency_delay: Millis = "consistency-delay", "30m", since "0.1.0";
         /// From the mark to the deletion of a block.
-        delete_delay: Millis = "delete-delay", "48h", since "0.1.0";
+        delete_delay: Millis = "delete-delay", "2d", since "0.1.0";
         /// How long raw data is kept; 0d: for ever. Nothing goes before it has a coarser copy.
-        retention_raw: Millis = "retention.resolution-raw", "0d", since "0.1.0";
+        retention_raw: Millis = "retention.resolution-raw", "0s", since "0.1.0";
         /// How long 5m data is kept; 0d: for ever.
-        retention_5m: Millis = "retention.resolution-5m", "0d", since "0.1.0";
+        retention_5m: Millis = "retention.resolution-5m", "0s", since "0.1.0";
         /// How long 1h data is kept; 0d: for ever.
-        retention_1h: Millis = "retention.resolution-1h", "0d", since "0.1.0";
+        retention_1h: Millis = "retention.resolution-1h", "0s", since "0.1.0";
         /// Make no coarser copies.
         downsampling_disable: Switch = "downsampling.disable", "false", since "0.1.0";
         /// Blocks that are downsampled at the same time.
