@@ -113,26 +113,30 @@ fn start(cluster: &Cluster, mut state: State) -> anyhow::Result<State> {
     state.save(cluster)?;
     net::create(cluster)?;
     control::write_certificates(cluster)?;
-    let mut run = |process: NodeProcess| -> anyhow::Result<()> {
+    let run = |state: &mut State, process: NodeProcess| -> anyhow::Result<()> {
         let (name, recorded) = process.start(cluster)?;
         state.processes.insert(name.to_owned(), recorded);
         state.save(cluster)
     };
-    run(control::etcd(cluster)?)?;
-    run(control::api_server(cluster)?)?;
-    run(node::containerd(cluster)?)?;
+    run(&mut state, control::etcd(cluster)?)?;
+    run(&mut state, control::api_server(cluster)?)?;
+    run(&mut state, node::containerd(cluster)?)?;
     wait_for(cluster, "containerd", 20, || node::containerd_answers(cluster))?;
     node::import(cluster, &Image::of_pause().write()?)?;
     wait_for(cluster, "kube-apiserver", 60, || cluster.kubectl(&["get", "--raw", "/readyz"]).map(|_| ()))?;
-    run(control::controller_manager(cluster)?)?;
-    run(control::scheduler(cluster)?)?;
-    run(node::kubelet(cluster)?)?;
-    run(node::coredns(cluster)?)?;
+    run(&mut state, control::controller_manager(cluster)?)?;
+    run(&mut state, control::scheduler(cluster)?)?;
+    run(&mut state, node::kubelet(cluster)?)?;
+    run(&mut state, node::coredns(cluster)?)?;
     cluster.apply(PROXY_RIGHTS)?;
-    run(node::kube_proxy(cluster)?)?;
-    run(balancer::process(cluster)?)?;
-    run(emulator::process(cluster)?)?;
+    run(&mut state, node::kube_proxy(cluster)?)?;
+    run(&mut state, balancer::process(cluster)?)?;
+    run(&mut state, emulator::process(cluster)?)?;
     wait_for(cluster, "kubelet", 60, || {
+        // All kubelets of a machine listen for device plugins at one path: of two that begin at the same moment one may end.
+        if state.processes.get("kubelet").is_some_and(|p| !p.is_alive()) {
+            run(&mut state, node::kubelet(cluster)?)?;
+        }
         anyhow::ensure!(node_is_ready(cluster), "the node is not ready");
         Ok(())
     })?;
