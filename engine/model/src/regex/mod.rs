@@ -18,6 +18,7 @@ mod tree;
 
 use fast::Fast;
 use regex_automata::meta;
+use regex_automata::nfa::thompson::WhichCaptures;
 use regex_syntax::hir::{Hir, Look};
 use std::fmt;
 use std::sync::{Arc, OnceLock};
@@ -25,6 +26,9 @@ use std::sync::{Arc, OnceLock};
 /// Largest automaton we build, in bytes (usual ones take a few thousand). It bounds the time, too: twice as much took up to
 /// 80 ms of CPU (G43).
 const AUTOMATON_LIMIT: usize = 5 << 20;
+
+/// Bytes of an automaton times its groups: to find groups takes about as much, a place for each in each of its states.
+const GROUPS_LIMIT: usize = 32 << 20;
 
 /// Height of a tree up to which any thread's stack will do.
 const SHALLOW: u32 = 100;
@@ -55,8 +59,12 @@ struct Inner {
     prefix: String,
     /// Named groups in order, with their numbers.
     names: Vec<(String, usize)>,
-    /// Built at once without a short cut; otherwise only when groups are asked for.
-    automaton: OnceLock<meta::Regex>,
+    /// All groups.
+    groups: usize,
+    /// Tells whether a value matches and nothing of groups: there is none where a short cut does.
+    automaton: Option<meta::Regex>,
+    /// Finds groups; built when they are asked for, nothing if they take too much.
+    finder: OnceLock<Option<meta::Regex>>,
 }
 
 impl Regex {
@@ -66,37 +74,29 @@ impl Regex {
     /// What Go refuses, in Go's words; and `expression too large` if the automaton would take more than 5 MiB.
     pub fn new(source: &str) -> Result<Self, RegexError> {
         let parsed = parse::parse(source)?;
-        if parsed.height <= SHALLOW {
-            return Self::compile(source, parsed);
-        }
-        // What follows walks the tree by recursion, ours and that of `regex_automata`: give it the room.
-        std::thread::scope(|scope| {
-            std::thread::Builder::new()
-                .stack_size(DEEP_STACK)
-                .spawn_scoped(scope, || Self::compile(source, parsed))
-                .ok()
-                .and_then(|worker| worker.join().ok())
-                .unwrap_or_else(|| Err(RegexError::new("expression nests too deeply", source)))
-        })
+        let compiled = with_room(parsed.height, || Self::compile(source, parsed));
+        compiled.unwrap_or_else(|| Err(RegexError::new("expression nests too deeply", source)))
     }
 
     fn compile(source: &str, parsed: parse::Parsed) -> Result<Self, RegexError> {
         let fast = if parsed.height <= SHALLOW { Fast::of(&parsed.tree, source.len()) } else { None };
-        let automaton = OnceLock::new();
-        if fast.is_none() {
-            let built = build(&parsed.tree, Some(AUTOMATON_LIMIT))
-                .ok_or_else(|| RegexError::new("expression too large", source))?;
-            let _ = automaton.set(built);
-        }
-        let prefix = parsed.tree.prefix();
-        Ok(Self(Arc::new(Inner { source: source.to_owned(), fast, prefix, names: parsed.names, automaton })))
+        let automaton = match fast {
+            Some(_) => None,
+            None => {
+                let built = build(&parsed.tree, Some(AUTOMATON_LIMIT), WhichCaptures::None);
+                Some(built.ok_or_else(|| RegexError::new("expression too large", source))?)
+            }
+        };
+        let (prefix, finder) = (parsed.tree.prefix(), OnceLock::new());
+        let (names, groups) = (parsed.names, parsed.groups);
+        Ok(Self(Arc::new(Inner { source: source.to_owned(), fast, prefix, names, groups, automaton, finder })))
     }
 
     /// True if the whole of `value` matches.
     pub fn is_match(&self, value: &str) -> bool {
         match &self.0.fast {
             Some(fast) => fast.is_match(value),
-            None => self.automaton().is_some_and(|a| a.is_match(value)),
+            None => self.0.automaton.as_ref().is_some_and(|a| a.is_match(value)),
         }
     }
 
@@ -121,7 +121,7 @@ impl Regex {
         if self.0.fast.as_ref().is_some_and(|f| !f.is_match(value)) {
             return None;
         }
-        let automaton = self.automaton()?;
+        let automaton = self.finder()?;
         let mut groups = automaton.create_captures();
         automaton.captures(value, &mut groups);
         groups.is_match().then(|| {
@@ -131,26 +131,51 @@ impl Regex {
 
     /// Memory that the compiled expression holds now, bytes; what an automaton needs to run comes on top.
     pub fn held_bytes(&self) -> usize {
-        let automaton = self.0.automaton.get().map_or(0, meta::Regex::memory_usage);
+        let found = self.0.finder.get().and_then(Option::as_ref);
+        let automaton =
+            [&self.0.automaton, &found.cloned()].into_iter().flatten().map(meta::Regex::memory_usage).sum::<usize>();
         let texts = self.0.source.len() + self.0.prefix.len();
         size_of::<Inner>() + texts + automaton + self.0.fast.as_ref().map_or(0, Fast::held_bytes)
     }
 
-    /// The automaton, built now if the short cut made it unnecessary until now. The parser bounds such an expression to
-    /// a few million literal characters, far below what an automaton can number, so that building it can't fail.
-    fn automaton(&self) -> Option<&meta::Regex> {
-        if let Some(built) = self.0.automaton.get() {
-            return Some(built);
-        }
-        let built = build(&parse::parse(&self.0.source).ok()?.tree, None)?;
-        Some(self.0.automaton.get_or_init(|| built))
+    /// Whether groups can be asked for.
+    ///
+    /// # Errors
+    /// If finding them would take too much memory.
+    pub fn check_groups(&self) -> Result<(), RegexError> {
+        let told = || RegexError::new("expression with too many groups for its size", &self.0.source);
+        self.finder().map(drop).ok_or_else(told)
+    }
+
+    /// What finds groups. The parser bounds an expression with a short cut to a few million literal characters, far below
+    /// what an automaton can number.
+    fn finder(&self) -> Option<&meta::Regex> {
+        let build = || {
+            let limit = self.0.automaton.is_some().then_some(AUTOMATON_LIMIT);
+            let parsed = parse::parse(&self.0.source).ok()?;
+            let built = with_room(parsed.height, || build(&parsed.tree, limit, WhichCaptures::All))??;
+            (built.memory_usage().saturating_mul(self.0.groups) <= GROUPS_LIMIT).then_some(built)
+        };
+        self.0.finder.get_or_init(build).as_ref()
     }
 }
 
+/// Walks a tree of this height by recursion, ours and that of `regex_automata`, on a stack that is deep enough.
+fn with_room<T: Send>(height: u32, work: impl FnOnce() -> T + Send) -> Option<T> {
+    if height <= SHALLOW {
+        return Some(work());
+    }
+    std::thread::scope(|scope| {
+        let worker = std::thread::Builder::new().stack_size(DEEP_STACK).spawn_scoped(scope, work).ok()?;
+        worker.join().ok()
+    })
+}
+
 /// The automaton of an anchored tree; nothing if it grows over the limit (bytes).
-fn build(tree: &tree::Node, limit: Option<usize>) -> Option<meta::Regex> {
+fn build(tree: &tree::Node, limit: Option<usize>, captures: WhichCaptures) -> Option<meta::Regex> {
     let anchored = Hir::concat(vec![Hir::look(Look::Start), tree.to_hir(), Hir::look(Look::End)]);
-    meta::Builder::new().configure(meta::Config::new().nfa_size_limit(limit)).build_from_hir(&anchored).ok()
+    let config = meta::Config::new().nfa_size_limit(limit).which_captures(captures);
+    meta::Builder::new().configure(config).build_from_hir(&anchored).ok()
 }
 
 impl fmt::Debug for Regex {

@@ -26,6 +26,8 @@ pub(super) struct Parsed {
     pub(super) height: u32,
     /// Named groups in order, with their numbers.
     pub(super) names: Vec<(String, usize)>,
+    /// How many groups there are, with names or without.
+    pub(super) groups: usize,
 }
 
 /// Reads an expression.
@@ -39,7 +41,7 @@ pub(super) fn parse(source: &str) -> Result<Parsed, RegexError> {
     match root {
         Some(frame) if inner == 0 => {
             let Item { node: tree, height, .. } = parser.close(frame)?;
-            Ok(Parsed { tree, height, names: parser.names })
+            Ok(Parsed { tree, height, names: parser.names, groups: parser.groups as usize })
         }
         _ => Err(RegexError::new("missing closing )", source)),
     }

@@ -18,6 +18,7 @@ impl<'a> Replace<'a> {
         let invalid = || QueryError::execution(format!("invalid regular expression in label_replace(): {regex}"));
         let compiled = Regex::new(regex).map_err(|_e| invalid())?;
         check_name("destination", "label_replace", target)?;
+        compiled.check_groups().map_err(|e| QueryError::execution(format!("label_replace(): {e}")))?;
         Ok(Self { regex: compiled, target, template, source })
     }
 
