@@ -9,6 +9,8 @@ const FREE_VALUES: usize = 8192;
 const BYTES_PER_VALUE: usize = 12;
 /// The same of what people write in one line where others take ten: `[{targets: ['a:1']}]`.
 const DENSE_BYTES_PER_VALUE: usize = 4;
+/// Errors show lines up to this length, in bytes.
+const SHOWN_LINE: usize = 16 << 10;
 /// The most values of a small document.
 const SMALL_VALUES: usize = 1000;
 
@@ -48,6 +50,8 @@ fn read_up_to<T: DeserializeOwned>(text: &str, values: usize) -> Result<T, Error
     {
         budget.max_nodes = values;
     }
+    // An error shows the lines around it, copied many times; lines that nobody can read are not worth it.
+    options.with_snippet = text.lines().all(|line| line.len() <= SHOWN_LINE);
     serde_saphyr::from_str_with_options(text, options)
 }
 
