@@ -145,7 +145,11 @@ fn judge(damage: &Damaged, honest: &[Found], found: &[Found], errors: &[String])
     }
     // Nothing may appear that was not there.
     for chunk in found.iter().filter(|f| f.samples.is_ok()) {
-        assert!(honest.iter().any(|h| h == chunk), "{context}: a chunk of {} was never written, and nobody says so", chunk.labels);
+        assert!(
+            honest.iter().any(|h| h == chunk),
+            "{context}: a chunk of {} was never written, and nobody says so",
+            chunk.labels
+        );
     }
     missing
 }
