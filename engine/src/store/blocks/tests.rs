@@ -138,10 +138,7 @@ async fn gcs() -> (Gcs, Bucket) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_set_follows_the_bucket_and_survives_its_absence() {
-    let gcs = Gcs::start().unwrap();
-    gcs.make_bucket("b");
-    let config = bucket::Config::parse(&yaml(&gcs)).unwrap();
-    let bucket = Bucket::open(&config, bucket::Options::new(World::real())).unwrap();
+    let (gcs, bucket) = gcs().await;
     put(&bucket, 1).await;
     put(&bucket, 2).await;
     let dir = tempfile::tempdir().unwrap();
@@ -194,10 +191,7 @@ async fn the_set_follows_the_bucket_and_survives_its_absence() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_meta_json_that_cannot_be_read_now_takes_no_block_away_without_a_word() {
-    let gcs = Gcs::start().unwrap();
-    gcs.make_bucket("b");
-    let config = bucket::Config::parse(&yaml(&gcs)).unwrap();
-    let bucket = Bucket::open(&config, bucket::Options::new(World::real())).unwrap();
+    let (gcs, bucket) = gcs().await;
     put(&bucket, 1).await;
     put(&bucket, 2).await;
     let dir = tempfile::tempdir().unwrap();
