@@ -103,6 +103,15 @@ fn bucket(dir: &Path) -> PathBuf {
     bucket
 }
 
+/// Our store and Thanos's over one bucket.
+async fn both(dir: &Path) -> (Gateway, Thanos) {
+    let bucket = bucket(dir);
+    let ours = Gateway::start(&bucket, &dir.join("ours"), |_| {}).await;
+    let config = format!("--objstore.config=type: FILESYSTEM\nconfig:\n  directory: {}\n", bucket.display());
+    let peer = Thanos::start("store", &[config, format!("--data-dir={}", dir.join("peer").display())]).unwrap();
+    (ours, peer)
+}
+
 async fn client(address: &str) -> StoreClient<Channel> {
     let channel = Channel::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap();
     StoreClient::new(channel).max_decoding_message_size(64 << 20)
@@ -188,10 +197,7 @@ async fn requests_have_the_answers_that_thanos_gives() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    let bucket = bucket(dir.path());
-    let ours = Gateway::start(&bucket, &dir.path().join("ours"), |_| {}).await;
-    let config = format!("--objstore.config=type: FILESYSTEM\nconfig:\n  directory: {}\n", bucket.display());
-    let peer = Thanos::start("store", &[config, format!("--data-dir={}", dir.path().join("peer").display())]).unwrap();
+    let (ours, peer) = both(dir.path()).await;
     let (mut a, mut b) = (client(&ours.grpc).await, client(&peer.grpc_address()).await);
     let (metrics, own) = words(&mut b).await;
     assert_eq!(words(&mut a).await, (metrics.clone(), own.clone()));
@@ -288,10 +294,7 @@ async fn queries_are_the_same_through_any_pair_of_querier_and_store() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    let bucket = bucket(dir.path());
-    let ours = Gateway::start(&bucket, &dir.path().join("ours"), |_| {}).await;
-    let config = format!("--objstore.config=type: FILESYSTEM\nconfig:\n  directory: {}\n", bucket.display());
-    let peer = Thanos::start("store", &[config, format!("--data-dir={}", dir.path().join("peer").display())]).unwrap();
+    let (ours, peer) = both(dir.path()).await;
     let (metrics, _) = words(&mut client(&ours.grpc).await).await;
     let queriers = [
         Thanos::query(std::slice::from_ref(&ours.grpc), &["replica"]).unwrap(),

@@ -154,9 +154,14 @@ impl Table {
 
     /// Rows and the words of eight bytes that spans, buckets and bounds of their histograms would take.
     pub fn words(&self) -> (usize, usize) {
-        let ends = self.runs.iter().skip(1).map(|r| r.row).chain(std::iter::once(self.times.len()));
-        let words = self.runs.iter().zip(ends).map(|(run, end)| (end - run.row) * run.layout.words()).sum();
+        let words = self.runs().map(|(run, end)| (end - run.row) * run.layout.words()).sum();
         (self.times.len(), words)
+    }
+
+    /// The runs, each with the row behind its last.
+    fn runs(&self) -> impl Iterator<Item = (&Run, usize)> {
+        let ends = self.runs.iter().skip(1).map(|r| r.row).chain(std::iter::once(self.times.len()));
+        self.runs.iter().zip(ends)
     }
 
     /// Drops all rows, keeps the memory.
@@ -192,18 +197,15 @@ impl Table {
     /// The histograms with their times.
     pub fn histograms(&self) -> impl Iterator<Item = (i64, FloatHistogram)> + '_ {
         let mut unknown = self.unknown.iter().peekable();
-        let ends = self.runs.iter().skip(1).map(|r| r.row).chain(std::iter::once(self.times.len()));
-        self.runs.iter().zip(ends).flat_map(|(run, end)| (run.row..end).map(move |row| (run, row))).filter_map(
-            move |(run, row)| {
-                let hint = match unknown.next_if_eq(&&row) {
-                    Some(_) => ResetHint::Unknown,
-                    None => ResetHint::NotReset,
-                };
-                let from = run.value + (row - run.row) * run.width;
-                let numbers = self.values.get(from..from + run.width)?;
-                Some((*self.times.get(row)?, run.layout.histogram(numbers, hint)))
-            },
-        )
+        self.runs().flat_map(|(run, end)| (run.row..end).map(move |row| (run, row))).filter_map(move |(run, row)| {
+            let hint = match unknown.next_if_eq(&&row) {
+                Some(_) => ResetHint::Unknown,
+                None => ResetHint::NotReset,
+            };
+            let from = run.value + (row - run.row) * run.width;
+            let numbers = self.values.get(from..from + run.width)?;
+            Some((*self.times.get(row)?, run.layout.histogram(numbers, hint)))
+        })
     }
 
     /// All rows in one layout, or `None` if there is none for all, or only one that is much wider than most. A bucket that a
@@ -230,8 +232,7 @@ impl Table {
         let all = width.checked_mul(self.times.len()).filter(|n| *n <= 4 * self.values.len())?;
         let mut values = vec![0.0; all];
         let mut rows = values.chunks_exact_mut(width);
-        let ends = more.iter().map(|r| r.row).chain(std::iter::once(self.times.len()));
-        for (run, end) in self.runs.iter().zip(ends) {
+        for (run, end) in self.runs() {
             let places = run.layout.places_in(&wide);
             let numbers = self.values.get(run.value..).unwrap_or_default().chunks_exact(run.width);
             for (from, to) in numbers.take(end - run.row).zip(&mut rows) {
