@@ -22,15 +22,16 @@ pub use monitoring_cluster::{
 };
 pub use object_storage::{Azure, Filesystem, Gcs, ObjectStorage, S3};
 pub use parts::{
-    CacheVolume, KubeStateMetricsSpec, NodeExporterSpec, PrometheusSpec, QuerierSpec, SidecarSpec, StoreGatewaySpec,
+    CacheVolume, CompactorSpec, KubeStateMetricsSpec, NodeExporterSpec, PrometheusSpec, QuerierSpec, SidecarSpec,
+    StoreGatewaySpec, WorkVolume,
 };
 pub use remote_store::{
     Criticality, OnConflict, Probe, RemoteAuth, RemoteMode, RemoteStore, RemoteStoreSpec, RemoteTls, ServicePort,
     ServiceRef, TlsMode,
 };
 pub use status::{
-    Addresses, ComponentStatus, ConfigurationStatus, Conflict, HistoryStatus, LastError, LastRestart, Latency,
-    MonitoringClusterStatus, ObjectStorageStatus, Rejected, RejectedObject, RemoteEndpoint, RemoteStoreStatus,
+    Addresses, CompactionStatus, ComponentStatus, ConfigurationStatus, Conflict, HistoryStatus, LastError, LastRestart,
+    Latency, MonitoringClusterStatus, ObjectStorageStatus, Rejected, RejectedObject, RemoteEndpoint, RemoteStoreStatus,
     RemoteStoresStatus, Summary, TimeRange, TlsStatus, Versions,
 };
 

@@ -6,10 +6,11 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::common::{KeyRef, LabelSelector, LocalRef, Quantity, duration_schema};
+use super::common::{KeyRef, LabelSelector, LocalRef, Quantity, duration_schema, optional_duration_schema};
 use super::object_storage::ObjectStorage;
 use super::parts::{
-    KubeStateMetricsSpec, NodeExporterSpec, PrometheusSpec, QuerierSpec, SidecarSpec, StoreGatewaySpec, yes,
+    CompactorSpec, KubeStateMetricsSpec, NodeExporterSpec, PrometheusSpec, QuerierSpec, SidecarSpec, StoreGatewaySpec,
+    yes,
 };
 use super::status::MonitoringClusterStatus;
 
@@ -38,6 +39,7 @@ use super::status::MonitoringClusterStatus;
     printcolumn(name = "Message", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].message", priority = 1),
     printcolumn(name = "Storage", type_ = "string", json_path = ".status.conditions[?(@.type==\"ObjectStorageReady\")].reason", priority = 1),
     printcolumn(name = "Blocks", type_ = "integer", json_path = ".status.history.blocks", priority = 1),
+    printcolumn(name = "Compaction", type_ = "string", json_path = ".status.conditions[?(@.type==\"CompactionHealthy\")].reason", priority = 1),
     printcolumn(name = "Query", type_ = "string", json_path = ".status.addresses.query", priority = 1)
 )]
 #[serde(rename_all = "camelCase")]
@@ -106,6 +108,9 @@ pub struct MonitoringClusterSpec {
     /// The store gateway: history from the bucket. It runs where `objectStorage` is set.
     #[serde(default)]
     pub store_gateway: StoreGatewaySpec,
+    /// The compactor: fewer and coarser blocks in the bucket, and an end to what is too old. It runs where `objectStorage` is set.
+    #[serde(default)]
+    pub compactor: CompactorSpec,
     /// The queriers.
     #[serde(default)]
     pub querier: QuerierSpec,
@@ -174,11 +179,24 @@ pub struct Retention {
     /// Bytes that a Prometheus server may fill. Default: 85 % of its volume.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub local_size: Option<Quantity>,
+    /// Raw data in the bucket; 0: for ever. At least 40h, since coarser copies are made of blocks of two days. Default: 30d, and
+    /// without downsampling for ever. The compactor keeps it to this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "optional_duration_schema")]
+    pub raw: Option<String>,
+    /// Data of 5 minutes in the bucket; 0: for ever. At least 10d, and better 21d. Default: 180d.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "optional_duration_schema")]
+    pub five_minutes: Option<String>,
+    /// Data of an hour in the bucket; 0, the default: for ever.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "optional_duration_schema")]
+    pub one_hour: Option<String>,
 }
 
 impl Default for Retention {
     fn default() -> Self {
-        Self { local: retention_local(), local_size: None }
+        Self { local: retention_local(), local_size: None, raw: None, five_minutes: None, one_hour: None }
     }
 }
 
@@ -244,7 +262,7 @@ pub enum ScrapeJob {
     KubeStateMetrics,
     /// The cluster's DNS.
     Coredns,
-    /// The parts that the operator made: Prometheus, sidecar, store gateway, querier.
+    /// The parts that the operator made: Prometheus, sidecar, store gateway, compactor, querier.
     #[serde(rename = "self")]
     Own,
     /// Annotated pods and Services.

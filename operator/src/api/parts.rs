@@ -4,7 +4,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::common::{LogLevel, PodTemplatePatch, Quantity, Resources, optional_duration_schema};
+use super::common::{LogLevel, PodTemplatePatch, Quantity, Resources, duration_schema, optional_duration_schema};
 
 /// The Prometheus servers and what belongs to their pods.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -137,6 +137,91 @@ pub struct CacheVolume {
     pub storage_class_name: Option<String>,
 }
 
+/// The compactor: blocks of the bucket become fewer and coarser, and what is too old goes. It runs where `objectStorage` is set.
+/// There is one: a second one on the same bucket stands by.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct CompactorSpec {
+    /// Whether it runs. Without it the bucket grows for ever, and long ranges are read from raw data; switch it off where another
+    /// one does this bucket.
+    #[serde(default = "yes")]
+    pub enabled: bool,
+    /// How many blocks it works on at the same time, in compactions and in downsampling; each needs a CPU.
+    #[serde(default = "one")]
+    #[schemars(range(min = 1, max = 32))]
+    pub concurrency: i32,
+    /// How old a block must be before it is looked at; for stores whose listings lag behind.
+    #[serde(default = "consistency_delay")]
+    #[schemars(schema_with = "duration_schema")]
+    pub consistency_delay: String,
+    /// From the mark of a block to its deletion. Queriers of other clusters must have noticed by then.
+    #[serde(default = "delete_delay")]
+    #[schemars(schema_with = "duration_schema")]
+    pub delete_delay: String,
+    /// Whether coarser copies are made (5m and 1h): without them long ranges are slow, or gone with the raw data.
+    #[serde(default = "yes")]
+    pub downsampling: bool,
+    /// Whether the blocks of the Prometheus replicas become one, for good: half the storage, and no way back to the replicas.
+    #[serde(default)]
+    pub vertical_dedup: bool,
+    /// Volume for the blocks that are worked on. It may be lost at any time: they are fetched again.
+    #[serde(default)]
+    pub storage: WorkVolume,
+    /// Image instead of the default one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 512))]
+    pub image: Option<String>,
+    /// Requests and limits instead of the profile's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<Resources>,
+    /// How much it logs.
+    #[serde(default)]
+    pub log_level: LogLevel,
+    /// More flags, such as `--wait-interval=1m`. One that the operator sets itself is refused.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), inner(length(min = 3, max = 1024)))]
+    pub extra_args: Vec<String>,
+    /// Partial pod template merged onto the finished one (containers by name).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod_template: Option<PodTemplatePatch>,
+}
+
+impl Default for CompactorSpec {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            concurrency: one(),
+            consistency_delay: consistency_delay(),
+            delete_delay: delete_delay(),
+            downsampling: true,
+            vertical_dedup: false,
+            storage: WorkVolume::default(),
+            image: None,
+            resources: None,
+            log_level: LogLevel::default(),
+            extra_args: Vec::new(),
+            pod_template: None,
+        }
+    }
+}
+
+/// A volume for work, whose content may be lost at any time.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!has(self.storageClassName) || !has(self.persistent) || self.persistent").message("storageClassName and persistent: false exclude each other: an emptyDir has no class"))]
+pub struct WorkVolume {
+    /// Size: twice the largest block that is to come, and an eighth. Default by profile.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<Quantity>,
+    /// Whether it is a PersistentVolumeClaim, else an emptyDir on the node's own disk. Default: true, but for profile Minimal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub persistent: Option<bool>,
+    /// Storage class of a persistent one; that of `spec.storage` when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub storage_class_name: Option<String>,
+}
+
 /// The queriers that answer for this cluster and its links.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -239,6 +324,14 @@ pub(super) fn yes() -> bool {
 
 fn one() -> i32 {
     1
+}
+
+fn consistency_delay() -> String {
+    "30m".to_owned()
+}
+
+fn delete_delay() -> String {
+    "48h".to_owned()
 }
 
 fn node_exporter_port() -> i32 {

@@ -38,6 +38,9 @@ pub struct MonitoringClusterStatus {
     /// What the store gateways serve of the bucket; absent where none runs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub history: Option<HistoryStatus>,
+    /// What the compactor does with the bucket; absent where none runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub compaction: Option<CompactionStatus>,
     /// The links.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub remote_stores: Option<RemoteStoresStatus>,
@@ -53,7 +56,7 @@ pub struct MonitoringClusterStatus {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ComponentStatus {
-    /// Name of its workload's part: prometheus, query, store, kube-state-metrics, node-exporter.
+    /// Name of its workload's part: prometheus, query, store, compact, kube-state-metrics, node-exporter.
     #[schemars(length(max = 63))]
     pub name: String,
     /// Ready, Progressing, Degraded or Down.
@@ -204,6 +207,32 @@ pub struct HistoryStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("format" = "date-time"))]
     pub last_sync: Option<String>,
+}
+
+/// What the compactor does with the bucket.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct CompactionStatus {
+    /// Who may change the blocks of the bucket now; another cluster's compactor while ours stands by.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256))]
+    pub holder: Option<String>,
+    /// Compactions until nothing is left to do.
+    pub compactions: i64,
+    /// Blocks that are to be downsampled.
+    pub downsamplings: i64,
+    /// Blocks that are to be marked for deletion.
+    pub deletions: i64,
+    /// Blocks and streams that are left alone until somebody acts; the condition `CompactionHealthy` names the first.
+    pub held: i64,
+    /// When nothing was left to do last, RFC 3339; rewritten together with another change, or once an hour.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "date-time"))]
+    pub last_pass: Option<String>,
+    /// Since when no pass has ended well, RFC 3339; absent while they do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "date-time"))]
+    pub failing_since: Option<String>,
 }
 
 /// The links, counted.

@@ -73,6 +73,26 @@ const STORE: &[&str] = &[
     "store.index-header-max-disk-size",
     "log.level",
 ];
+/// Flags of our compactor that the operator sets, or that would take its port away.
+const COMPACT: &[&str] = &[
+    "http-address",
+    "grpc-address",
+    "data-dir",
+    "objstore.config",
+    "objstore.config-file",
+    "wait",
+    "consistency-delay",
+    "delete-delay",
+    "retention.resolution-raw",
+    "retention.resolution-5m",
+    "retention.resolution-1h",
+    "downsampling.disable",
+    "downsample.concurrency",
+    "compact.concurrency",
+    "log.level",
+];
+/// More of them, where replicas become one.
+const DEDUP: &[&str] = &["compact.enable-vertical-compaction", "deduplication.replica-label"];
 /// More of them, where the blocks are divided among shards.
 const SELECTOR: &[&str] = &["selector.relabel-config", "selector.relabel-config-file"];
 
@@ -98,6 +118,12 @@ pub(super) fn check(spec: &MonitoringClusterSpec, compaction: Compaction, proble
     let ours = managed(store, STORE, problems) & managed(store, selector, problems);
     if ours && gateway.image.is_none() && spec.version.is_none() {
         parses(store, args::StoreArgs::augment_args(clap::Command::new("store")), problems);
+    }
+    let compact = ("spec.compactor.extraArgs", spec.compactor.extra_args.as_slice());
+    let dedup = if spec.compactor.vertical_dedup { DEDUP } else { &[] };
+    let ours = managed(compact, COMPACT, problems) & managed(compact, dedup, problems);
+    if ours && spec.compactor.image.is_none() && spec.version.is_none() {
+        parses(compact, args::CompactArgs::augment_args(clap::Command::new("compact")), problems);
     }
 }
 

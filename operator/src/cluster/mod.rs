@@ -5,6 +5,7 @@
 mod arguments;
 mod certificates;
 mod compaction;
+mod compactor;
 mod kept;
 mod link;
 mod object_storage;
@@ -30,6 +31,7 @@ use crate::observe::Observed;
 
 pub use certificates::ServerCertificates;
 pub use compaction::Compaction;
+pub use compactor::ValidCompactor;
 pub use link::{ValidBucket, ValidLink, ValidLinkTls};
 pub use object_storage::ValidObjectStorage;
 pub use problem::{ConditionType, Problem, Reason};
@@ -64,6 +66,8 @@ pub struct ValidCluster {
     pub object_storage_before: Option<ValidObjectStorage>,
     /// The shards of the store gateways; none where none runs.
     pub store: Vec<ValidShard>,
+    /// The compactor; none where none runs.
+    pub compactor: Option<ValidCompactor>,
     /// What keeps Prometheus from compacting a block before it is uploaded.
     pub compaction: Compaction,
     /// Raw scrape configurations that parsed, or that ran before.
@@ -129,6 +133,7 @@ pub fn validate(cluster: &MonitoringCluster, observed: &Observed) -> Result<Vali
         .unwrap_or_else(|| observed.defaults.operator_version.clone());
     let volume = volume::of_prometheus(&name, spec, observed, &mut problems);
     let store = store::check(&name, spec, observed, &mut problems);
+    let compactor = compactor::check(&name, spec, observed, &mut problems);
     let retention_bytes = retention_bytes(spec, &volume, &mut problems);
 
     let before = spec.object_storage.as_ref().and_then(|_| kept::bucket(observed, &names::objstore(&name)));
@@ -156,6 +161,7 @@ pub fn validate(cluster: &MonitoringCluster, observed: &Observed) -> Result<Vali
         object_storage,
         object_storage_before,
         store,
+        compactor,
         compaction,
         additional_jobs,
         rule_files,
@@ -274,6 +280,7 @@ fn check_names(name: &str, spec: &MonitoringClusterSpec, problems: &mut Vec<Prob
             names::query(name),
             names::query_exposed(name),
             names::headless(&names::store(name)),
+            names::headless(&names::compact(name)),
             names::kube_state_metrics(name),
         ];
         if taken.contains(service) {

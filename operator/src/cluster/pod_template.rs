@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use crate::api::{MonitoringClusterSpec, PodTemplatePatch};
 
-use crate::desired::{configuration, meta, objstore, pod, prometheus, query, store};
+use crate::desired::{compact, configuration, meta, objstore, pod, prometheus, query, store};
 
 use super::problem::{ConditionType, Problem, Reason};
 
@@ -42,6 +42,11 @@ const STORE: Own = Own {
     volumes: &[pod::DATA_VOLUME, objstore::CONFIG_VOLUME, objstore::BUCKET_VOLUME],
     mounts: &[store::DATA_DIR, objstore::CONFIG_DIR, objstore::BUCKET_DIR],
 };
+const COMPACT: Own = Own {
+    containers: &["compact"],
+    volumes: &[pod::DATA_VOLUME, objstore::CONFIG_VOLUME, objstore::BUCKET_VOLUME],
+    mounts: &[compact::DATA_DIR, objstore::CONFIG_DIR, objstore::BUCKET_DIR],
+};
 const QUERIER: Own = Own {
     containers: &["query"],
     volumes: &["endpoints", query::TLS_VOLUME, query::CLIENT_CA_VOLUME],
@@ -56,6 +61,7 @@ pub(super) fn check(spec: &MonitoringClusterSpec, problems: &mut Vec<Problem>) {
     let parts = [
         ("spec.prometheus.podTemplate", spec.prometheus.pod_template.as_ref(), PROMETHEUS),
         ("spec.storeGateway.podTemplate", spec.store_gateway.pod_template.as_ref(), STORE),
+        ("spec.compactor.podTemplate", spec.compactor.pod_template.as_ref(), COMPACT),
         ("spec.querier.podTemplate", spec.querier.pod_template.as_ref(), QUERIER),
         ("spec.kubeStateMetrics.podTemplate", spec.kube_state_metrics.pod_template.as_ref(), KUBE_STATE_METRICS),
         ("spec.nodeExporter.podTemplate", spec.node_exporter.pod_template.as_ref(), NODE_EXPORTER),

@@ -35,7 +35,8 @@ words! {
         // both
         Ready, Reconciling, Stalled, Warning,
         // MonitoringCluster
-        Available, ConfigurationApplied, ObjectStorageReady, HistoryReady, StorageReady, RemoteStoresReady, CertificatesValid, Paused,
+        Available, ConfigurationApplied, ObjectStorageReady, HistoryReady, CompactionHealthy,
+        StorageReady, RemoteStoresReady, CertificatesValid, Paused,
         // RemoteStore
         Accepted, Resolved, Reachable, TLSValid, ClusterMatches, LabelsUnique, Fresh, Synced, Drained,
     }
@@ -46,7 +47,7 @@ words! {
     Reason {
         // good news
         Ready, AllAvailable, Loaded, Bound, AllReady, Valid, UpToDate, Unique, Matches, Reachable, Resolved,
-        Accepted, NotUsed, Verified, AllBlocksServed,
+        Accepted, NotUsed, Verified, AllBlocksServed, Compacting, StandingBy,
         // Reconciling
         Creating, RollingOut,
         // Stalled
@@ -60,6 +61,8 @@ words! {
         NotConfigured, SecretMissing, SecretInvalid, NotVerified, AccessDenied, BucketMissing, UploadFailing,
         // HistoryReady
         BlocksMissing, SyncFailing,
+        // CompactionHealthy
+        CompactorDown, Halted, ForeignCompactor, NoSpace, BlocksHeld, Backlog,
         // StorageReady
         PVCPending,
         // RemoteStoresReady

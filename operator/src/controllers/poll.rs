@@ -81,6 +81,12 @@ fn mark(answer: &PartState) -> String {
     if let Some(blocks) = &mut calm.blocks {
         blocks.last_sync_ms = blocks.last_sync_ms.map(|ms| ms.div_euclid(HOUR));
     }
+    if let Some(compaction) = &mut calm.compaction {
+        compaction.doing.clear();
+        (compaction.passes, compaction.done_bytes, compaction.round_bytes) = (0, 0, 0);
+        compaction.round_ends_ms = None;
+        compaction.last_pass_ms = compaction.last_pass_ms.map(|ms| ms.div_euclid(HOUR));
+    }
     if let Some(endpoints) = &mut calm.endpoints {
         endpoints.stores.clear();
         for link in &mut endpoints.links {

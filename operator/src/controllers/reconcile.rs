@@ -61,7 +61,7 @@ impl Memory {
 
 /// Reconciles everything of ours in a namespace.
 pub(super) async fn namespace(context: &Context, namespace: &str, memory: &mut Memory) -> End {
-    match try_namespace(context, namespace, memory).await {
+    match Box::pin(try_namespace(context, namespace, memory)).await {
         Ok(end) => end,
         Err(fault) => {
             context.metrics.failed(&fault);

@@ -20,6 +20,7 @@ pub struct Images {
     pub prometheus: String,
     pub sidecar: String,
     pub store: String,
+    pub compactor: String,
     pub querier: String,
     pub kube_state_metrics: String,
     pub node_exporter: String,
@@ -48,6 +49,7 @@ impl Images {
             prometheus: choose(&spec.prometheus.image, &format!("{PROMETHEUS}:v{prometheus_version}")),
             sidecar: choose(&spec.sidecar.image, &engine),
             store: choose(&spec.store_gateway.image, &engine),
+            compactor: choose(&spec.compactor.image, &engine),
             querier: choose(&spec.querier.image, &engine),
             kube_state_metrics: choose(
                 &spec.kube_state_metrics.image,

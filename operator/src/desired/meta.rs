@@ -28,6 +28,7 @@ pub(super) const PROMETHEUS: Part<'_> = Part { name: "prometheus", component: "p
 pub(super) const QUERY: Part<'_> = Part { name: "panoptes", component: "query", shard: None };
 /// The store gateway as a whole; a StatefulSet of it has a shard.
 pub(super) const STORE: Part<'_> = Part { name: "panoptes", component: names::STORE, shard: None };
+pub(super) const COMPACT: Part<'_> = Part { name: "panoptes", component: names::COMPACT, shard: Some(0) };
 pub(super) const KUBE_STATE_METRICS: Part<'_> =
     Part { name: "kube-state-metrics", component: "kube-state-metrics", shard: None };
 pub(super) const NODE_EXPORTER: Part<'_> = Part { name: "node-exporter", component: "node-exporter", shard: None };

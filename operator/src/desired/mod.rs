@@ -1,5 +1,6 @@
 //! The objects that a valid wish stands for. Pure, and can't fail: one part per file.
 
+pub(crate) mod compact;
 pub(crate) mod configuration;
 mod endpoints;
 pub(crate) mod images;
@@ -39,6 +40,7 @@ pub fn objects(cluster: &ValidCluster) -> Vec<Object> {
     objects.push(store_api::service(cluster));
     objects.extend(prometheus::objects(cluster));
     objects.extend(store::objects(cluster));
+    objects.extend(compact::objects(cluster));
     objects.extend(query::objects(cluster));
     objects.extend(kube_state_metrics::objects(cluster));
     objects.extend(node_exporter::objects(cluster));

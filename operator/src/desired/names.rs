@@ -38,6 +38,15 @@ pub fn store(cr: &str) -> String {
     format!("{cr}-{STORE}")
 }
 
+/// The component of the compactor.
+pub(crate) const COMPACT: &str = "compact";
+
+/// `<cr>-compact`: StatefulSet, ServiceAccount.
+#[must_use]
+pub fn compact(cr: &str) -> String {
+    format!("{cr}-{COMPACT}")
+}
+
 /// The StatefulSet of one shard of the store gateway.
 #[must_use]
 pub fn store_shard(cr: &str, shard: i32) -> String {

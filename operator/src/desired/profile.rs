@@ -13,6 +13,7 @@ pub(super) enum Sized {
     Sidecar,
     Querier,
     Store,
+    Compactor,
     KubeStateMetrics,
     NodeExporter,
 }
@@ -36,6 +37,10 @@ fn requests(profile: Profile, what: Sized) -> (&'static str, &'static str) {
         (Sized::Querier | Sized::Store, Profile::Small) => ("100m", "512Mi"),
         (Sized::Querier | Sized::Store, Profile::Medium) => ("1", "2Gi"),
         (Sized::Querier | Sized::Store, Profile::Large) => ("4", "8Gi"),
+        (Sized::Compactor, Profile::Minimal) => ("20m", "128Mi"),
+        (Sized::Compactor, Profile::Small) => ("250m", "1Gi"),
+        (Sized::Compactor, Profile::Medium) => ("1", "4Gi"),
+        (Sized::Compactor, Profile::Large) => ("2", "8Gi"),
         (Sized::KubeStateMetrics, Profile::Minimal) => ("10m", "64Mi"),
         (Sized::KubeStateMetrics, Profile::Small) => ("50m", "128Mi"),
         (Sized::KubeStateMetrics, Profile::Medium) => ("100m", "512Mi"),

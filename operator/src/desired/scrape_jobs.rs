@@ -190,9 +190,9 @@ fn coredns(_: &ValidCluster) -> Value {
     })
 }
 
-/// Prometheus, sidecar, store gateway and querier: each its own job, named after the container.
+/// Prometheus, sidecar, store gateway, compactor and querier: each its own job, named after the container.
 fn own_parts(cluster: &ValidCluster) -> Value {
-    let (sd, mut relabel) = own_pods(cluster, "prometheus|query|store|remote-.+", "web|http");
+    let (sd, mut relabel) = own_pods(cluster, "prometheus|query|store|compact|remote-.+", "web|http");
     relabel.extend([
         copy("__meta_kubernetes_pod_container_name", "job"),
         copy("__meta_kubernetes_pod_name", "instance"),

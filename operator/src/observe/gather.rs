@@ -118,6 +118,7 @@ fn is_ours(cluster: &str, claim: &PersistentVolumeClaim) -> bool {
             Ok(shard) => names::store_shard(cluster, shard),
             Err(_) => return false,
         },
+        names::COMPACT => names::compact(cluster),
         component if names::is_remote(component) => format!("{cluster}-{component}"),
         _ => return false,
     };

@@ -34,7 +34,8 @@ pub type Locate = Arc<dyn Fn(&Pod) -> Option<SocketAddr> + Send + Sync>;
 #[must_use]
 pub fn pod_address(pod: &Pod) -> Option<SocketAddr> {
     let component = pod.labels().get("app.kubernetes.io/component")?;
-    let speaks = matches!(component.as_str(), "prometheus" | "query" | names::STORE) || names::is_remote(component);
+    let speaks = matches!(component.as_str(), "prometheus" | "query" | names::STORE | names::COMPACT)
+        || names::is_remote(component);
     if !speaks {
         return None;
     }

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::conditions::{Conditions, find, shorten};
 use super::pods::{self, Trouble};
-use super::{bucket, configuration, history};
+use super::{bucket, compaction, configuration, history};
 use crate::api::{
     Addresses, ComponentStatus, ConditionStatus, Criticality, MonitoringClusterStatus, ObjectStorageStatus, RemoteMode,
     RemoteStoreStatus, RemoteStoresStatus, Summary, Versions,
@@ -21,6 +21,7 @@ use crate::observe::{Fault, FaultKind, Observed};
 pub(super) const PROMETHEUS: &str = names::PROMETHEUS;
 const QUERY: &str = "query";
 const STORE: &str = names::STORE;
+const COMPACT: &str = names::COMPACT;
 
 /// What is known at the end of a reconciliation.
 #[derive(Clone, Copy, Debug)]
@@ -52,8 +53,8 @@ struct Workload {
     version: Option<String>,
     trouble: Option<Trouble>,
     message: Option<String>,
-    /// It only waits for the bucket, which another condition tells about.
-    waits_for_bucket: bool,
+    /// It only waits for what another condition tells about: the bucket, or room for the compactor's work.
+    waits: bool,
 }
 
 /// The status.
@@ -88,6 +89,16 @@ pub fn monitoring_cluster(facts: &Facts<'_>) -> MonitoringClusterStatus {
     if gateways.total > 0 {
         history::judge(&gateways, &mut conditions);
     }
+    let compactor = workloads.iter().find(|w| w.component == COMPACT);
+    let compacts = compaction::Seen {
+        wanted: files.as_deref(),
+        part: states(facts, COMPACT).next(),
+        trouble: compactor.and_then(|w| w.trouble.as_ref()),
+        now: facts.now,
+    };
+    if compactor.is_some() {
+        compaction::judge(&compacts, &mut conditions);
+    }
     configuration::judge(facts, configuration.as_ref(), &mut conditions);
     remote_stores(facts, &links, &mut conditions);
     from_problems(facts, &mut conditions);
@@ -111,6 +122,7 @@ pub fn monitoring_cluster(facts: &Facts<'_>) -> MonitoringClusterStatus {
 
     let components = together(&workloads).iter().map(|workload| component(facts, workload)).collect();
     let history = (gateways.total > 0).then(|| history::status(&gateways, &conditions, previous.history.as_ref()));
+    let compacted = compactor.map(|_| compaction::status(&compacts, &conditions, previous.compaction.as_ref()));
     let valid = facts.valid.ok();
     MonitoringClusterStatus {
         observed_generation: cluster.metadata.generation,
@@ -124,6 +136,7 @@ pub fn monitoring_cluster(facts: &Facts<'_>) -> MonitoringClusterStatus {
         configuration: configuration.or(previous.configuration),
         object_storage,
         history,
+        compaction: compacted,
         remote_stores: (links.total > 0).then_some(links),
         addresses: Some(addresses(facts)),
         versions: Some(Versions {
@@ -203,8 +216,14 @@ fn workloads(facts: &Facts<'_>) -> Vec<Workload> {
         let current = status.observed_generation.is_some() && status.observed_generation >= set.metadata.generation;
         each("DaemonSet", name, set.labels(), counts, current);
     }
-    for ((_, name), workload) in found.iter_mut().filter(|(_, workload)| workload.component == STORE) {
-        workload.waits_for_bucket = workload.exists && waits_for_bucket(facts, name);
+    for ((_, name), workload) in &mut found {
+        workload.waits = workload.exists
+            && match workload.component.as_str() {
+                STORE => waits_for_bucket(facts, name),
+                // One that answers runs, and says itself why it is not ready.
+                COMPACT => states(facts, COMPACT).any(|(_, state)| !state.ready),
+                _ => false,
+            };
     }
     // The store gateway of a link is told with the link.
     let mut all: Vec<Workload> = found.into_values().filter(|w| !names::is_remote(&w.component)).collect();
@@ -223,7 +242,7 @@ fn workloads(facts: &Facts<'_>) -> Vec<Workload> {
 
 /// In the order of importance.
 fn rank(component: &str) -> usize {
-    [PROMETHEUS, QUERY, STORE].iter().position(|known| *known == component).unwrap_or(9)
+    [PROMETHEUS, QUERY, STORE, COMPACT].iter().position(|known| *known == component).unwrap_or(9)
 }
 
 fn tag(image: &str) -> Option<String> {
@@ -327,10 +346,11 @@ fn waits_for_bucket(facts: &Facts<'_>, set: &str) -> bool {
 fn available(workloads: &[Workload], conditions: &mut Conditions) {
     let down = |workload: &&Workload| {
         let serves = workload.exists && (workload.desired == 0 || workload.ready > 0);
-        !serves && !workload.waits_for_bucket
+        // The compactor serves nobody.
+        !serves && !workload.waits && workload.component != COMPACT
     };
     let Some(first) = workloads.iter().find(down) else {
-        let waits = workloads.iter().find(|w| w.waits_for_bucket && w.desired > 0 && w.ready == 0);
+        let waits = workloads.iter().find(|w| w.component == STORE && w.waits && w.desired > 0 && w.ready == 0);
         let message = match waits {
             Some(part) => {
                 format!("Every other part has a replica that serves; {} waits for the bucket.", part.component)
@@ -364,6 +384,7 @@ fn storage(facts: &Facts<'_>, conditions: &mut Conditions) {
         Some((name, claim)) => {
             let (what, field) = match component(claim).as_str() {
                 STORE => ("Claim of a cache", "spec.storeGateway.cache.storageClassName"),
+                COMPACT => ("Claim of the compactor", "spec.compactor.storage.storageClassName"),
                 _ => ("Claim", "spec.storage.storageClassName"),
             };
             let class = claim.spec.as_ref().and_then(|spec| spec.storage_class_name.clone());
@@ -536,7 +557,7 @@ fn reconciling(
     if conditions.get(C::Stalled).is_some() || facts.observed.cluster.spec.paused {
         return;
     }
-    let moves = |w: &&Workload| !w.exists || (!w.settled || w.ready < w.desired) && !w.waits_for_bucket;
+    let moves = |w: &&Workload| !w.exists || (!w.settled || w.ready < w.desired) && !w.waits;
     let moving = workloads.iter().find(moves);
     // Until a first configuration is known to be loaded, nothing has ever worked.
     let creating = previous.configuration.as_ref().is_none_or(|configuration| configuration.last_good_hash.is_none());

@@ -63,6 +63,18 @@ pub fn cluster_events(before: Option<&MonitoringClusterStatus>, after: &Monitori
         }
         _ => {}
     }
+    let compaction = |status: &MonitoringClusterStatus, value| {
+        find(&status.conditions, C::CompactionHealthy).filter(|c| c.status == value).map(|c| c.message.clone())
+    };
+    match (compaction(after, ConditionStatus::False), compaction(before, ConditionStatus::False)) {
+        (Some(message), None) => events.push(happening(EventType::Warning, "CompactionHalted", message)),
+        (None, Some(_)) => {
+            if let Some(message) = compaction(after, ConditionStatus::True) {
+                events.push(happening(EventType::Normal, "CompactionResumed", message));
+            }
+        }
+        _ => {}
+    }
     for component in &after.components {
         let Some(restart) = &component.last_restart else { continue };
         let known = before.components.iter().find(|c| c.name == component.name).and_then(|c| c.last_restart.as_ref());

@@ -2,6 +2,7 @@
 
 mod bucket;
 mod cluster;
+mod compaction;
 mod conditions;
 mod configuration;
 mod events;

@@ -33,6 +33,11 @@ pub fn settle_cluster(
     {
         calm.last_sync.clone_from(&before.last_sync);
     }
+    if let (Some(calm), Some(before)) = (&mut calm.compaction, &previous.compaction)
+        && !long_after(before.last_pass.as_deref(), calm.last_pass.as_deref())
+    {
+        calm.last_pass.clone_from(&before.last_pass);
+    }
     (calm != *previous).then_some(next)
 }
 

@@ -266,6 +266,10 @@ impl Bench {
             self.settled("statefulset", "ops-store");
             self.pod("ops-store-0", "store");
         }
+        if self.get("statefulset", "ops-compact").is_some() {
+            self.settled("statefulset", "ops-compact");
+            self.pod("ops-compact-0", "compact");
+        }
         self.pod("ops-prometheus-0", "prometheus");
         self.pod("ops-query-0", "query");
         self.says("ops-prometheus-0", sidecar(&self.wanted().await, None)).await;
@@ -340,6 +344,19 @@ pub(crate) fn store(bucket: args::state::Bucket, blocks: args::state::Blocks) ->
         ready: true,
         bucket: Some(bucket),
         blocks: Some(blocks),
+        ..State::default()
+    }
+}
+
+/// A compactor's document.
+pub(crate) fn compactor(bucket: args::state::Bucket, compaction: args::state::Compaction) -> State {
+    State {
+        format: 1,
+        component: "compact".to_owned(),
+        version: "0.1.0".to_owned(),
+        ready: true,
+        bucket: Some(bucket),
+        compaction: Some(compaction),
         ..State::default()
     }
 }

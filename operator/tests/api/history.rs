@@ -10,7 +10,7 @@ const OPS: (&str, &str) = ("moncl", "ops");
 const DR: (&str, &str) = ("rstore", "dr");
 
 /// A bucket that a part has verified, configured by this Secret of ours.
-fn verified(bench: &Bench, secret: &str) -> Bucket {
+pub(crate) fn verified(bench: &Bench, secret: &str) -> Bucket {
     let secret = bench.get("secret", secret).expect("the rendered file");
     Bucket {
         name: "gcs long-term".to_owned(),
@@ -20,7 +20,7 @@ fn verified(bench: &Bench, secret: &str) -> Bucket {
     }
 }
 
-fn denied(bucket: Bucket, right: &str) -> Bucket {
+pub(crate) fn denied(bucket: Bucket, right: &str) -> Bucket {
     let error = BucketError {
         class: BucketErrorClass::Denied,
         message: "403 does not have access.".to_owned(),

@@ -9,6 +9,7 @@
 )]
 
 mod bench;
+mod compaction;
 mod deletion;
 mod history;
 mod links;

@@ -185,6 +185,13 @@ fn bad_wishes_are_refused_naming_the_field() -> anyhow::Result<()> {
             cluster(json!({"storeGateway": {"cache": {"storageClassName": "fast"}}})),
             &["spec.storeGateway.cache", "needs persistent: true"],
         ),
+        (cluster(json!({"compactor": {"concurrency": 0}})), &["spec.compactor.concurrency"]),
+        (cluster(json!({"compactor": {"replicas": 2}})), &["unknown field", "spec.compactor.replicas"]),
+        (cluster(json!({"retention": {"raw": "1.5d"}})), &["spec.retention.raw"]),
+        (
+            cluster(json!({"compactor": {"storage": {"storageClassName": "fast", "persistent": false}}})),
+            &["spec.compactor.storage", "exclude each other"],
+        ),
         (remote(json!({"address": "http://a:1"})), &["spec.address"]),
         (remote(json!({"address": "a:1", "tls": {"mode": "Mutual"}})), &["spec.tls", "needs clientSecretRef"]),
         (

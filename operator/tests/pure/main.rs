@@ -4,6 +4,7 @@
 #![allow(clippy::panic, reason = "a test that finds no such thing has failed")]
 
 mod admission;
+mod compact;
 mod crds;
 mod documented;
 mod golden;
