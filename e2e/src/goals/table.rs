@@ -75,7 +75,11 @@ pub(super) const GOALS: &[Goal] = &[
         test: "plan::tests::goal_g10_retention_never_outruns_downsampling",
         negatives: &[Negative { protection: "retention-waits", line: "lost by retention" }],
     },
-    ours("G20", "g20::goal_g20_decoders_of_chunks", &[]),
+    ours(
+        "G20",
+        "g20::goal_g20_decoders_of_chunks",
+        &[Negative { protection: "chunk-rows", line: "chunk-float-histogram: it takes" }],
+    ),
     Goal {
         number: "G14",
         package: "engine",
@@ -100,7 +104,14 @@ pub(super) const GOALS: &[Goal] = &[
             Negative { protection: "hedge-share", line: "are more than a tenth" },
         ],
     ),
-    roles("G42", "g42::goal_g42_bombs_and_floods", &[Negative { protection: "header-size", line: "memory has grown" }]),
+    roles(
+        "G42",
+        "g42::goal_g42_bombs_and_floods",
+        &[
+            Negative { protection: "header-size", line: "memory has grown" },
+            Negative { protection: "control-frame-pace", line: "were acknowledged in 2 s" },
+        ],
+    ),
     ours(
         "G20",
         "g20::goal_g20_decoders_of_blocks",

@@ -1,10 +1,11 @@
 //! The accept loop of one port.
 
-use super::{net, tls::ServerTls};
+use super::{net, pace::Paced, tls::ServerTls};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
 use model::world::Entropy;
+use prometheus_client::metrics::counter::Counter;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,6 +30,8 @@ pub(super) struct Options {
     pub(super) max_connections: usize,
     /// How long open requests may take at shutdown.
     pub(super) grace: Duration,
+    /// Counts connections that send more control frames than they may.
+    pub(super) paced: Counter,
 }
 
 /// Serves `router` on every connection until `shutdown`, then waits for open requests at most the grace period.
@@ -66,6 +69,7 @@ pub(super) async fn serve(
             age: options.max_age.map(|age| age + age.mul_f64(entropy.next_u64() as f64 / u64::MAX as f64 / 10.0)),
             close: shutdown.clone(),
             kill: kill.clone(),
+            paced: options.paced.clone(),
         };
         let tls = tls.clone();
         tasks.spawn(async move {
@@ -100,6 +104,7 @@ struct Connection {
     age: Option<Duration>,
     close: CancellationToken,
     kill: CancellationToken,
+    paced: Counter,
 }
 
 impl Connection {
@@ -117,7 +122,9 @@ impl Connection {
         if self.http2_only {
             builder = builder.http2_only();
         }
-        let mut connection = pin!(builder.serve_connection(TokioIo::new(io), TowerToHyperService::new(self.router)));
+        let mut connection = pin!(
+            builder.serve_connection(TokioIo::new(Paced::new(io, self.paced)), TowerToHyperService::new(self.router))
+        );
         let mut closing = false;
         let age = async {
             match self.age {

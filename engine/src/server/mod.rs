@@ -8,6 +8,7 @@ mod http;
 pub mod memory;
 pub mod metrics;
 pub mod net;
+mod pace;
 pub(crate) mod point;
 mod process;
 pub mod ready;
@@ -169,6 +170,11 @@ impl Bound {
             stopping.close();
         });
 
+        let paced = context.metrics.register(
+            "panoptes_server_paced_connections",
+            "Connections that were slowed down because they flooded us with HTTP/2 control frames",
+            prometheus_client::metrics::counter::Counter::default(),
+        );
         let entropy = &context.world.entropy;
         let http_done = accept::serve(
             http,
@@ -179,6 +185,7 @@ impl Bound {
                 max_age: None,
                 max_connections: MAX_CONNECTIONS,
                 grace: options.http_grace,
+                paced: paced.clone(),
             },
             Arc::clone(entropy),
             shutdown.clone(),
@@ -192,6 +199,7 @@ impl Bound {
                 max_age: Some(options.max_age).filter(|a| !a.is_zero()),
                 max_connections: MAX_CONNECTIONS,
                 grace: options.grpc_grace,
+                paced,
             },
             Arc::clone(entropy),
             shutdown.clone(),

@@ -191,13 +191,30 @@ async fn bombs_are_refused(querier: &Querier) {
     );
 }
 
+/// Of 20,000 frames that ask for an answer only so many are answered as a connection may send in this time.
+async fn control_frames_are_paced(querier: &Querier) {
+    let mut to = TcpStream::connect(&querier.grpc).await.unwrap();
+    to.write_all(&[PREFACE, &frame(SETTINGS, 0, 0, &[]).repeat(20_000)].concat()).await.unwrap();
+    let (mut heads, mut buffer) = (0, vec![0; 64 << 10]);
+    let read = async {
+        while let Ok(n @ 1..) = to.read(&mut buffer).await {
+            heads += n / 9;
+        }
+    };
+    let _ = tokio::time::timeout(Duration::from_secs(2), read).await;
+    assert!((1..10_000).contains(&heads), "{heads} frames of a flood were acknowledged in 2 s");
+}
+
 async fn run() {
     let goal = Goal::start("G42");
     let store = Fake::live(&[&[("s", "1")]]).start().await;
     let querier = Querier::start(args(std::slice::from_ref(&store.address))).await;
+    control_frames_are_paced(&querier).await;
     let time = goal.pick(Duration::from_millis(1_000), Duration::from_secs(5), Duration::from_secs(60));
     let quiet = measured(&querier, time).await;
-    let (mut worst, mut most, mut slowest) = (Duration::ZERO, 0, Duration::ZERO);
+    // A second of a busy machine says little: at ci size nothing but that honest calls go on.
+    let limit = if goal.size() == Size::Ci { Duration::from_secs(3) } else { quiet.max(Duration::from_millis(20)) * 3 };
+    let (mut all, mut most, mut slowest) = (Vec::new(), 0, Duration::ZERO);
     let before = resident();
     for flood in FLOODS {
         let (stop, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
@@ -219,23 +236,22 @@ async fn run() {
         attackers.shutdown_background();
         let begin = Instant::now();
         until("honest calls to be as quick as before", async || {
-            measured(&querier, Duration::from_millis(150)).await <= quiet * 3
+            measured(&querier, Duration::from_millis(150)).await <= limit
         })
         .await;
         let recovery = begin.elapsed();
         assert!(recovery <= Duration::from_secs(5), "{flood:?}: it recovers only after {recovery:?}");
-        // A second of a busy machine says little.
-        let times = if goal.size() == Size::Ci { 10 } else { 3 };
-        let limit = quiet.max(Duration::from_millis(20)) * times;
+        all.push(format!("{flood:?} {during:?}"));
         assert!(during <= limit, "{flood:?}: honest calls take {during:?} (p99), {quiet:?} without the flood");
         assert!(sent.load(Ordering::Relaxed) > 0, "{flood:?}: nothing was sent");
-        (worst, most, slowest) = (worst.max(during), most.max(grown), slowest.max(recovery));
+        (most, slowest) = (most.max(grown), slowest.max(recovery));
     }
     bombs_are_refused(&querier).await;
     goal.figure(&format!(
-        "{} floods of {time:?}: honest calls p99 {quiet:?} alone, {worst:?} at most beside a flood; memory +{} MiB at most; as before \
+        "{} floods of {time:?}: honest calls p99 {quiet:?} alone, beside {}; memory +{} MiB at most; as before \
          after {slowest:?} at most",
         FLOODS.len(),
+        all.join(", "),
         most >> 20
     ));
 }

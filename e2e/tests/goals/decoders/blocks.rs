@@ -5,9 +5,11 @@ use crate::made;
 use bucket::catalogue::{Commit, File, Folded, Intent, Snapshot};
 use bucket::document;
 use bytes::Bytes;
+use model::histogram::rows::Table;
+use model::histogram::{FloatHistogram, Span};
 use std::path::Path;
 use testkit::goal::Rng;
-use tsdb::chunk::{Columns, Encoding, check, floats};
+use tsdb::chunk::{Columns, Encoding, HistogramEncoder, check, floats, histograms};
 use tsdb::header;
 use tsdb::index::{self, Reader, Series};
 use tsdb::marks::{DeletionMark, Mark as _, NoCompactMark, NoDownsampleMark};
@@ -20,7 +22,7 @@ pub(crate) const CHUNKS: &[Decoder] = &[
     Decoder::new("chunk-xor", |b| chunk(Encoding::Xor, b), || chunks(0)),
     Decoder::new("chunk-xor2", |b| chunk(Encoding::Xor2, b), || chunks(1)),
     Decoder::new("chunk-histogram", |b| chunk(Encoding::Histogram, b), || real_chunks(Encoding::Histogram)),
-    Decoder::new("chunk-float-histogram", |b| chunk(Encoding::FloatHistogram, b), || chunks(2)),
+    Decoder::new("chunk-float-histogram", |b| chunk(Encoding::FloatHistogram, b), || chunks(2)).bombs(unchanging),
     Decoder::new("chunk-histogram-st", |b| chunk(Encoding::HistogramSt, b), || real_chunks(Encoding::HistogramSt)),
     Decoder::new(
         "chunk-float-histogram-st",
@@ -69,13 +71,31 @@ const ID: &str = "01ARZ3NDEKTSV4RRFFQ69G5FAV";
 fn chunk(encoding: Encoding, bytes: &[u8]) -> Result<(), String> {
     let mut columns = Columns::default();
     let fast = floats(encoding, bytes, &mut columns).map_err(|e| e.to_string());
+    let rows = histograms(encoding, bytes, &mut Table::default(), |_| true).map_err(|e| e.to_string());
     check(encoding, &Bytes::copy_from_slice(bytes)).map_err(|e| e.to_string())?;
+    rows?;
     if encoding.is_float() { fast } else { Ok(()) }
 }
 
 fn chunks(kind: usize) -> Vec<Vec<u8>> {
     let mut rng = Rng(kind as u64);
     [1, 2, 120].iter().flat_map(|n| made::chunks(kind, *n, &mut rng)).map(|c| c.data.to_vec()).collect()
+}
+
+/// Wide histograms that do not change: a bit a bucket.
+fn unchanging() -> Vec<Vec<u8>> {
+    let chunk = |buckets: u32, samples: i64| {
+        let h = FloatHistogram {
+            positive_spans: vec![Span { offset: 0, length: buckets }],
+            positive_buckets: vec![1.0; buckets as usize],
+            count: f64::from(buckets),
+            ..FloatHistogram::default()
+        };
+        let mut encoder = HistogramEncoder::new(false, 0, 0, &h, None).unwrap();
+        (1..samples).for_each(|t| drop(encoder.append(0, t * 15_000, &h).unwrap()));
+        encoder.bytes().to_vec()
+    };
+    vec![chunk(160, 120), chunk(1_000, 1_000), chunk(160, 10_000)]
 }
 
 /// Files of the same name in the blocks of real writers (engine/tsdb/testdata).

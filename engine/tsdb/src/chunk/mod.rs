@@ -246,7 +246,7 @@ pub fn floats(encoding: Encoding, data: &[u8], columns: &mut Columns) -> Result<
 
 /// Appends the samples of a chunk of native histograms to `table`, as far as `wants` takes their times (milliseconds) and without
 /// staleness markers: the fastest way to read one. Gives `false`, and appends nothing, where this can't be done: gauges, start
-/// times, resolutions that nothing computes with, chunks of something else.
+/// times, resolutions that nothing computes with, rows that take many times their chunk, chunks of something else.
 ///
 /// # Errors
 /// Bytes that can't be read; then some of the samples before the fault are there.

@@ -12,6 +12,13 @@ use model::histogram::ResetHint;
 use model::histogram::rows::{self, Table};
 use model::sample::STALE_NAN_BITS;
 
+/// Most bytes that the rows of a chunk of `input` bytes may take. A bucket that does not change is a bit in the chunk and eight
+/// bytes in a row; with what a table allocates while it grows, this stays below the 1 MiB + 16 × input that every decoder keeps
+/// to.
+const fn most(input: usize) -> usize {
+    (300 << 10) + input.saturating_mul(5)
+}
+
 /// See [`crate::chunk::histograms`].
 pub(in crate::chunk) fn read<V: Count>(
     data: &[u8],
@@ -31,6 +38,10 @@ pub(in crate::chunk) fn read<V: Count>(
     let outcome = Layout::read(&mut r, total);
     let (layout, np, nn) = outcome.map_err(|f| f.at(encoding, Section::Layout, r.place()))?;
     if layout.schema > FINEST {
+        return Ok(false);
+    }
+    let row = rows::ROW_HEAD.saturating_add(np).saturating_add(nn).saturating_mul(size_of::<f64>());
+    if row.saturating_mul(usize::from(total)) > most(data.len()) && !model::protection::off("chunk-rows") {
         return Ok(false);
     }
     let Layout { schema, zero_threshold, positive, negative, custom } = layout;

@@ -108,6 +108,19 @@ fn rows_leave_out_markers_and_refuse_gauges_and_lies() {
     assert!(!histograms(e.encoding(), &e.bytes(), &mut table, |_| true).unwrap() && table.is_empty());
 }
 
+/// Two bytes of a chunk can stand for a kilobyte of rows.
+#[test]
+fn rows_that_take_many_times_their_chunk_are_left_to_the_slow_way() {
+    for (buckets, samples, fast) in [(160, 120, true), (160, 1_000, false), (2_000, 120, false)] {
+        let h = sample(&vec![1.0; buckets], 3);
+        let mut e = HistogramEncoder::new(false, 0, 0, &h, None).unwrap();
+        (1..samples).for_each(|i| assert!(append(&mut e, i * 15_000, &h)));
+        let mut table = Table::default();
+        assert_eq!(histograms(e.encoding(), &e.bytes(), &mut table, |_| true).unwrap(), fast, "{buckets} × {samples}");
+        assert_eq!(table.is_empty(), !fast);
+    }
+}
+
 proptest! {
     #[test]
     fn histograms_round_trip(
