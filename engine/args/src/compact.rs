@@ -1,7 +1,7 @@
 //! Flags of `panoptes compact`.
 
-use crate::ServerArgs;
 use crate::flag::{List, Millis, Size, Switch, flags};
+use crate::{HashFunc, ServerArgs};
 
 flags! {
     /// The compactor: blocks of a bucket become fewer and coarser, and what is too old goes.
@@ -35,6 +35,24 @@ flags! {
         retention_1h: Millis = "retention.resolution-1h", "0s", since "0.1.0";
         /// Make no coarser copies.
         downsampling_disable: Switch = "downsampling.disable", "false", since "0.1.0";
+        /// While a pass goes on, how often blocks whose delay is over and uploads that broke off are deleted beside the other
+        /// work; 0s: only between two rounds of work.
+        cleanup_interval: Millis = "compact.cleanup-interval", "5m", since "0.1.0";
+        /// While a pass goes on, how often what there is to do is counted anew; 0s: only at its begin and its end.
+        progress_interval: Millis = "compact.progress-interval", "5m", since "0.1.0";
+        /// Which blocks are worked on, as YAML: Prometheus's relabel configuration (keep, drop, hashmod) over the external
+        /// labels, without those of replicas, and __block_id. Compactors of disjoint shards work side by side; of two whose
+        /// shards meet in a stream, the second waits with it.
+        selector: String = "selector.relabel-config", "", since "0.1.0";
+        /// The same in a file, read at start.
+        selector_file: String = "selector.relabel-config-file", "", since "0.1.0";
+        /// Oldest data to work on: RFC 3339 or a duration before now, as -2w. Blocks that end before it are left alone. Two
+        /// compactors with the same streams never work side by side, whatever their times.
+        min_time: String = "min-time", "0000-01-01T00:00:00Z", since "0.1.0";
+        /// Newest data to work on, in the same form. Blocks that begin after it are left alone.
+        max_time: String = "max-time", "9999-12-31T23:59:59Z", since "0.1.0";
+        /// Hash of the files of new blocks that their meta.json tells: empty or SHA256.
+        hash_func: HashFunc = "hash-func", "", since "0.1.0";
         /// Blocks that are downsampled at the same time.
         downsample_concurrency: u64 = "downsample.concurrency", "1", since "0.1.0";
         /// Compactions at the same time.
@@ -49,11 +67,19 @@ flags! {
         vertical: Switch = "compact.enable-vertical-compaction", "false", since "0.1.0";
         /// External labels that tell replicas apart: their blocks are merged. May be given several times.
         replica_labels: List = "deduplication.replica-label", "", since "0.1.0";
-        /// How samples of replicas become one series: empty for each sample once, penalty to follow one replica at a time, as
-        /// queriers do.
+        /// How samples of replicas that overlap become one series: empty, which is safer, for all of them, each time once (queriers
+        /// go on to deduplicate), or penalty, as Thanos: one replica is followed at a time, samples of the others are lost for
+        /// ever, and holes may be left. Needs a replica label.
         dedup_func: String = "deduplication.func", "", since "0.1.0";
         /// The index of a compacted block is not to exceed this.
         max_index_size: Size = "compact.block-max-index-size", "64GB", since "0.1.0";
+        /// Blocks with chunks that are out of order never hold up others here: they are put in order where that loses nothing,
+        /// and marked else, whatever this says.
+        skip_out_of_order: Switch = "compact.skip-block-with-out-of-order-chunks", "false", since "0.1.0";
+        /// False can't be had: nothing halts here, one bad block costs one block. Leave it out.
+        halt_on_error: Switch = "debug.halt-on-error", "true", since "0.1.0";
+        /// True can't be had: a block whose index is malformed is marked and left alone. Leave it out.
+        accept_malformed_index: Switch = "debug.accept-malformed-index", "false", since "0.1.0";
         /// Highest level of compaction: 1 is 2h, 2 is 8h, 3 is 2d, 4 is 14d.
         max_level: u64 = "debug.max-compaction-level", "4", since "0.1.0";
         /// Don't serve the list of blocks at /api/v1/blocks.

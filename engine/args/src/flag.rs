@@ -268,6 +268,8 @@ const REFUSED: &[(&str, &str)] = &[
     ),
     ("store.caching-bucket.config", "what was read is kept under --data-dir: set its size with --cache.disk-size"),
     ("store.caching-bucket.config-file", "what was read is kept under --data-dir: set its size with --cache.disk-size"),
+    ("block-viewer.global.sync-block-interval", "the list of blocks is that of the last pass: set --wait-interval"),
+    ("block-viewer.global.sync-block-timeout", "the list of blocks is that of the last pass; leave the flag out"),
     ("reloader.method", "the configuration is reloaded over HTTP; leave the flag out"),
 ];
 
@@ -278,6 +280,8 @@ pub fn normalize(argv: impl IntoIterator<Item = String>, command: &clap::Command
     let mut out = Vec::new();
     let mut argv = argv.into_iter().peekable();
     while let Some(arg) = argv.next() {
+        // The only short flag that Thanos's parts have (compact).
+        let arg = if arg == "-w" && known("wait") { "--wait".to_owned() } else { arg };
         let Some(body) = arg.strip_prefix("--") else {
             out.push(arg);
             continue;

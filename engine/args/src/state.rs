@@ -237,6 +237,9 @@ pub struct HeldItem {
     pub what: String,
     /// Why, in one sentence.
     pub why: String,
+    /// Whether it is tried again without anybody's doing; false if somebody has to act.
+    #[serde(default)]
+    pub waits: bool,
 }
 
 /// The way of local blocks into the bucket.

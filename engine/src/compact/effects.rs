@@ -113,7 +113,12 @@ impl Effects {
             Err(e) => return Err(e.into()),
             Ok(object) => match BlockMeta::read(&path, &object.bytes) {
                 Ok(meta) if self.is_whole(&meta).await? => return Ok(Done::Moot(format!("{id} is a block by now"))),
-                Ok(_) if self.bucket.exists(&super::producer(&self.bucket)?.commit_path(id)).await? => {
+                Ok(_)
+                    if self
+                        .bucket
+                        .exists(&super::producer(&self.bucket, &self.lease.record().scope)?.commit_path(id))
+                        .await? =>
+                {
                     return Ok(Done::Moot(format!("{id} was committed, and lacks files")));
                 }
                 Ok(_) => {}

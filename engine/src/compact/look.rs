@@ -1,10 +1,12 @@
 //! What is in the bucket, as the planner is told it: the listing, and what is known better.
 
-use super::{Fault, foreign, producer};
+use super::share::Share;
+use super::{Fault, PRODUCER, foreign, producer};
 use bucket::catalogue::{Reader, State};
 use bucket::fetch::{Fetcher, Reason, View};
 use bucket::{Bucket, Kind, block};
 use model::{BlockId, protection};
+use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use tsdb::BlockMeta;
@@ -20,9 +22,20 @@ pub(super) struct Look {
     made: BTreeMap<BlockId, Arc<BlockMeta>>,
     /// What this tenure deleted: a listing may still show it.
     deleted: BTreeSet<BlockId>,
+    /// What this tenure announced, and has not seen committed or cleared away: it may be there whatever became of the upload, and a
+    /// listing may not show it yet.
+    announced: Announced,
+    share: Share,
     /// When the lease began, ms.
     since_ms: i64,
 }
+
+/// Blocks that were announced, also while they are being sent.
+pub(super) type Announced = Arc<Mutex<BTreeSet<BlockId>>>;
+
+/// So long after it was made (ms), a block that a compactor of another scope announced and did not commit is nobody's: its scope may
+/// not exist any more.
+const FORGOTTEN: i64 = 7 * 86_400_000;
 
 /// What was seen.
 pub(super) struct Seen {
@@ -40,11 +53,15 @@ pub(super) struct Seen {
     pub(super) foreign: Option<String>,
     /// What could not be read.
     pub(super) errors: Vec<bucket::Error>,
+    /// All blocks of the bucket, of others' shares, too.
+    pub(super) there: BTreeSet<BlockId>,
 }
 
 impl Look {
-    pub(super) fn new(bucket: Bucket, metas: usize, since_ms: i64) -> Self {
+    pub(super) fn new(bucket: Bucket, metas: usize, share: Share, since_ms: i64) -> Self {
         Self {
+            announced: Announced::default(),
+            share,
             fetcher: Fetcher::new(bucket.clone()).trusting(metas),
             catalogue: Reader::new(bucket.clone()),
             bucket,
@@ -56,7 +73,18 @@ impl Look {
 
     /// A block of ours was committed.
     pub(super) fn made(&mut self, meta: BlockMeta) {
+        self.announced.lock().remove(&meta.id);
         self.made.insert(meta.id, Arc::new(meta));
+    }
+
+    /// Where whoever sends a block puts its id before.
+    pub(super) fn announced(&self) -> Announced {
+        Arc::clone(&self.announced)
+    }
+
+    /// What is left of an upload of ours was cleared away.
+    pub(super) fn cleared(&mut self, id: BlockId) {
+        self.announced.lock().remove(&id);
     }
 
     /// A block was deleted.
@@ -74,7 +102,9 @@ impl Look {
             State::Absent | State::Unusable(_) => (BTreeMap::new(), Vec::new()),
         };
         let mut view = self.fetcher.sync().await?;
-        view.blocks.retain(|id, _| !self.deleted.contains(id));
+        let now = self.bucket.world().clock.now_ms();
+        let there = view.blocks.keys().copied().collect();
+        view.blocks.retain(|id, block| !self.deleted.contains(id) && self.share.has(&block.meta, now));
         let (unreadable, errors) = blamed(&view);
         view.errors = errors;
         let mut snapshot = view.snapshot();
@@ -85,12 +115,13 @@ impl Look {
         }
         let hidden: Vec<_> = told.iter().chain(&self.made).filter(|(id, _)| !view.blocks.contains_key(id)).collect();
         for (id, meta) in hidden {
-            if self.deleted.contains(id) || snapshot.blocks.contains_key(id) || protection::off("own-writes") {
+            let is_known = self.deleted.contains(id) || snapshot.blocks.contains_key(id);
+            if is_known || !self.share.has(meta, now) || protection::off("own-writes") {
                 continue;
             }
             let mut block = plan::Block::new(Arc::clone(meta));
             match ask(&self.bucket, *id).await? {
-                Asked::There => {}
+                Asked::There(_) => {}
                 Asked::Broken(what) => block.problems.push(what),
                 Asked::Gone => continue,
             }
@@ -104,7 +135,21 @@ impl Look {
             Reason::NoMeta => None,
         });
         let broken = broken.collect();
-        let ours = producer(&self.bucket)?;
+        let ours = producer(&self.bucket, &self.share.scope)?;
+        let sent: Vec<BlockId> = {
+            let mut announced = self.announced.lock();
+            announced.retain(|id| !told.contains_key(id) && !self.made.contains_key(id));
+            announced.iter().copied().collect()
+        };
+        for id in &sent {
+            if !snapshot.blocks.contains_key(id)
+                && !protection::off("own-writes")
+                && let Asked::There(meta) = ask(&self.bucket, *id).await?
+            {
+                snapshot.partial.remove(id);
+                snapshot.blocks.insert(*id, plan::Block::new(*meta));
+            }
+        }
         let mut broken_off = BTreeSet::new();
         for (by, intent) in &intents {
             let Some(partial) = snapshot.partial.get_mut(&intent.block) else { continue };
@@ -114,15 +159,17 @@ impl Look {
                 partial.claimed = true;
             } else {
                 // Another producer announced it: it may go on with it at any time, however long it was away, and is the one to
-                // end it.
-                partial.claimed = true;
+                // end it. A compactor goes on with nothing.
+                let age = now.saturating_sub(i64::try_from(intent.block.time_ms()).unwrap_or(i64::MAX));
+                partial.claimed = !by.starts_with(PRODUCER) || age < FORGOTTEN;
             }
         }
         // Announced by us, never committed, and its meta.json is there: it was killed right then, or it came behind our
         // clearing away (see `effects`).
         let mut uncommitted = Vec::new();
-        for (_, intent) in intents.iter().filter(|(by, _)| by == ours.name()) {
-            let id = intent.block;
+        let announced = intents.iter().filter(|(by, _)| by == ours.name()).map(|(_, intent)| intent.block);
+        let announced: BTreeSet<BlockId> = announced.chain(sent.iter().copied()).collect();
+        for id in announced {
             if told.contains_key(&id) || self.made.contains_key(&id) {
                 continue;
             }
@@ -135,11 +182,13 @@ impl Look {
                 None => {}
             }
         }
-        let known: BTreeSet<BlockId> =
+        let mut known: BTreeSet<BlockId> =
             told.keys().chain(self.made.keys()).copied().chain(intents.iter().map(|(_, i)| i.block)).collect();
+        known.extend(&sent);
         let foreign = foreign::sign(&view, &known, self.since_ms);
         let bytes = view.blocks.iter().filter(|(_, b)| b.bytes > 0).map(|(id, b)| (*id, b.bytes)).collect();
-        Ok(Seen { snapshot: Arc::new(snapshot), bytes, broken_off, broken, uncommitted, foreign, errors: view.errors })
+        let errors = view.errors;
+        Ok(Seen { snapshot: Arc::new(snapshot), bytes, broken_off, broken, uncommitted, foreign, errors, there })
     }
 }
 
@@ -159,7 +208,7 @@ fn blamed(view: &View) -> (BTreeMap<BlockId, String>, Vec<bucket::Error>) {
 
 /// What a block's meta.json itself says of it.
 enum Asked {
-    There,
+    There(Box<BlockMeta>),
     Broken(String),
     Gone,
 }
@@ -168,7 +217,7 @@ async fn ask(bucket: &Bucket, id: BlockId) -> Result<Asked, Fault> {
     let path = block::object(id, block::META);
     match bucket.get(&path, MAX_META_BYTES).await {
         Ok(object) => Ok(match BlockMeta::read(&path, &object.bytes) {
-            Ok(meta) if meta.id == id => Asked::There,
+            Ok(meta) if meta.id == id => Asked::There(Box::new(meta)),
             Ok(meta) => Asked::Broken(format!("{path} says that it is block {}", meta.id)),
             Err(e) => Asked::Broken(e.to_string()),
         }),

@@ -17,6 +17,7 @@ mod metrics;
 mod pass;
 mod progress;
 mod run;
+mod share;
 mod space;
 mod tenure;
 #[cfg(test)]
@@ -25,14 +26,17 @@ mod work;
 
 pub use run::run;
 
+use args::HashFunc;
 use bucket::Bucket;
 use model::world::World;
 use progress::Progress;
+use share::Share;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tsdb::disk::Disk;
-use tsdb::plan::Settings;
+use tsdb::plan::{Action, Settings};
+use tsdb::series::Dedup;
 
 /// What a compactor needs to work.
 #[derive(Clone)]
@@ -41,6 +45,8 @@ struct Compactor {
     /// Its folder: all of it can be deleted while it does not run.
     dir: PathBuf,
     settings: Settings,
+    /// Which blocks are its own.
+    share: Share,
     options: Options,
     world: World,
     progress: Progress,
@@ -65,12 +71,18 @@ struct Options {
     files: usize,
     /// Files meta.json and marks that are read at the same time.
     metas: usize,
+    /// What becomes of samples of chunks that overlap.
+    dedup: Dedup,
+    /// Hash of the files of new blocks.
+    hash: HashFunc,
+    /// How often marked blocks are deleted, and how often what is to be done is counted, beside other work; never if zero.
+    cleanup: Duration,
+    count: Duration,
+    /// Which kinds of work are done.
+    wanted: fn(&Action) -> bool,
     /// Free bytes of the disk where the folder lies; none if it can't be told.
     free: fn(&std::path::Path) -> Option<u64>,
 }
-
-/// The scope of a compactor without a selector: all streams.
-const SCOPE: &str = "all";
 
 /// Why work ended early.
 #[derive(Debug, thiserror::Error)]
@@ -123,6 +135,11 @@ impl From<bucket::lease::Error> for Fault {
 }
 
 impl Fault {
+    /// Whether it may pass without anybody's doing.
+    fn waits(&self) -> bool {
+        matches!(self, Self::Lost(_) | Self::Bucket(_) | Self::Disk(_) | Self::Space { .. })
+    }
+
     /// Whether nothing else is to be tried in this pass.
     fn ends_pass(&self) -> bool {
         match self {
@@ -134,7 +151,10 @@ impl Fault {
     }
 }
 
+/// How the names of compactors begin in the catalogue.
+const PRODUCER: &str = "compact-";
+
 /// The name under which the compactors of a scope tell the catalogue of their blocks.
-fn producer(bucket: &Bucket) -> bucket::Result<bucket::catalogue::Producer> {
-    bucket::catalogue::Producer::new(bucket.clone(), &format!("compact-{SCOPE}"))
+fn producer(bucket: &Bucket, scope: &str) -> bucket::Result<bucket::catalogue::Producer> {
+    bucket::catalogue::Producer::new(bucket.clone(), &format!("{PRODUCER}{scope}"))
 }

@@ -4,14 +4,16 @@ use super::effects::{Done, Effects};
 use super::look::{Look, Seen};
 use super::metrics::{OfMark, resolution};
 use super::work::{self, Bench, Made};
-use super::{Compactor, Fault, producer};
+use super::{Compactor, Fault, Options, producer};
 use bucket::Bucket;
 use bucket::catalogue::{Producer, fold};
 use bucket::lease::{Claims, Lease};
 use futures::StreamExt as _;
 use model::{BlockId, Labels};
 use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Duration;
 use tsdb::BlockMeta;
 use tsdb::plan::{self, Action, Item, Plan, Snapshot, Why};
 
@@ -32,8 +34,21 @@ pub(super) struct Tenure {
     claims: Claims,
     /// Announced blocks of uploads that broke off, cleared away: their entries in the catalogue may go a pass later.
     cleared: BTreeSet<BlockId>,
-    /// Blocks that the last look showed.
+    /// Blocks that the last look showed, of others' shares, too.
     shown: BTreeSet<BlockId>,
+}
+
+/// Why something is left alone.
+pub(super) struct Failed {
+    pub(super) why: String,
+    /// It is tried again without anybody's doing.
+    pub(super) waits: bool,
+}
+
+impl Failed {
+    fn stays(why: &str) -> Self {
+        Self { why: why.to_owned(), waits: false }
+    }
 }
 
 /// What an item left behind.
@@ -45,7 +60,7 @@ struct Outcome {
 impl Tenure {
     pub(super) fn new(compactor: &Compactor, bucket: &Bucket, lease: &Lease) -> Self {
         Self {
-            look: Look::new(bucket.clone(), compactor.options.metas, lease.record().since_ms),
+            look: Look::new(bucket.clone(), compactor.options.metas, compactor.share.clone(), lease.record().since_ms),
             claims: Claims::new(bucket.clone(), lease.clone()),
             bucket: bucket.clone(),
             lease: lease.clone(),
@@ -59,10 +74,10 @@ impl Tenure {
     /// # Errors
     /// What stopped it, or what at least one item failed with: other items went on.
     pub(super) async fn pass(&mut self, compactor: &Compactor) -> Result<(), Fault> {
-        let catalogue = producer(&self.bucket)?;
+        let catalogue = producer(&self.bucket, &compactor.share.scope)?;
         // What was tried in this pass, and what failed and why: a listing may be behind, and nothing is tried twice.
         let mut tried: BTreeSet<String> = BTreeSet::new();
-        let mut failed: BTreeMap<String, String> = BTreeMap::new();
+        let mut failed: BTreeMap<String, Failed> = BTreeMap::new();
         let (mut first_fault, mut lacks_disk) = (None, false);
         for round in 0..ROUNDS {
             self.lease.check()?;
@@ -70,7 +85,7 @@ impl Tenure {
             let now = compactor.world.clock.now_ms();
             let plan = decide(compactor, &seen.snapshot, now, round == 0).await?;
             let items = self.choose(compactor, &seen, &plan, &tried, &mut failed).await?;
-            failed.extend(seen.broken.iter().map(|(id, what)| (id.to_string(), what.clone())));
+            failed.extend(seen.broken.iter().map(|(id, what)| (id.to_string(), Failed::stays(what))));
             compactor.progress.held(&plan.held, &failed);
             let cleared = self.clear(compactor, &catalogue, &seen, &mut tried).await?;
             if items.is_empty() {
@@ -88,13 +103,17 @@ impl Tenure {
             drop(compactor.busy.write().await);
             work::clean(compactor, &|id| used.contains(id))?;
             let effects = Effects { bucket: self.bucket.clone(), lease: self.lease.clone() };
-            let bench = Bench { compactor, effects, catalogue: catalogue.clone(), seen: &seen };
-            let outcomes = run(&bench, items).await;
+            let announced = self.look.announced();
+            let bench = Bench { compactor, effects, catalogue: catalogue.clone(), seen: &seen, announced };
+            let outcomes = tokio::select! {
+                outcomes = run(&bench, items) => outcomes,
+                never = self.meanwhile(compactor, &used) => match never {},
+            };
             for Outcome { item, result } in outcomes {
                 match result {
                     Ok(made) => {
                         match (&item.action, made.moot) {
-                            (_, Some(why)) => drop(failed.insert(item.to_string(), why)),
+                            (_, Some(why)) => drop(failed.insert(item.to_string(), Failed { why, waits: true })),
                             (Action::Delete(id), None) => self.look.deleted(*id),
                             _ => {}
                         }
@@ -106,7 +125,7 @@ impl Tenure {
                             compactor.progress.lacks_disk(needed.saturating_sub(free));
                             lacks_disk = true;
                         }
-                        failed.insert(item.to_string(), fault.to_string());
+                        failed.insert(item.to_string(), Failed { why: fault.to_string(), waits: fault.waits() });
                         // What belongs to one block is told where the block is marked, and no failure of the pass.
                         if fault.ends_pass() {
                             first_fault = Some(fault);
@@ -144,7 +163,7 @@ impl Tenure {
             metrics.sync_failures.inc();
         }
         let seen = seen?;
-        self.shown = seen.snapshot.blocks.keys().copied().collect();
+        self.shown.clone_from(&seen.there);
         compactor.progress.deletions_stopped(seen.foreign.clone());
         compactor.progress.blocks(seen.snapshot.blocks.values().map(|b| b.meta.clone()).collect());
         Ok(seen)
@@ -157,10 +176,11 @@ impl Tenure {
         seen: &Seen,
         plan: &Plan,
         tried: &BTreeSet<String>,
-        failed: &mut BTreeMap<String, String>,
+        failed: &mut BTreeMap<String, Failed>,
     ) -> Result<Vec<Item>, Fault> {
         let replicas = &compactor.settings.replica_labels;
-        let new = plan.items.iter().filter(|item| !tried.contains(&key(item)));
+        let wanted = compactor.options.wanted;
+        let new = plan.items.iter().filter(|item| wanted(&item.action) && !tried.contains(&key(item)));
         // What takes blocks away is a foreign compactor's, if there is one: see `foreign`.
         let allowed = |item: &&Item| seen.foreign.is_none() || !takes_away(item);
         let items: Vec<Item> = new.filter(allowed).cloned().collect();
@@ -168,7 +188,8 @@ impl Tenure {
         let streams: BTreeSet<Labels> = items.iter().filter_map(of).collect();
         let taken = self.claims.claim(&streams).await?;
         for (stream, by) in &taken {
-            failed.insert(stream.to_string(), format!("{} compacts it, for the scope {}", by.holder, by.scope));
+            let why = format!("{} compacts it, for the scope {}", by.holder, by.scope);
+            failed.insert(stream.to_string(), Failed { why, waits: true });
         }
         Ok(items.into_iter().filter(|item| of(item).is_none_or(|s| !taken.contains_key(&s))).collect())
     }
@@ -198,10 +219,64 @@ impl Tenure {
                 compactor.progress.metrics.partial_deletions.inc();
                 tracing::info!(block = %id, "what an upload of ours left that broke off is cleared away");
                 self.cleared.insert(*id);
+                self.look.cleared(*id);
                 some = true;
             }
         }
         Ok(some)
+    }
+
+    /// What goes on beside the work of a round, which may take hours: deletions that fall due, and how much there is to do.
+    async fn meanwhile(&mut self, compactor: &Compactor, used: &BTreeSet<BlockId>) -> Infallible {
+        let clock = &compactor.world.clock;
+        let Options { cleanup, count, .. } = &compactor.options;
+        let mut last = (clock.elapsed(), clock.elapsed());
+        loop {
+            let left = |every: &Duration, last: Duration| match every {
+                every if every.is_zero() => Duration::MAX,
+                every => (last + *every).saturating_sub(clock.elapsed()),
+            };
+            let pause = left(cleanup, last.0).min(left(count, last.1));
+            if pause == Duration::MAX {
+                return std::future::pending().await;
+            }
+            tokio::time::sleep(pause).await;
+            let (is_due, counts) = (left(cleanup, last.0).is_zero(), left(count, last.1).is_zero());
+            if let Err(fault) = self.clean(compactor, used, is_due, counts).await {
+                // The next round meets it, too.
+                tracing::warn!(error = %fault, "deletions beside other work failed");
+            }
+            if is_due {
+                last.0 = clock.elapsed();
+            }
+            if counts {
+                last.1 = clock.elapsed();
+            }
+        }
+    }
+
+    /// Deletes what is due, but for blocks that are in `used`; counts what there is to do, if asked.
+    async fn clean(
+        &mut self,
+        compactor: &Compactor,
+        used: &BTreeSet<BlockId>,
+        deletes: bool,
+        counts: bool,
+    ) -> Result<(), Fault> {
+        self.lease.check()?;
+        let seen = self.see(compactor).await?;
+        let plan = decide(compactor, &seen.snapshot, compactor.world.clock.now_ms(), counts).await?;
+        let items = self.choose(compactor, &seen, &plan, &BTreeSet::new(), &mut BTreeMap::new()).await?;
+        let is_due = |item: &&Item| deletes && matches!(&item.action, Action::Delete(id) if !used.contains(id));
+        let effects = Effects { bucket: self.bucket.clone(), lease: self.lease.clone() };
+        let catalogue = producer(&self.bucket, &compactor.share.scope)?;
+        let bench = Bench { compactor, effects, catalogue, seen: &seen, announced: self.look.announced() };
+        for item in items.iter().filter(is_due) {
+            if let (Action::Delete(id), Made { moot: None, .. }) = (&item.action, one(&bench, item).await?) {
+                self.look.deleted(*id);
+            }
+        }
+        Ok(())
     }
 
     /// Makes one document of many entries of the catalogue, and lets it forget what is gone.

@@ -1,6 +1,7 @@
 //! What a compactor tells of itself: the section of the state document, and metrics.
 
 use super::metrics::Metrics;
+use super::pass::Failed;
 use crate::server::Context;
 use crate::server::ready::Readiness;
 use crate::storage::web::Listing;
@@ -124,16 +125,16 @@ impl Progress {
     }
 
     /// What is left alone: by the plan, and what failed in this pass.
-    pub(super) fn held(&self, held: &[Held], failed: &BTreeMap<String, String>) {
+    pub(super) fn held(&self, held: &[Held], failed: &BTreeMap<String, Failed>) {
         let planned = held.iter().map(|h| {
             let what = match &h.what {
                 Subject::Bucket => "bucket".to_owned(),
                 Subject::Stream(name) => name.clone(),
                 Subject::Block(id) => id.to_string(),
             };
-            HeldItem { what, why: h.why.to_string() }
+            HeldItem { what, why: h.why.to_string(), waits: h.why.waits() }
         });
-        let failed = failed.iter().map(|(what, why)| HeldItem { what: what.clone(), why: why.clone() });
+        let failed = failed.iter().map(|(what, f)| HeldItem { what: what.clone(), why: f.why.clone(), waits: f.waits });
         let all: Vec<HeldItem> = planned.chain(failed).collect();
         let mut inner = self.inner.lock();
         for item in all.iter().filter(|item| !inner.state.held_items.contains(item)).take(MAX_SKIPPED) {

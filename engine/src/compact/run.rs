@@ -1,9 +1,10 @@
 //! Puts the parts of a compactor together.
 
 use super::progress::Progress;
+use super::share::Share;
 use super::tenure::End;
 use super::{Compactor, Options, space};
-use crate::server::{self, Context, Service};
+use crate::server::{self, Context, Service, expand};
 use crate::storage::{Storage, part_name, web};
 use anyhow::{Context as _, bail, ensure};
 use args::CompactArgs;
@@ -16,23 +17,48 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tsdb::disk::RealDisk;
 use tsdb::plan::{Finding, Retention, Settings};
+use tsdb::series::Dedup;
 
 /// Shortest lease. It is renewed four times as often, and Google takes about one write a second to one object.
 const SHORTEST_LEASE: Duration = Duration::from_secs(1);
 
+/// The labels of replicas; several may be given at once, with commas.
+fn replica_labels(args: &CompactArgs) -> Vec<String> {
+    args.replica_labels.iter().flat_map(|l| l.split(',')).filter(|l| !l.is_empty()).map(str::to_owned).collect()
+}
+
+/// What becomes of samples of chunks that overlap.
+fn dedup(args: &CompactArgs) -> anyhow::Result<Dedup> {
+    match args.dedup_func.as_str() {
+        "" => Ok(Dedup::Merge),
+        "penalty" => {
+            ensure!(
+                !replica_labels(args).is_empty(),
+                "--deduplication.func=penalty needs to know the replicas: give --deduplication.replica-label, or leave it out"
+            );
+            tracing::warn!(
+                "--deduplication.func=penalty drops samples for ever and may leave holes where a replica has data; without it all \
+                 samples are kept, and queriers deduplicate"
+            );
+            Ok(Dedup::Penalty)
+        }
+        other => bail!("--deduplication.func={other} is not known: it is penalty, or left out"),
+    }
+}
+
 /// What flags say of how a bucket is to be kept.
 fn settings(args: &CompactArgs) -> anyhow::Result<Settings> {
     ensure!((1..=4).contains(&args.max_level), "--debug.max-compaction-level is 1, 2, 3 or 4");
-    match args.dedup_func.as_str() {
-        "" => {}
-        "penalty" => bail!(
-            "--deduplication.func=penalty is not there yet: leave it out, then samples of replicas are merged, and queriers \
-             deduplicate as before"
-        ),
-        other => bail!("--deduplication.func={other} is not known: leave it out"),
-    }
-    let replica_labels: Vec<String> =
-        args.replica_labels.iter().flat_map(|l| l.split(',')).filter(|l| !l.is_empty()).map(str::to_owned).collect();
+    ensure!(
+        args.halt_on_error.0,
+        "--no-debug.halt-on-error can't be had: nothing halts here, one bad block costs one block; leave the flag out"
+    );
+    ensure!(
+        !args.accept_malformed_index.0,
+        "--debug.accept-malformed-index can't be had: a block whose index is malformed is marked, told, and left alone, and the \
+         others go on; leave the flag out"
+    );
+    let replica_labels = replica_labels(args);
     let mut settings = Settings {
         merge: args.vertical.0 || !replica_labels.is_empty(),
         replica_labels,
@@ -65,7 +91,9 @@ fn settings(args: &CompactArgs) -> anyhow::Result<Settings> {
 /// When flags can't be used, an address is taken, or the one pass failed.
 pub async fn run(args: CompactArgs, world: World, shutdown: CancellationToken) -> anyhow::Result<()> {
     let context = Context::new("compact", world.clone());
-    let settings = settings(&args)?;
+    let (settings, dedup) = (settings(&args)?, dedup(&args)?);
+    let selector = expand::option("selector.relabel-config", &args.selector, &args.selector_file)?;
+    let share = Share::new(&selector, &args.min_time, &args.max_time, &settings.replica_labels)?;
     let lease = args.lease_duration.duration();
     ensure!(lease >= SHORTEST_LEASE, "--lease.duration is at least {} s", SHORTEST_LEASE.as_secs());
     let Some(storage) = Storage::new(
@@ -83,6 +111,7 @@ pub async fn run(args: CompactArgs, world: World, shutdown: CancellationToken) -
         disk: Arc::new(RealDisk),
         dir: PathBuf::from(&args.data_dir),
         settings,
+        share,
         options: Options {
             name: part_name("compact"),
             lease,
@@ -91,6 +120,11 @@ pub async fn run(args: CompactArgs, world: World, shutdown: CancellationToken) -
             fetches: at_once(args.fetch_concurrency),
             files: at_once(args.block_files_concurrency),
             metas: at_once(args.meta_concurrency),
+            dedup,
+            hash: args.hash_func,
+            cleanup: args.cleanup_interval.duration(),
+            count: args.progress_interval.duration(),
+            wanted: |_| true,
             free: space::free,
         },
         world,
@@ -183,11 +217,19 @@ mod tests {
         let days = |n: i64| args::Millis(n * 86_400_000);
         for (args, says) in [
             (CompactArgs { retention_raw: days(1), ..CompactArgs::default() }, "raw data is kept for 1d only"),
-            (CompactArgs { dedup_func: "chain".into(), ..CompactArgs::default() }, "chain is not known"),
+            (CompactArgs { halt_on_error: args::Switch(false), ..CompactArgs::default() }, "nothing halts here"),
+            (CompactArgs { accept_malformed_index: args::Switch(true), ..CompactArgs::default() }, "is marked, told"),
             (CompactArgs { max_level: 5, ..CompactArgs::default() }, "1, 2, 3 or 4"),
         ] {
             let error = settings(&args).unwrap_err().to_string();
             assert!(error.contains(says), "{error}");
         }
+        let by = |func: &str, labels: &[&str]| {
+            let replica_labels = labels.iter().map(|l| (*l).to_owned()).collect();
+            dedup(&CompactArgs { dedup_func: func.to_owned(), replica_labels, ..CompactArgs::default() })
+        };
+        assert!(by("chain", &[]).unwrap_err().to_string().contains("chain is not known"));
+        assert!(by("penalty", &[]).unwrap_err().to_string().contains("--deduplication.replica-label"));
+        assert_eq!((by("", &["a"]).unwrap(), by("penalty", &["a"]).unwrap()), (Dedup::Merge, Dedup::Penalty));
     }
 }

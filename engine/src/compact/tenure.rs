@@ -1,7 +1,7 @@
 //! Getting the lease, and working while it is held.
 
 use super::pass::Tenure;
-use super::{Compactor, Fault, SCOPE};
+use super::{Compactor, Fault};
 use bucket::Bucket;
 use bucket::lease::{Attempt, Contender, Lease};
 use parking_lot::Mutex;
@@ -62,7 +62,9 @@ impl Compactor {
     }
 
     async fn tenures(&self, bucket: &Bucket, interval: Option<Duration>, held: &Mutex<Option<Lease>>) -> End {
-        let mut contender = Contender::new(bucket.clone(), SCOPE, "", &self.options.name, self.options.lease);
+        let share = &self.share;
+        let mut contender =
+            Contender::new(bucket.clone(), &share.scope, &share.words, &self.options.name, self.options.lease);
         let mut stood_by: Option<u64> = None;
         loop {
             let lease = match contender.attempt().await {

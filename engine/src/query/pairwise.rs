@@ -4,9 +4,7 @@
 
 use super::dedup::Replica;
 use model::sample::{Sample, Value};
-
-/// How long the replica that is not taken first has to wait, milliseconds.
-const FIRST_PENALTY: i64 = 5_000;
+use tsdb::series::{Side, Turns};
 
 /// One replica, read sample by sample.
 struct Leaf<R> {
@@ -109,8 +107,7 @@ struct Pair<R> {
     b: Walk<R>,
     /// Whether each has samples left.
     alive: (bool, bool),
-    last: i64,
-    penalty: (i64, i64),
+    turns: Turns,
     use_a: bool,
     now: Option<Sample>,
     /// The last float, as given out.
@@ -122,45 +119,22 @@ impl<R: Replica> Pair<R> {
     fn new(mut a: Walk<R>, mut b: Walk<R>) -> Result<Self, R::Error> {
         let alive = (a.seek(i64::MIN)?, b.seek(i64::MIN)?);
         let float = float(a.sample().as_ref());
-        let mut me = Self { a, b, alive, last: i64::MIN, penalty: (0, 0), use_a: true, now: None, float };
+        let mut me = Self { a, b, alive, turns: Turns::new(), use_a: true, now: None, float };
         me.step()?;
         Ok(me)
     }
 
     fn step(&mut self) -> Result<(), R::Error> {
         let (before, float_before) = (self.use_a, self.float);
-        let from = |penalty: i64| self.last.saturating_add(1).saturating_add(penalty);
-        let (from_a, from_b) = (from(self.penalty.0), from(self.penalty.1));
+        let (from_a, from_b) = self.turns.from();
         self.alive.0 = self.alive.0 && self.a.seek(from_a)?;
         self.alive.1 = self.alive.1 && self.b.seek(from_b)?;
         let times = (self.a.time().filter(|_| self.alive.0), self.b.time().filter(|_| self.alive.1));
-        let penalty = |t: i64| match self.last {
-            i64::MIN => FIRST_PENALTY,
-            last => t.saturating_sub(last).saturating_mul(2),
+        let Some(side) = self.turns.take(times.0, times.1) else {
+            self.now = None;
+            return Ok(());
         };
-        let t = match times {
-            (None, None) => {
-                self.now = None;
-                return Ok(());
-            }
-            (None, Some(t)) => {
-                (self.use_a, self.penalty.1) = (false, 0);
-                t
-            }
-            (Some(t), None) => {
-                (self.use_a, self.penalty.0) = (true, 0);
-                t
-            }
-            (Some(a), Some(b)) if a <= b => {
-                (self.use_a, self.penalty) = (true, (0, penalty(a)));
-                a
-            }
-            (Some(_), Some(b)) => {
-                (self.use_a, self.penalty) = (false, (penalty(b), 0));
-                b
-            }
-        };
-        self.last = t;
+        self.use_a = side == Side::A;
         if let Some(last) = float_before.filter(|_| self.use_a != before) {
             self.lift(last);
         }

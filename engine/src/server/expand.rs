@@ -1,4 +1,10 @@
-//! `$(NAME)` in a configuration, replaced by the environment.
+//! Options that are YAML, given as content or as a file; `$(NAME)` in them, replaced by the environment.
+
+use anyhow::{Context as _, bail};
+use std::io::Read as _;
+
+/// A larger file is none, in bytes.
+const MAX_BYTES: u64 = 1 << 20;
 
 /// A variable that is not set.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -8,6 +14,24 @@ pub(crate) struct Unset {
     pub(crate) line: usize,
     /// The variable.
     pub(crate) name: String,
+}
+
+/// The text of an option that is given as content or as a file, with `$(NAME)` replaced by the environment; empty if none is.
+///
+/// # Errors
+/// When both are given, or the file can't be read.
+pub(crate) fn option(flag: &str, content: &str, file: &str) -> anyhow::Result<String> {
+    let text = match (content.is_empty(), file.is_empty()) {
+        (false, false) => bail!("--{flag} and --{flag}-file are two forms of one setting: give one of them"),
+        (_, true) => content.to_owned(),
+        (true, false) => {
+            let mut text = String::new();
+            let opened = std::fs::File::open(file).and_then(|f| f.take(MAX_BYTES).read_to_string(&mut text));
+            opened.with_context(|| format!("--{flag}-file={file}"))?;
+            text
+        }
+    };
+    expand(&text, |name| std::env::var(name).ok()).map_err(|e| anyhow::anyhow!("--{flag}: {e}"))
 }
 
 /// Replaces every `$(NAME)`, where a name has letters, digits and underscores. Other uses of `$` stay as they are: they belong

@@ -4,6 +4,8 @@
 //! needs no bucket goes on.
 
 mod config;
+pub(crate) mod hash;
+pub(crate) mod selector;
 pub mod web;
 
 use crate::server::Context;

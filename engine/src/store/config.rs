@@ -1,32 +1,12 @@
-//! Options that are YAML, given as content or as a file.
+//! The index cache's configuration.
 
+use crate::server::expand::option;
 use anyhow::{Context as _, bail};
 use args::{Size, StoreArgs};
 use serde::Deserialize;
-use std::io::Read as _;
 
-/// A larger file is none.
-const MAX_BYTES: u64 = 1 << 20;
 /// Most bytes of one item of the index cache, as in Thanos; never more than half of the cache.
 const MAX_ITEM: u64 = 125 << 20;
-
-/// The text of an option that is given as content or as a file, with `$(NAME)` replaced by the environment; empty if none is.
-///
-/// # Errors
-/// When both are given, or the file can't be read.
-pub(super) fn text(flag: &str, content: &str, file: &str) -> anyhow::Result<String> {
-    let text = match (content.is_empty(), file.is_empty()) {
-        (false, false) => bail!("--{flag} and --{flag}-file are two forms of one setting: give one of them"),
-        (_, true) => content.to_owned(),
-        (true, false) => {
-            let mut text = String::new();
-            let opened = std::fs::File::open(file).and_then(|f| f.take(MAX_BYTES).read_to_string(&mut text));
-            opened.with_context(|| format!("--{flag}-file={file}"))?;
-            text
-        }
-    };
-    crate::server::expand::expand(&text, |name| std::env::var(name).ok()).map_err(|e| anyhow::anyhow!("--{flag}: {e}"))
-}
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -54,7 +34,7 @@ struct InMemory {
 /// For a cache that is not in memory.
 pub(super) fn index_cache(args: &StoreArgs) -> anyhow::Result<(u64, u64)> {
     let flag = "index-cache.config";
-    let yaml = text(flag, &args.index_cache_config, &args.index_cache_config_file)?;
+    let yaml = option(flag, &args.index_cache_config, &args.index_cache_config_file)?;
     let (mut size, mut item) = (args.index_cache_size.0, MAX_ITEM);
     if !yaml.trim().is_empty() {
         let cache: Cache = args::yaml::read(&yaml).with_context(|| format!("--{flag}"))?;
@@ -96,6 +76,6 @@ mod tests {
             let error = format!("{:#}", index_cache(&with(yaml)).unwrap_err());
             assert!(error.contains(says), "{error}");
         }
-        assert!(text("a", "x", "y").is_err() && text("a", "", "/none").is_err());
+        assert!(option("a", "x", "y").is_err() && option("a", "", "/none").is_err());
     }
 }

@@ -1,7 +1,6 @@
 //! Puts the parts of a store gateway together.
 
 use super::blocks::filters::Policy;
-use super::blocks::relabel::Selector;
 use super::blocks::sync::{Options, Status, Syncer};
 use super::blocks::{Home, Set};
 use super::cache::IndexCache;
@@ -11,7 +10,8 @@ use super::headers::{Headers, Limits};
 use super::metrics::{Metrics, Seen};
 use super::ranges::{self, Pages, Ranges};
 use crate::server::point::Point;
-use crate::server::{self, Context, Service};
+use crate::server::{self, Context, Service, expand};
+use crate::storage::selector::Selector;
 use crate::storage::{Storage, part_name, web};
 use anyhow::{Context as _, bail};
 use args::StoreArgs;
@@ -45,7 +45,7 @@ pub async fn run(args: StoreArgs, world: World, shutdown: CancellationToken) -> 
     let point =
         |flag: &str, text: &str| text.parse::<Point>().map_err(anyhow::Error::msg).with_context(|| flag.to_owned());
     let window = (point("--min-time", &args.min_time)?, point("--max-time", &args.max_time)?);
-    let selector = config::text("selector.relabel-config", &args.selector, &args.selector_file)?;
+    let selector = expand::option("selector.relabel-config", &args.selector, &args.selector_file)?;
     let selector = Selector::parse(&selector).context("--selector.relabel-config")?;
     let (cache_bytes, cache_item) = config::index_cache(&args)?;
     let Some(storage) = Storage::new(

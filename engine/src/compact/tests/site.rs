@@ -2,7 +2,8 @@
 
 use super::super::pass::Tenure;
 use super::super::progress::Progress;
-use super::super::{Compactor, Fault, Options, SCOPE};
+use super::super::share::{ALL as SCOPE, Share};
+use super::super::{Compactor, Fault, Options};
 use crate::server::Context;
 use async_trait::async_trait;
 use bucket::lease::{Attempt, Contender, Lease};
@@ -99,6 +100,7 @@ impl Site {
             disk,
             dir: Path::new("/data").to_owned(),
             settings: self.settings.clone(),
+            share: Share::all(),
             options: Options {
                 name: name.to_owned(),
                 lease: TTL,
@@ -107,6 +109,11 @@ impl Site {
                 fetches: 2,
                 files: 2,
                 metas: 8,
+                dedup: tsdb::series::Dedup::Merge,
+                hash: args::HashFunc::None,
+                cleanup: Duration::from_secs(300),
+                count: Duration::ZERO,
+                wanted: |_| true,
                 free: |_| None,
             },
             world: self.world.clone(),

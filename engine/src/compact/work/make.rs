@@ -9,6 +9,7 @@ use tsdb::compact::{self, Counts, Failure};
 use tsdb::disk::Disk;
 use tsdb::downsample;
 use tsdb::marks::reason;
+use tsdb::series::Dedup;
 
 /// Problems that are looked for one by one.
 const PROBLEMS: usize = 10;
@@ -46,9 +47,10 @@ pub(super) fn compact(
     folders: &[PathBuf],
     out: &Path,
     meta: BlockMeta,
+    dedup: Dedup,
 ) -> Result<Option<Written>, Fault> {
     let blocks = folders.iter().map(|dir| open(disk, dir)).collect::<Result<Vec<_>, _>>()?;
-    let compacted = match compact::blocks(disk, &blocks, out, meta) {
+    let compacted = match compact::blocks(disk, &blocks, out, meta, dedup) {
         Ok(compacted) => compacted,
         Err(failure) => return Err(blame(disk, folders, &failure)),
     };

@@ -5,7 +5,7 @@ mod make;
 mod send;
 
 use super::effects::{Done, Effects};
-use super::look::Seen;
+use super::look::{Announced, Seen};
 use super::progress::{Step, Working};
 use super::{Compactor, Fault, space};
 use bucket::catalogue::Producer;
@@ -32,6 +32,8 @@ pub(super) struct Bench<'a> {
     pub(super) effects: Effects,
     pub(super) catalogue: Producer,
     pub(super) seen: &'a Seen,
+    /// Blocks that were announced: whatever becomes of their uploads, they may be there.
+    pub(super) announced: Announced,
 }
 
 /// What came of an item.
@@ -157,8 +159,10 @@ impl Bench<'_> {
         let Some(meta) = plan::compacted(self.new_id(), &labels, &borrowed) else {
             return Err(Fault::Held("a compaction of no blocks".to_owned()));
         };
-        let make =
-            move |disk: &dyn Disk, folders: &[PathBuf], out: &Path| make::compact(disk, folders, out, meta.clone());
+        let dedup = self.compactor.options.dedup;
+        let make = move |disk: &dyn Disk, folders: &[PathBuf], out: &Path| {
+            make::compact(disk, folders, out, meta.clone(), dedup)
+        };
         let made = self.make(&item.blocks, working, make).await?;
         working.step(Step::Send);
         let mut result = Made::default();

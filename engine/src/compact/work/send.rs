@@ -2,6 +2,8 @@
 
 use super::super::Fault;
 use super::Bench;
+use crate::storage::hash::sha256;
+use args::HashFunc;
 use bucket::{block, catalogue};
 use futures::{StreamExt as _, TryStreamExt as _};
 use model::protection;
@@ -9,7 +11,7 @@ use std::sync::Arc;
 use tsdb::BlockMeta;
 use tsdb::block::Written;
 use tsdb::index::INDEX_FILE;
-use tsdb::meta::{File, META_FILE, UploadTime};
+use tsdb::meta::{File, Hash, META_FILE, UploadTime};
 use tsdb::segment::CHUNKS_DIR;
 
 /// Sends a block, and removes it from the disk. Gives its meta.json.
@@ -26,10 +28,22 @@ pub(super) async fn block(bench: &Bench<'_>, written: &Written) -> Result<BlockM
     let mut meta = written.meta.clone();
     let thanos = meta.thanos.get_or_insert_default();
     thanos.files = files.iter().map(|(path, size)| File::new(path, *size)).chain([File::new(META_FILE, 0)]).collect();
+    if compactor.options.hash == HashFunc::Sha256 {
+        let (disk, dir, mut told) = (Arc::clone(disk), written.dir.clone(), std::mem::take(&mut thanos.files));
+        let hash = move || {
+            for file in told.iter_mut().filter(|f| f.rel_path != META_FILE) {
+                let value = sha256(&*disk, &dir.join(&file.rel_path))?;
+                file.hash = Some(Hash { function: "SHA256".to_owned(), value, unknown: Default::default() });
+            }
+            Ok(told)
+        };
+        thanos.files = super::blocking(compactor, hash).await?;
+    }
     thanos.files.sort_by(|a, b| a.rel_path.cmp(&b.rel_path));
 
     lease.check()?;
     let announced = files.iter().map(|(path, size)| catalogue::File { path: path.clone(), size: *size }).collect();
+    bench.announced.lock().insert(id);
     bench.catalogue.intent(id, announced).await?;
     if protection::off("compact-meta-last") {
         bucket.create(&block::object(id, block::META), meta.write()?).await?;

@@ -8,23 +8,19 @@ use super::health;
 use super::local::{self, Bad};
 use super::meta::{self, Hashes};
 use super::stage::{File, StageError, Staged};
+use crate::storage::hash::sha256;
 use args::HashFunc;
-use args::files::hex;
 use args::state::SkipReason;
 use bucket::catalogue::{self, Producer};
 use bucket::{Bucket, Kind, block};
 use futures::{StreamExt as _, TryStreamExt as _};
 use model::world::World;
 use model::{BlockId, Labels, protection};
-use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tsdb::disk::Disk;
 use tsdb::meta::BlockMeta;
-
-/// Bytes that are hashed at a time.
-const HASH_PART: usize = 256 << 10;
 
 /// Takes blocks from one data directory to one bucket.
 #[derive(Clone)]
@@ -199,28 +195,16 @@ fn prepare(disk: &Arc<dyn Disk>, data: &Path, id: BlockId, hash: HashFunc) -> Re
     Ok(Prepared { staged, meta, hashes })
 }
 
-/// SHA-256 of a file, read in parts, in hex.
-fn sha256(disk: &dyn Disk, path: &Path) -> tsdb::Result<String> {
-    let reader = disk.reader(path)?;
-    let (mut hash, mut part, mut offset) = (Sha256::new(), vec![0; HASH_PART], 0);
-    while offset < reader.size() {
-        let left = usize::try_from(reader.size() - offset).unwrap_or(HASH_PART);
-        let part = part.get_mut(..left.min(HASH_PART)).unwrap_or_default();
-        reader.read_at(offset, part)?;
-        hash.update(&*part);
-        offset += part.len() as u64;
-    }
-    Ok(hex(&hash.finalize()))
-}
-
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use args::files::hex;
     use async_trait::async_trait;
     use bucket::catalogue::Stage;
     use bucket::store::{Condition, Page, Source, Store};
     use bucket::{Memory, Meta, Object, Options, Version};
     use bytes::Bytes;
+    use sha2::{Digest as _, Sha256};
     use std::ops::Range;
     use std::sync::atomic::{AtomicU32, Ordering};
     use tsdb::chunk::{Encoding, XorEncoder};
@@ -353,7 +337,7 @@ pub(super) mod tests {
             assert!(String::from_utf8_lossy(&meta).contains(&digest), "{file}");
         }
         // Larger than what is hashed at a time.
-        let bytes = [b"ab".repeat(HASH_PART), b"c".to_vec()].concat();
+        let bytes = [b"ab".repeat(crate::storage::hash::PART), b"c".to_vec()].concat();
         tsdb::disk::replace(&disk, Path::new("/data/large"), &bytes).unwrap();
         assert_eq!(sha256(&disk, Path::new("/data/large")).unwrap(), hex(&Sha256::digest(&bytes)));
     }

@@ -5,8 +5,8 @@
 //! not needed itself.
 
 use super::entry::Entry;
-use super::relabel::Selector;
 use super::served::Missing;
+use crate::storage::selector::Selector;
 use model::{BlockId, Labels};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;

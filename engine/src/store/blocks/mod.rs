@@ -5,7 +5,6 @@ mod entry;
 pub mod filters;
 mod learnt;
 mod memory;
-pub mod relabel;
 mod served;
 mod set;
 pub(in crate::store) mod sync;

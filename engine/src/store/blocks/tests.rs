@@ -1,9 +1,9 @@
 use super::filters::Policy;
-use super::relabel::Selector;
 use super::sync::{Options, Status, Syncer};
 use super::{Home, Served, Set};
 use crate::server::Context;
 use crate::storage::Storage;
+use crate::storage::selector::Selector;
 use crate::store::Trouble;
 use crate::store::cache::IndexCache;
 use crate::store::headers::{Headers, Limits};

@@ -1,7 +1,8 @@
 //! Compaction: blocks of one stream become one. Read, merge, write; one series is held at a time, and a chunk that overlaps no other
 //! is passed on as it is, unopened.
 //!
-//! What comes out is, byte for byte, what Prometheus's compactor makes of the same blocks (`tests/chunks`).
+//! What comes out is, byte for byte, what Prometheus's compactor makes of the same blocks, or with [`Dedup::Penalty`] Thanos's
+//! (`tests/chunks`).
 
 mod repair;
 
@@ -11,7 +12,7 @@ use crate::disk::Disk;
 use crate::error::{Error, Result as FileResult};
 use crate::meta::BlockMeta;
 use crate::segment::{CHUNKS_DIR, NewChunk};
-use crate::series::{Blocks, Group, JoinError, Merged, OutOfOrder, Series, join};
+use crate::series::{Blocks, Dedup, Group, JoinError, Merged, OutOfOrder, Series, join, join_by};
 use model::{BlockId, Labels};
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -134,11 +135,18 @@ impl From<OutOfOrder> for StreamError {
 }
 
 /// Compacts `blocks`, in the order of their begins, into a new block of this `meta` (see [`crate::plan::compacted`]) in the folder
-/// `parent`. Its stats, segment names and index stats are filled in.
+/// `parent`; `dedup` says what becomes of the samples of chunks that overlap. Its stats, segment names and index stats are filled
+/// in.
 ///
 /// # Errors
 /// See [`Failure`]; `*.tmp-for-creation` may be left then.
-pub fn blocks(disk: &dyn Disk, blocks: &[Block], parent: &Path, meta: BlockMeta) -> Result<Compacted, Failure> {
+pub fn blocks(
+    disk: &dyn Disk,
+    blocks: &[Block],
+    parent: &Path,
+    meta: BlockMeta,
+    dedup: Dedup,
+) -> Result<Compacted, Failure> {
     if let Some(block) = blocks.iter().find(|b| !b.tombstones().stones().is_empty()) {
         return Err(Failure::Tombstones { block: block.meta().id });
     }
@@ -171,9 +179,15 @@ pub fn blocks(disk: &dyn Disk, blocks: &[Block], parent: &Path, meta: BlockMeta)
             let first = out_of_order(block, &labels, &chunks);
             let runs = repair::runs(chunks).ok_or(first)?;
             counts.repaired += 1;
-            runs.into_iter().rev().for_each(|run| parts.insert(i, (stream, run)));
+            if dedup == Dedup::Merge {
+                runs.into_iter().rev().for_each(|run| parts.insert(i, (stream, run)));
+            } else {
+                // They are one replica's, so all of them count.
+                let whole = join(runs, false).map_err(|error| Failure::Join { series: labels.clone(), error })?;
+                parts.insert(i, (stream, whole));
+            }
         }
-        let series = joined(labels, parts, &mut counts)?;
+        let series = joined(labels, parts, dedup, &mut counts)?;
         if series.chunks.is_empty() {
             continue;
         }
@@ -237,7 +251,12 @@ fn out_of_order(block: &Block, labels: &Labels, chunks: &[Chunk]) -> Failure {
 }
 
 /// One run of chunks of those of several blocks.
-fn joined(labels: Labels, mut parts: Vec<(usize, Vec<Chunk>)>, counts: &mut Counts) -> Result<Series, Failure> {
+fn joined(
+    labels: Labels,
+    mut parts: Vec<(usize, Vec<Chunk>)>,
+    dedup: Dedup,
+    counts: &mut Counts,
+) -> Result<Series, Failure> {
     let before: u64 = parts.iter().map(|(_, chunks)| chunks.len() as u64).sum();
     if parts.len() == 1 {
         counts.passed += before;
@@ -248,7 +267,7 @@ fn joined(labels: Labels, mut parts: Vec<(usize, Vec<Chunk>)>, counts: &mut Coun
     all.sort_unstable();
     let apart = all.iter().zip(all.iter().skip(1)).all(|(a, b)| a.1 < b.0);
     let parts = parts.into_iter().map(|(_, chunks)| chunks).collect();
-    let chunks = join(parts, false).map_err(|error| Failure::Join { series: labels.clone(), error })?;
+    let chunks = join_by(parts, false, dedup).map_err(|error| Failure::Join { series: labels.clone(), error })?;
     *(if apart { &mut counts.passed } else { &mut counts.opened }) += before;
     Ok(Series { labels, chunks })
 }

@@ -161,6 +161,13 @@ pub enum Hold {
     NoCoarserCopy,
 }
 
+impl Hold {
+    /// Whether it may pass without anybody's doing.
+    pub fn waits(&self) -> bool {
+        matches!(self, Self::Incomplete | Self::IndexSizeUnknown)
+    }
+}
+
 impl fmt::Display for Item {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.action {

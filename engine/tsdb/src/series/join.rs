@@ -1,7 +1,8 @@
 //! Chunks of one series from several streams, made into one run: Prometheus's rules (0.314, `storage/merge.go`).
 
 use super::heap::Heap;
-use crate::chunk::{Chunk, ChunkError, EncodeError, Exact, ExactIter, Recoder, exact};
+use super::penalty::Folded;
+use crate::chunk::{Chunk, ChunkError, Columns, EncodeError, Encoding, Exact, ExactIter, Recoder, exact, floats};
 use std::iter::Peekable;
 
 /// Chunks that overlap and can't be joined.
@@ -22,6 +23,16 @@ pub enum JoinError {
     Write(#[from] EncodeError),
 }
 
+/// What becomes of the samples of chunks that overlap.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Dedup {
+    /// All of them, each time once: nothing is lost.
+    #[default]
+    Merge,
+    /// Thanos's `penalty`: one replica at a time, see [`super::Turns`]. Samples of the others are dropped, and holes may be left.
+    Penalty,
+}
+
 /// The rest of a part, with the times of its next chunk.
 type Part = ((i64, i64), Peekable<std::vec::IntoIter<Chunk>>);
 type PartHeap = Heap<Part, fn(&Part, &Part) -> bool>;
@@ -35,6 +46,16 @@ type PartHeap = Heap<Part, fn(&Part, &Part) -> bool>;
 /// # Errors
 /// When chunks that overlap can't be read or written.
 pub fn join(parts: Vec<Vec<Chunk>>, xor2: bool) -> Result<Vec<Chunk>, JoinError> {
+    join_by(parts, xor2, Dedup::Merge)
+}
+
+/// As [`join`]; `dedup` says what becomes of the samples of chunks that overlap. With [`Dedup::Penalty`] the chunks are those that
+/// Thanos's compactor makes, but for one thing: where chunks of floats and of histograms overlap, Thanos drops those that are
+/// not of the first one's kind, and here all take part.
+///
+/// # Errors
+/// As [`join`].
+pub fn join_by(parts: Vec<Vec<Chunk>>, xor2: bool, dedup: Dedup) -> Result<Vec<Chunk>, JoinError> {
     let mut heap: PartHeap = Heap::new(|a, b| a.0 < b.0);
     let mut out = Vec::new();
     for part in parts {
@@ -56,9 +77,18 @@ pub fn join(parts: Vec<Vec<Chunk>>, xor2: bool) -> Result<Vec<Chunk>, JoinError>
         if others.is_empty() {
             out.push(first);
         } else {
-            // The first comes last: which of two samples with the same time is taken depends on it.
-            others.push(first);
-            let mut rewritten = rewrite(&others, xor2)?.into_iter().peekable();
+            let rewritten = match dedup {
+                Dedup::Merge => {
+                    // The first comes last: which of two samples with the same time is taken depends on it.
+                    others.push(first);
+                    rewrite(&others, xor2)?
+                }
+                Dedup::Penalty => {
+                    others.insert(0, first);
+                    penalty(&others, xor2)?
+                }
+            };
+            let mut rewritten = rewritten.into_iter().peekable();
             out.extend(rewritten.next());
             // The further ones queue up with the rest, which moves those in the heap as it does in Prometheus.
             push(&mut heap, rewritten);
@@ -144,5 +174,43 @@ fn rewrite(chunks: &[Chunk], xor2: bool) -> Result<Vec<Chunk>, JoinError> {
         last = sample.t;
         recoder.push(&sample)?;
     }
+    Ok(recoder.finish())
+}
+
+/// One replica at a time, of chunks in the order of their times.
+fn penalty(chunks: &[Chunk], xor2: bool) -> Result<Vec<Chunk>, JoinError> {
+    if chunks.iter().all(|c| c.encoding == Encoding::Xor) {
+        return float_penalty(chunks, xor2);
+    }
+    let read = |chunk: &Chunk| -> Result<Vec<Exact>, JoinError> {
+        let samples = exact(chunk.encoding, chunk.data.clone()).map_err(|e| unreadable(chunk, e))?;
+        samples.collect::<Result<_, _>>().map_err(|e| unreadable(chunk, e))
+    };
+    let Some((first, others)) = chunks.split_first() else { return Ok(Vec::new()) };
+    let mut all = Folded::new(read(first)?, |s| s.t);
+    for chunk in others {
+        all.fold(&read(chunk)?, |s| s.t);
+    }
+    let mut recoder = Recoder::new(xor2);
+    all.samples().iter().try_for_each(|sample| recoder.push(sample))?;
+    Ok(recoder.finish())
+}
+
+/// The same for floats, which most samples are: without a box around each.
+fn float_penalty(chunks: &[Chunk], xor2: bool) -> Result<Vec<Chunk>, JoinError> {
+    let mut columns = Columns::default();
+    let mut read = |chunk: &Chunk| -> Result<Vec<(i64, f64)>, JoinError> {
+        columns.times.clear();
+        columns.values.clear();
+        floats(chunk.encoding, &chunk.data, &mut columns).map_err(|e| unreadable(chunk, e))?;
+        Ok(columns.times.iter().copied().zip(columns.values.iter().copied()).collect())
+    };
+    let Some((first, others)) = chunks.split_first() else { return Ok(Vec::new()) };
+    let mut all = Folded::new(read(first)?, |s| s.0);
+    for chunk in others {
+        all.fold(&read(chunk)?, |s| s.0);
+    }
+    let mut recoder = Recoder::new(xor2);
+    all.samples().iter().try_for_each(|(t, v)| recoder.push_float(*t, *v))?;
     Ok(recoder.finish())
 }

@@ -13,7 +13,7 @@ use tsdb::chunk::{Chunk, Exact, Recoder, Value};
 use tsdb::compact::{self, Counts};
 use tsdb::disk::RealDisk;
 use tsdb::plan::compacted as compacted_meta;
-use tsdb::series::{Blocks, Merged, OutOfOrder, Series, join};
+use tsdb::series::{Blocks, Dedup, Merged, OutOfOrder, Series, join};
 
 const BLOCKS: u8 = 4;
 
@@ -97,7 +97,7 @@ fn compare(oracle: &mut Oracle, steps: &[Step]) -> Result<(), TestCaseError> {
     let metas: Vec<&BlockMeta> = blocks.iter().map(Block::meta).collect();
     let id: BlockId = "01J00000000000000000000009".parse().unwrap();
     let meta = compacted_meta(id, &Labels::empty(), &metas).unwrap();
-    let ours = compact::blocks(&RealDisk, &blocks, dir.path(), meta).unwrap();
+    let ours = compact::blocks(&RealDisk, &blocks, dir.path(), meta, Dedup::Merge).unwrap();
     let written = ours.written.unwrap();
     for file in ["index", "chunks/000001"] {
         let read = |dir: &Path| std::fs::read(dir.join(file)).unwrap();
@@ -131,7 +131,7 @@ fn chunks_that_do_not_overlap_are_passed_on() {
         let metas: Vec<&BlockMeta> = blocks.iter().map(Block::meta).collect();
         let id: BlockId = "01J00000000000000000000009".parse().unwrap();
         let meta = compacted_meta(id, &Labels::empty(), &metas).unwrap();
-        let made = compact::blocks(&RealDisk, &blocks, dir.path(), meta.clone()).unwrap();
+        let made = compact::blocks(&RealDisk, &blocks, dir.path(), meta.clone(), Dedup::Merge).unwrap();
         let counts = Counts { series: 5, samples_in: 800, samples_out: 800, passed: 8, opened: 0, repaired: 0 };
         prop_assert_eq!(made.counts, counts);
         let made = made.written.unwrap();
@@ -139,7 +139,7 @@ fn chunks_that_do_not_overlap_are_passed_on() {
         prop_assert_eq!(made.meta.thanos.unwrap().segment_files, ["000001"]);
         std::fs::remove_dir_all(&made.dir).unwrap();
 
-        let none = compact::blocks(&RealDisk, &[], dir.path(), meta.clone()).unwrap();
+        let none = compact::blocks(&RealDisk, &[], dir.path(), meta.clone(), Dedup::Merge).unwrap();
         prop_assert!(none.written.is_none() && !made.dir.exists());
         prop_assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 4);
 
@@ -147,7 +147,7 @@ fn chunks_that_do_not_overlap_are_passed_on() {
         let mut wrong = blocks[2].meta().clone();
         wrong.max_time -= 10;
         tsdb::block::write_meta(&RealDisk, &dirs[2], &wrong).unwrap();
-        let error = compact::blocks(&RealDisk, &open(), dir.path(), meta).unwrap_err();
+        let error = compact::blocks(&RealDisk, &open(), dir.path(), meta, Dedup::Merge).unwrap_err();
         prop_assert_eq!(error.block(), Some(wrong.id));
         prop_assert!(error.to_string().contains("lies outside of the block's time"), "{}", error);
         Ok(())
