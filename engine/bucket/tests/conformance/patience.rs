@@ -62,7 +62,7 @@ async fn a_slow_upload_succeeds_and_a_stalled_one_fails() {
     let error = impatient(&slow_server(1 << 20)).upload("a", Arc::new(body)).await.unwrap_err();
     assert_eq!((error.kind, error.uncertain), (Kind::Unavailable, true));
     assert!(error.what.contains("nothing moved"), "{error}");
-    assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -76,8 +76,8 @@ async fn a_slow_download_succeeds_and_a_hanging_one_fails() {
     let start = Instant::now();
     assert_eq!(bucket.get("a", 1 << 20).await.unwrap().bytes.len(), 120_000);
     assert!(start.elapsed() > Duration::from_millis(900), "{:?}", start.elapsed());
-    proxy.set(vec![Rule::always(Fault::Hang(Duration::from_secs(2)))]);
+    proxy.set(vec![Rule::always(Fault::Hang(Duration::from_secs(20)))]);
     let start = Instant::now();
     assert_eq!(bucket.get("a", 1 << 20).await.unwrap_err().kind, Kind::Unavailable);
-    assert!(start.elapsed() < Duration::from_millis(1500), "{:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
 }

@@ -272,7 +272,7 @@ async fn reading_ends_with_its_caller() {
     drop(asked);
     // Everything that the request held is given back.
     while house.gateway.held() > 0 || house.gateway.in_flight() > 0 {
-        assert!(world.clock.elapsed().saturating_sub(begin) < Duration::from_secs(1));
+        assert!(world.clock.elapsed().saturating_sub(begin) < Duration::from_secs(10));
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
