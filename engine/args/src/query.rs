@@ -112,7 +112,7 @@ flags! {
         x_functions: Switch = "query.enable-x-functions", "false", since "0.1.0";
         /// Name of a feature to enable, as in Prometheus: promql-experimental-functions, promql-duration-expr,
         /// promql-extended-range-selectors, promql-binop-fill-modifiers, promql-delayed-name-removal,
-        /// use-start-timestamps, type-and-unit-labels. May be repeated.
+        /// promql-per-step-stats, use-start-timestamps, type-and-unit-labels. May be repeated.
         features: List = "enable-feature", "", since "0.1.0";
         /// Path under which the API is served, as /thanos.
         route_prefix: String = "web.route-prefix", "", since "0.1.0";

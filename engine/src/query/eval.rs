@@ -40,6 +40,8 @@ pub struct Settings {
     pub lookback_ms: i64,
     /// Measure what each part of the plan does.
     pub analyze: bool,
+    /// Count the samples that steps look at.
+    pub count_samples: bool,
     /// Largest distance of samples of the data, milliseconds; 0: as scraped only.
     pub max_resolution_ms: i64,
     /// Only these stores (`storeMatch[]`); see [`super::store::Question::only`].
@@ -154,6 +156,7 @@ impl Evaluator {
                 false => settings.lookback_ms,
             },
             dropped_labels: Some(settings.replica_labels.clone()),
+            count_samples: settings.count_samples,
             ..self.base.clone()
         };
         Plan::new(query, times, &options)
@@ -405,6 +408,7 @@ fn options(args: &QueryArgs) -> anyhow::Result<EngineOptions> {
             "promql-delayed-name-removal" => options.delayed_name_removal = true,
             "use-start-timestamps" => options.start_timestamps = true,
             "type-and-unit-labels" => options.type_and_unit_labels = true,
+            "promql-per-step-stats" => options.per_step_stats = true,
             // Always on; Thanos takes them too.
             "promql-negative-offset" | "promql-at-modifier" | "query-pushdown" => {}
             other => anyhow::bail!("--enable-feature={other}: there is no such feature"),

@@ -234,6 +234,59 @@ async fn plans_are_explained_and_analyzed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn statistics_have_prometheus_s_form() {
+    if testkit::peers::skip(&["prometheus"]) {
+        return;
+    }
+    let feature = || "promql-per-step-stats".to_owned();
+    let (_a, plain) = with(6, 300, |_| ()).await;
+    let (_b, by_step) = with(6, 300, |a| a.features = vec![feature()]).await;
+    let peer = |features: &[String]| {
+        let args = features.iter().map(|f| format!("--enable-feature={f}")).collect();
+        testkit::prometheus::Prometheus::start(&testkit::prometheus::Options { args, ..Default::default() }).unwrap()
+    };
+    let peers = tokio::task::block_in_place(|| [peer(&[]), peer(&[feature()])]);
+    fn keys(v: &Value) -> Vec<String> {
+        // The number of series is ours alone.
+        v.as_object().unwrap().keys().filter(|k| *k != "seriesRead").cloned().collect()
+    }
+    let text = testkit::http::encode("count_over_time(m[1m])");
+    for path in [format!("query?query={text}&time=100.5"), format!("query_range?query={text}&start=60&end=100&step=10")]
+    {
+        for (ours, theirs, featured) in [(&plain, &peers[0], false), (&by_step, &peers[1], true)] {
+            for more in ["", "&stats=true", "&stats=all"] {
+                let path = format!("/api/v1/{path}{more}");
+                let (_, ours) = ours.json(&path).await;
+                let theirs = tokio::task::block_in_place(|| theirs.get(&path)).unwrap();
+                let (ours, theirs) = (&ours["data"]["stats"], &theirs["data"]["stats"]);
+                assert_eq!(ours.is_null(), more.is_empty(), "{path}: {ours}");
+                assert_eq!(ours.is_null(), theirs.is_null(), "{path}: {theirs}");
+                if ours.is_null() {
+                    continue;
+                }
+                assert_eq!(keys(&ours["timings"]), keys(&theirs["timings"]), "{path}");
+                let (ours, theirs) = (&ours["samples"], &theirs["samples"]);
+                assert_eq!(keys(ours), keys(theirs), "{path}");
+                // Six series with sixty samples in a window, ten of them new at each further step.
+                let steps = if path.contains("range") { 5 } else { 1 };
+                assert_eq!(ours["totalQueryableSamples"], 360 * steps, "{path}: {ours}");
+                assert_eq!(ours["samplesRead"], 360 + 60 * (steps - 1), "{path}: {ours}");
+                assert_eq!(
+                    ours.get("samplesReadPerStep").is_some(),
+                    featured && more == "&stats=all",
+                    "{path}: {ours}"
+                );
+                for name in ["totalQueryableSamplesPerStep", "samplesReadPerStep"] {
+                    let times = |v: &Value| v[name].as_array().map(|all| all.iter().map(|p| p[0].clone()).collect());
+                    let (a, b): (Option<Vec<Value>>, Option<Vec<Value>>) = (times(ours), times(theirs));
+                    assert_eq!(a, b, "{path}: {ours}");
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn flags_open_what_is_experimental() {
     let (_store, closed) = with(2, 300, |_| ()).await;
     let flags = ["promql-experimental-functions,promql-extended-range-selectors", "promql-binop-fill-modifiers"];

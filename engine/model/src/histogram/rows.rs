@@ -164,6 +164,11 @@ impl Table {
         self.runs.iter().zip(ends)
     }
 
+    /// The rows of a run, of which `end` is behind the last.
+    fn rows(&self, run: &Run, end: usize) -> impl Iterator<Item = &[f64]> {
+        self.values.get(run.value..).unwrap_or_default().chunks_exact(run.width.max(1)).take(end - run.row)
+    }
+
     /// Drops all rows, keeps the memory.
     pub fn clear(&mut self) {
         self.times.clear();
@@ -216,7 +221,8 @@ impl Table {
             return Some((Arc::clone(&first.layout), Cow::Borrowed(&self.values)));
         }
         // Who has fewer buckets than before, or less than nothing in one, is not only wider.
-        if self.values.iter().enumerate().any(|(i, v)| *v < 0.0 && i >= ROW_HEAD || v.is_nan()) {
+        let odd = |row: &[f64]| row.iter().enumerate().any(|(i, v)| *v < 0.0 && i >= ROW_HEAD || v.is_nan());
+        if self.runs().any(|(run, end)| self.rows(run, end).any(odd)) {
             return None;
         }
         let widest = self.runs.iter().map(|r| r.width).max().unwrap_or(0);
@@ -234,8 +240,7 @@ impl Table {
         let mut rows = values.chunks_exact_mut(width);
         for (run, end) in self.runs() {
             let places = run.layout.places_in(&wide);
-            let numbers = self.values.get(run.value..).unwrap_or_default().chunks_exact(run.width);
-            for (from, to) in numbers.take(end - run.row).zip(&mut rows) {
+            for (from, to) in self.rows(run, end).zip(&mut rows) {
                 for (v, at) in from.iter().zip(&places) {
                     if let Some(slot) = to.get_mut(*at) {
                         *slot = *v;
@@ -260,8 +265,9 @@ mod tests {
         let mut table = Table::default();
         for (t, layout, row) in [
             (10, layout(2, 2), vec![3.0, 0.0, 1.5, 1.0, 2.0]),
-            (20, layout(2, 2), vec![4.0, 0.0, 1.5, 1.0, 3.0]),
-            (30, layout(1, 3), vec![9.0, 0.0, 2.5, 4.0, 1.0, 4.0]),
+            (20, layout(2, 2), vec![4.0, 0.0, -1.5, 1.0, 3.0]),
+            // Sums may be negative in any row.
+            (30, layout(1, 3), vec![9.0, 0.0, -2.5, 4.0, 1.0, 4.0]),
         ] {
             let (width, alone) = (table.begin(layout.clone()), layout.histogram(&row, ResetHint::Unknown));
             assert_eq!((width, alone.positive_buckets.len()), (row.len(), row.len() - ROW_HEAD));
@@ -275,7 +281,11 @@ mod tests {
         let (wide, values) = table.joined().unwrap();
         assert_eq!(wide.positive_spans, [Span { offset: 1, length: 3 }]);
         assert_eq!(&values[..6], [3.0, 0.0, 1.5, 0.0, 1.0, 2.0]);
-        assert_eq!(&values[12..], [9.0, 0.0, 2.5, 4.0, 1.0, 4.0]);
+        assert_eq!(&values[12..], [9.0, 0.0, -2.5, 4.0, 1.0, 4.0]);
+        // Buckets below nothing are not only moved.
+        let mut below = table.clone();
+        below.open()[9] = -1.0;
+        assert!(below.joined().is_none());
         // Nothing joins resolutions.
         table.begin(Layout { schema: 2, ..layout(1, 1) });
         table.open().extend([1.0; 4]);

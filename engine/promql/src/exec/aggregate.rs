@@ -20,11 +20,13 @@ pub(super) struct Grouping<'a> {
     index: HashMap<Labels, usize>,
     /// The labels of each group, in the order of their first series.
     pub(super) labels: Vec<Labels>,
+    /// Times that a group was looked for.
+    pub(super) matched: u64,
 }
 
 impl<'a> Grouping<'a> {
     pub(super) fn new(names: &'a [String], without: bool) -> Self {
-        Self { names, without, index: HashMap::new(), labels: Vec::new() }
+        Self { names, without, index: HashMap::new(), labels: Vec::new(), matched: 0 }
     }
 
     /// The labels that a group with this series has.
@@ -41,6 +43,7 @@ impl<'a> Grouping<'a> {
 
     /// The index of the series' group.
     pub(super) fn group(&mut self, labels: &Labels) -> usize {
+        self.matched += 1;
         if !self.without && self.names.is_empty() {
             if self.labels.is_empty() {
                 self.labels.push(Labels::empty());
@@ -71,7 +74,7 @@ impl Exec<'_> {
             AggregateOp::Topk | AggregateOp::Bottomk | AggregateOp::Limitk | AggregateOp::LimitRatio => {
                 return self.stream_ranked(node, a, grid, sink);
             }
-            AggregateOp::Quantile => return self.stream_quantile(a, grid, sink),
+            AggregateOp::Quantile => return self.stream_quantile(node, a, grid, sink),
             AggregateOp::CountValues => return self.stream_count_values(a, grid, sink),
             _ => {}
         }
@@ -97,6 +100,7 @@ impl Exec<'_> {
             }
             Ok(())
         })?;
+        self.matched(node, grouping.matched);
         for (labels, group) in grouping.labels.iter().zip(groups) {
             let drop_name = group.drop_name;
             let column = self.finish_group(group, a);

@@ -31,6 +31,9 @@ pub struct Measured {
     pub series: u64,
     /// Values in them, at all steps together.
     pub samples: u64,
+    /// Times that a series was given to its group, or partners of a series were looked for: once per series, whatever the
+    /// number of steps.
+    pub matched: u64,
 }
 
 impl Explained {
@@ -43,6 +46,9 @@ impl Explained {
                 fields.insert("executionTime".to_owned(), format!("{:?}", m.time).into());
                 fields.insert("series".to_owned(), m.series.into());
                 fields.insert("totalSamples".to_owned(), m.samples.into());
+                if m.matched > 0 {
+                    fields.insert("matched".to_owned(), m.matched.into());
+                }
             }
             if !children.is_empty() {
                 fields.insert("children".to_owned(), children.into());
@@ -61,7 +67,11 @@ impl Explained {
     fn write(&self, out: &mut String, depth: usize) {
         let _ = write!(out, "{:1$}{2}", "", 2 * depth, self.name);
         if let Some(m) = self.measured {
-            let _ = write!(out, "  ({} series, {} samples, {:?})", m.series, m.samples, m.time);
+            let _ = write!(out, "  ({} series, {} samples, {:?}", m.series, m.samples, m.time);
+            if m.matched > 0 {
+                let _ = write!(out, ", {} matched", m.matched);
+            }
+            out.push(')');
         }
         out.push('\n');
         for child in &self.children {
@@ -153,6 +163,7 @@ struct NodeMeter {
     nanos: AtomicU64,
     series: AtomicU64,
     samples: AtomicU64,
+    matched: AtomicU64,
 }
 
 impl<'c> Meter<'c> {
@@ -187,12 +198,20 @@ impl<'c> Meter<'c> {
         result
     }
 
+    /// Counts what [`Measured::matched`] tells.
+    pub(super) fn matched(&self, id: usize, times: u64) {
+        if let Some(n) = self.nodes.get(id) {
+            n.matched.fetch_add(times, Ordering::Relaxed);
+        }
+    }
+
     fn of(&self, id: usize) -> Option<Measured> {
         let n = self.nodes.get(id).filter(|n| n.used.load(Ordering::Relaxed) > 0)?;
         Some(Measured {
             time: Duration::from_nanos(n.nanos.load(Ordering::Relaxed)),
             series: n.series.load(Ordering::Relaxed),
             samples: n.samples.load(Ordering::Relaxed),
+            matched: n.matched.load(Ordering::Relaxed),
         })
     }
 }

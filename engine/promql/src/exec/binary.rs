@@ -250,7 +250,7 @@ impl Exec<'_> {
                     self.vector_scalar(operator, &b.lhs, (&scalar, false), grid, &mut notes, sink)
                 })?;
             }
-            _ => return self.stream_join(operator, b, grid, sink),
+            _ => return self.stream_join(node, operator, b, grid, sink),
         }
         notes.tell(&operator, &mut self.notes.borrow_mut());
         Ok(())

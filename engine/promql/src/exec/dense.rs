@@ -26,8 +26,51 @@ impl Ends {
         exact.then_some(Self { first, step })
     }
 
-    pub(super) fn at(self, i: usize) -> i64 {
+    fn at(self, i: usize) -> i64 {
         self.first + self.step * i as i64
+    }
+
+    /// Lays windows of `range` over `times`: for each of as many steps as there are `slots`, the slot and its window.
+    #[inline(always)]
+    pub(super) fn windows<'t, T>(
+        self,
+        times: &'t [i64],
+        range: i64,
+        slots: impl Iterator<Item = T> + 't,
+    ) -> impl Iterator<Item = (usize, T, Placed)> + 't {
+        let (mut from, mut to) = (0, 0);
+        slots.enumerate().map(move |(i, slot)| {
+            let end = self.at(i);
+            let start = end - range;
+            while times.get(to).is_some_and(|t| *t <= end) {
+                to += 1;
+            }
+            while from < to && times.get(from).is_some_and(|t| *t <= start) {
+                from += 1;
+            }
+            (i, slot, Placed { start, end, from, to })
+        })
+    }
+}
+
+/// A window, and its samples: `from..to`.
+#[derive(Clone, Copy)]
+pub(super) struct Placed {
+    start: i64,
+    end: i64,
+    pub(super) from: usize,
+    pub(super) to: usize,
+}
+
+impl Placed {
+    /// How its samples lie in it; `None` if they are less than two.
+    #[inline(always)]
+    pub(super) fn shape(self, times: &[i64]) -> Option<Shape> {
+        let Self { start, end, from, to } = self;
+        let samples = to - from;
+        let (first, last) = (times.get(from)?, times.get(to.checked_sub(1)?)?);
+        let shape = Shape { before: first - start, sampled: last - first, after: end - last, samples };
+        (samples >= 2).then_some(shape)
     }
 }
 
@@ -62,13 +105,13 @@ pub(super) fn newest(s: &Samples, selector: &Selector, grid: &Grid, lookback: i6
 #[derive(Clone, Copy, PartialEq)]
 pub(super) struct Shape {
     /// From the window's start to the first sample, milliseconds.
-    pub(super) before: i64,
+    before: i64,
     /// From the first sample to the last.
-    pub(super) sampled: i64,
+    sampled: i64,
     /// From the last sample to the window's end.
-    pub(super) after: i64,
+    after: i64,
     /// At least two.
-    pub(super) samples: usize,
+    samples: usize,
 }
 
 /// How a window of a shape is extrapolated.
@@ -151,30 +194,17 @@ pub(super) fn rates(s: &Samples, range: &RangeArg, grid: &Grid, kind: Kind, fall
     let ends = Ends::new(selector, grid, *range).filter(|_| is_plain(s) && selector.mode == RangeMode::Plain)?;
     let mut extrapolation = Extrapolation::new(*range, kind);
     let mut column = Column::empty(grid.len);
-    let (mut from, mut to, mut falls) = (0, 0, falls.walk());
-    for (i, slot) in column.floats.iter_mut().enumerate() {
-        let end = ends.at(i);
-        let start = end - range;
-        while s.times.get(to).is_some_and(|t| *t <= end) {
-            to += 1;
-        }
-        while from < to && s.times.get(from).is_some_and(|t| *t <= start) {
-            from += 1;
-        }
-        let peaks = falls.within(from, to);
-        if to - from < 2 {
-            continue;
-        }
-        let (Some(first_t), Some(last_t)) = (s.times.get(from), s.times.get(to - 1)) else { break };
-        let (Some(first), Some(last)) = (s.floats.get(from), s.floats.get(to - 1)) else { break };
+    let mut falls = falls.walk();
+    for (i, slot, w) in ends.windows(&s.times, *range, column.floats.iter_mut()) {
+        let peaks = falls.within(w.from, w.to);
+        let Some(shape) = w.shape(&s.times) else { continue };
+        let (Some(first), Some(last)) = (s.floats.get(w.from), s.floats.get(w.to - 1)) else { break };
         let mut increase = last - first;
         if kind.counter {
             for before in peaks {
                 increase += before;
             }
         }
-        let shape =
-            Shape { before: first_t - start, sampled: last_t - first_t, after: end - last_t, samples: to - from };
         let by = extrapolation.by(shape, *first, increase);
         *slot = increase * by;
         column.present.set(i);
@@ -195,17 +225,8 @@ pub(super) fn extremes<const GREATEST: bool>(s: &Samples, range: &RangeArg, grid
         return None;
     }
     let mut column = Column::empty(grid.len);
-    let (mut from, mut to) = (0, 0);
-    for (i, slot) in column.floats.iter_mut().enumerate() {
-        let end = ends.at(i);
-        let start = end - range;
-        while s.times.get(to).is_some_and(|t| *t <= end) {
-            to += 1;
-        }
-        while from < to && s.times.get(from).is_some_and(|t| *t <= start) {
-            from += 1;
-        }
-        let window = s.floats.get(from..to).unwrap_or_default();
+    for (i, slot, w) in ends.windows(&s.times, *range, column.floats.iter_mut()) {
+        let window = s.floats.get(w.from..w.to).unwrap_or_default();
         if let Some(first) = window.first() {
             *slot = extreme::<GREATEST>(*first, window);
             column.present.set(i);

@@ -9,6 +9,7 @@ use super::merge::{Merged, same_labels};
 use super::options::{EngineOptions, Stop};
 use super::shared::Kept;
 use super::source::Entry;
+use super::tally::Tally;
 use super::{QueryError, SelectRequest, Source};
 use crate::functions::elementwise::{round, unary};
 use crate::functions::math::{max, min};
@@ -64,6 +65,8 @@ pub(super) struct Exec<'q> {
     pub(super) own: Cell<Own>,
     /// Subtrees that are used again.
     pub(super) kept: RefCell<HashMap<usize, Option<Rc<Kept>>>>,
+    /// Counts what is looked at, if somebody wants that.
+    pub(super) tally: RefCell<Option<Arc<Tally>>>,
 }
 
 /// Samples that a slice holds, and held at most. They count when it is its turn, so that what is too much does not depend on
@@ -143,7 +146,14 @@ impl<'q> Exec<'q> {
 
     /// An evaluation that reads from the source.
     pub(super) fn of(shared: Shared<'q>) -> Self {
-        Self { shared, notes: RefCell::default(), slice: None, own: Cell::default(), kept: RefCell::default() }
+        Self {
+            shared,
+            notes: RefCell::default(),
+            slice: None,
+            own: Cell::default(),
+            kept: RefCell::default(),
+            tally: RefCell::default(),
+        }
     }
 
     /// Counts what is held of series that are read.
@@ -169,8 +179,8 @@ impl<'q> Exec<'q> {
     }
 
     /// An evaluation of a part of a select.
-    pub(super) fn of_slice(shared: Shared<'q>, slice: Vec<Entry<'q>>) -> Self {
-        Self { slice: Some(RefCell::new(slice)), ..Self::of(shared) }
+    pub(super) fn of_slice(&self, slice: Vec<Entry<'q>>) -> Self {
+        Self { slice: Some(RefCell::new(slice)), tally: self.tally.clone(), ..Self::of(self.shared) }
     }
 
     /// All series of a vector.
@@ -199,16 +209,24 @@ impl<'q> Exec<'q> {
         };
         let before = self.notes.take();
         let mut held = Held { exec: self, holder, cost: Cost::default(), series: Vec::new() };
-        let mut too_much = false;
-        let result = self.stream(node, grid, &mut |series| {
-            let cost = series.cost();
-            held.cost += cost;
-            held.series.push(series);
-            self.budget.hold(holder, cost)?;
-            too_much = held.cost.bytes > cap;
-            // Ends the evaluation; nobody sees this error.
-            if too_much { Err(QueryError::Canceled) } else { Ok(()) }
+        let too_much = Cell::new(false);
+        let attempt = || {
+            self.stream(node, grid, &mut |series| {
+                let cost = series.cost();
+                held.cost += cost;
+                held.series.push(series);
+                self.budget.hold(holder, cost)?;
+                too_much.set(held.cost.bytes > cap);
+                // Ends the evaluation; nobody sees this error.
+                if too_much.get() { Err(QueryError::Canceled) } else { Ok(()) }
+            })
+        };
+        let result = self.apart(grid, attempt, |outer, own| {
+            if !too_much.get() {
+                outer.merge(&own);
+            }
         });
+        let too_much = too_much.get();
         let notes = self.notes.replace(before);
         if too_much {
             self.kept.borrow_mut().clear();
@@ -260,7 +278,8 @@ impl<'q> Exec<'q> {
         match &node.kind {
             Kind::Number(v) => return Ok(ScalarColumn::Constant(*v)),
             Kind::Invariant(n) => {
-                return Ok(ScalarColumn::Constant(self.scalar(n, &Grid::single(grid.start))?.first()));
+                let value = self.once(grid, || self.scalar(n, &Grid::single(grid.start)))?;
+                return Ok(ScalarColumn::Constant(value.first()));
             }
             _ => self.check_scalar(grid)?,
         }
@@ -349,10 +368,17 @@ impl<'q> Exec<'q> {
         }
     }
 
+    /// Counts for a node how often series were given to groups or partners, if somebody wants to know.
+    pub(super) fn matched(&self, node: &Node, times: u64) {
+        if let Some(meter) = self.meter {
+            meter.matched(node.id, times);
+        }
+    }
+
     /// Evaluates once and repeats.
     #[inline(never)]
     fn stream_invariant(&self, node: &Node, grid: &Grid, sink: &mut Sink<'_>) -> Result<(), QueryError> {
-        self.stream(node, &Grid::single(grid.start), &mut |series| {
+        let mut repeat = |series: SeriesColumn| {
             let column = match (series.column.float(0), series.column.histogram(0)) {
                 (Some(v), _) => Column::constant(grid.len, v),
                 (None, Some(h)) => {
@@ -363,7 +389,8 @@ impl<'q> Exec<'q> {
                 (None, None) => return Ok(()),
             };
             sink(SeriesColumn { column, ..series })
-        })
+        };
+        self.once(grid, || self.stream(node, &Grid::single(grid.start), &mut repeat))
     }
 
     #[inline(never)]
@@ -505,18 +532,18 @@ impl<'q> Exec<'q> {
             ) => self.stream_histogram_number(id, arg, grid, sink),
             (FunctionId::HistogramQuantile, [q, arg]) => {
                 let quantiles = vec![(self.scalar(q, grid)?, q.span)];
-                self.stream_quantiles(arg, &quantiles, None, grid, sink)
+                self.stream_quantiles((node, arg), &quantiles, None, grid, sink)
             }
             (FunctionId::HistogramQuantiles, [arg, label, qs @ ..]) => {
                 let mut quantiles = Vec::with_capacity(qs.len());
                 for q in qs {
                     quantiles.push((self.scalar(q, grid)?, q.span));
                 }
-                self.stream_quantiles(arg, &quantiles, Some(text(label)?), grid, sink)
+                self.stream_quantiles((node, arg), &quantiles, Some(text(label)?), grid, sink)
             }
             (FunctionId::HistogramFraction, [low, high, arg]) => {
                 let bounds = (self.scalar(low, grid)?, self.scalar(high, grid)?);
-                self.stream_fraction(arg, &bounds, grid, sink)
+                self.stream_fraction((node, arg), &bounds, grid, sink)
             }
             _ => Err(unexpected(call.func.name)),
         }

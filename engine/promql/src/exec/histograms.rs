@@ -103,13 +103,14 @@ impl Exec<'_> {
     /// the label and quantile that tell the numbers apart, if there is more than one.
     fn each_histogram(
         &self,
-        arg: &Node,
+        (node, arg): (&Node, &Node),
         grid: &Grid,
         names: &[Option<(&str, &ScalarColumn)>],
         sink: &mut Sink<'_>,
         f: &mut HistogramFn<'_>,
     ) -> Result<(), QueryError> {
         self.with_input(arg, (grid, 0), Holder::Input, sink, &mut |grid, first, held, sink| {
+            self.matched(node, held.series.len() as u64);
             self.each_histogram_at(arg, (grid, first), held, names, sink, f)
         })
     }
@@ -174,7 +175,7 @@ impl Exec<'_> {
     #[inline(never)]
     pub(super) fn stream_quantiles(
         &self,
-        arg: &Node,
+        (node, arg): (&Node, &Node),
         quantiles: &[(ScalarColumn, Span)],
         label: Option<&str>,
         grid: &Grid,
@@ -182,7 +183,7 @@ impl Exec<'_> {
     ) -> Result<(), QueryError> {
         let mut fixed: BTreeMap<String, ForcedSteps> = BTreeMap::new();
         let names: Vec<_> = quantiles.iter().map(|(q, _)| label.map(|l| (l, q))).collect();
-        self.each_histogram(arg, grid, &names, sink, &mut |n, step, labels, h, notes| {
+        self.each_histogram((node, arg), grid, &names, sink, &mut |n, step, labels, h, notes| {
             let q = quantiles.get(n).map_or(f64::NAN, |(q, _)| q.at(step));
             let metric = self.told_name(labels);
             match h {
@@ -227,12 +228,12 @@ impl Exec<'_> {
     #[inline(never)]
     pub(super) fn stream_fraction(
         &self,
-        arg: &Node,
+        (node, arg): (&Node, &Node),
         bounds: &(ScalarColumn, ScalarColumn),
         grid: &Grid,
         sink: &mut Sink<'_>,
     ) -> Result<(), QueryError> {
-        self.each_histogram(arg, grid, &[None], sink, &mut |_, step, labels, h, notes| {
+        self.each_histogram((node, arg), grid, &[None], sink, &mut |_, step, labels, h, notes| {
             let (low, high) = (bounds.0.at(step), bounds.1.at(step));
             match h {
                 Histogram::Native(h) => {

@@ -58,6 +58,7 @@ impl Exec<'_> {
                 }
                 let times = instant_column(samples, wanted, grid, self.options.lookback_ms, Take::Time);
                 if !times.is_empty() {
+                    self.tally_values(&times, grid);
                     infos.push(Info { labels, times });
                 }
                 Ok(())

@@ -18,15 +18,19 @@ use std::cell::{Cell, RefCell};
 #[derive(Default)]
 struct Groups {
     numbers: HashMap<Labels, usize>,
+    /// Times that a group was looked for.
+    matched: Cell<u64>,
 }
 
 impl Groups {
     fn number(&mut self, labels: &Labels, m: &VectorMatching) -> usize {
+        self.matched.update(|n| n + 1);
         let next = self.numbers.len();
         *self.numbers.entry(match_labels(labels, m)).or_insert(next)
     }
 
     fn find(&self, labels: &Labels, m: &VectorMatching) -> Option<usize> {
+        self.matched.update(|n| n + 1);
         self.numbers.get(&match_labels(labels, m)).copied()
     }
 }
@@ -41,6 +45,7 @@ impl Exec<'_> {
     #[inline(never)]
     pub(super) fn stream_join(
         &self,
+        node: &Node,
         operator: Operator,
         b: &Binary,
         grid: &Grid,
@@ -48,11 +53,11 @@ impl Exec<'_> {
     ) -> Result<(), QueryError> {
         let matching = b.matching.as_ref().ok_or_else(|| unexpected("a join without matching"))?;
         match operator.op {
-            BinaryOp::Or => return self.stream_or(b, matching, grid, sink),
-            BinaryOp::And | BinaryOp::Unless => return self.stream_and(b, matching, grid, sink),
+            BinaryOp::Or => return self.stream_or(node, b, matching, grid, sink),
+            BinaryOp::And | BinaryOp::Unless => return self.stream_and(node, b, matching, grid, sink),
             _ => {}
         }
-        let join = Join { exec: self, operator, matching, len: grid.len, notes: RefCell::default() };
+        let join = Join { exec: self, node, operator, matching, len: grid.len, notes: RefCell::default() };
         join.run(b, grid, sink)?;
         join.notes.borrow().tell(&operator, &mut self.notes.borrow_mut());
         Ok(())
@@ -87,7 +92,14 @@ impl Exec<'_> {
     }
 
     /// `and`, `unless`: of the right side only the steps with a value are held, by group.
-    fn stream_and(&self, b: &Binary, m: &VectorMatching, grid: &Grid, sink: &mut Sink<'_>) -> Result<(), QueryError> {
+    fn stream_and(
+        &self,
+        node: &Node,
+        b: &Binary,
+        m: &VectorMatching,
+        grid: &Grid,
+        sink: &mut Sink<'_>,
+    ) -> Result<(), QueryError> {
         let right = || {
             let mut groups = Groups::default();
             let mut present: Vec<Bits> = Vec::new();
@@ -122,13 +134,21 @@ impl Exec<'_> {
                 }
                 if s.column.is_empty() { Ok(()) } else { sink(s) }
             })?;
+            self.matched(node, groups.matched.get());
             self.budget.release(Holder::Join, held);
             Ok(())
         })
     }
 
     /// `or`: the left side, and what the right side has where the left has nothing.
-    fn stream_or(&self, b: &Binary, m: &VectorMatching, grid: &Grid, sink: &mut Sink<'_>) -> Result<(), QueryError> {
+    fn stream_or(
+        &self,
+        node: &Node,
+        b: &Binary,
+        m: &VectorMatching,
+        grid: &Grid,
+        sink: &mut Sink<'_>,
+    ) -> Result<(), QueryError> {
         let mut groups = Groups::default();
         let mut present: Vec<Bits> = Vec::new();
         let mut out = Merged::default();
@@ -157,6 +177,7 @@ impl Exec<'_> {
             }
             if s.column.is_empty() { Ok(()) } else { add(s, &mut held) }
         })?;
+        self.matched(node, groups.matched.get());
         self.budget.release(Holder::Join, held);
         out.finish().try_for_each(sink)
     }
@@ -164,6 +185,7 @@ impl Exec<'_> {
 
 struct Join<'j, 'q> {
     exec: &'j Exec<'q>,
+    node: &'j Node,
     operator: Operator,
     matching: &'j VectorMatching,
     len: usize,
@@ -212,6 +234,7 @@ impl Join<'_, '_> {
             let mut other = self.exec.collect(many, grid, Holder::Join)?;
             let other = other.take();
             let of_many: Vec<usize> = other.iter().map(|s| groups.number(&s.labels, self.matching)).collect();
+            self.exec.matched(self.node, groups.matched.get());
             let mut out = Merged::default();
             self.by_steps(&other, &series, &of_many, &numbers, groups.numbers.len(), &mut out)?;
             drop((other, series));
@@ -265,6 +288,7 @@ impl Join<'_, '_> {
             }
             Ok(())
         })?;
+        self.exec.matched(self.node, one.groups.matched.get());
         self.exec.budget.release(Holder::Join, held);
         out.finish().try_for_each(sink)
     }

@@ -29,13 +29,14 @@ mod shared;
 mod slices;
 pub mod source;
 mod special;
+mod tally;
 
 pub use analyze::{Explained, Measured};
 pub use annotations::Annotations;
 pub use budget::{Account, Holder, Limit, Overrun, Phase, ProcessBudget};
 pub use error::QueryError;
 pub use options::{EngineOptions, Helpers, RatioHash, Rewrites, Stop, Times};
-pub use result::{Matrix, QueryResult, QueryStats, QueryValue, Series, VectorSample};
+pub use result::{Matrix, QueryResult, QueryStats, QueryValue, Series, StepSamples, VectorSample};
 pub use source::{Encoded, Entry, Samples, SelectHints, SelectRequest, SeriesSet, Source};
 
 use crate::functions::window::Falls;
@@ -49,8 +50,9 @@ use merge::Merged;
 use model::sample::Value;
 use model::world::Clock;
 use select::Form;
-use std::sync::Mutex;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+use tally::Tally;
 
 /// A query that is ready to run.
 #[derive(Clone, Debug)]
@@ -149,12 +151,16 @@ impl Plan {
             distinct: &distinct,
         });
         self.foresee(&exec)?;
+        if self.options.count_samples {
+            exec.tally.replace(Some(Arc::new(Tally::new(&self.planned.grid))));
+        }
         let value = self.evaluate(&exec)?;
         let stats = QueryStats {
             samples_read: counters.samples.load(Ordering::Relaxed),
             series_read: counters.series.load(Ordering::Relaxed),
             peak_samples: budget.peak_samples(),
             peak_bytes: budget.peak_bytes(),
+            steps: exec.tally().map(|t| t.counts()),
         };
         Ok(QueryResult { value, annotations: exec.notes.into_inner(), stats })
     }
@@ -238,7 +244,8 @@ impl Plan {
         if let RangeArg::Subquery(s) = arg {
             // Its points are the answer; nothing is forgotten about their resets, as it is below a function.
             let inner = s.grid(grid);
-            let mut series = self.with_final_names(exec.collect(&s.child, &inner, Holder::Answer)?.keep())?;
+            let series = exec.answered(s, grid, || Ok(exec.collect(&s.child, &inner, Holder::Answer)?.keep()))?;
+            let mut series = self.with_final_names(series)?;
             series.sort_by(|a, b| a.labels.cmp(&b.labels));
             return Ok(QueryValue::Matrix(Matrix::of_columns(inner, series)));
         }

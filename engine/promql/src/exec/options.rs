@@ -24,6 +24,8 @@ pub struct EngineOptions {
     pub start_timestamps: bool,
     /// `type-and-unit-labels`: `__type__` and `__unit__` belong to the name.
     pub type_and_unit_labels: bool,
+    /// `promql-per-step-stats`: whoever asks for all statistics gets samples by step.
+    pub per_step_stats: bool,
     /// What the parser accepts.
     pub parser: parse::Options,
     /// Bytes that all queries of the process may hold together; `None` = only each query's own limit counts.
@@ -37,6 +39,8 @@ pub struct EngineOptions {
     pub dropped_labels: Option<Vec<String>>,
     /// Which series `limit_ratio` takes.
     pub ratio_hash: RatioHash,
+    /// Count the samples that steps look at ([`super::QueryStats::steps`]): some of the time of a query.
+    pub count_samples: bool,
 }
 
 /// Whose hash of label sets decides what `limit_ratio` takes: the released binaries of both lay labels out differently.
@@ -127,12 +131,14 @@ impl Default for EngineOptions {
             delayed_name_removal: false,
             start_timestamps: false,
             type_and_unit_labels: false,
+            per_step_stats: false,
             parser: parse::Options::default(),
             process: None,
             helpers: Helpers::default(),
             rewrites: Rewrites::ALL,
             dropped_labels: None,
             ratio_hash: RatioHash::Thanos,
+            count_samples: false,
         }
     }
 }

@@ -97,7 +97,7 @@ impl Exec<'_> {
         }
         let result = match a.op {
             AggregateOp::Topk | AggregateOp::Bottomk => self.stream_best(node, a, &param, name, grid, sink),
-            _ => self.stream_limited(a, &param, grid, sink),
+            _ => self.stream_limited(node, a, &param, grid, sink),
         };
         self.notes.borrow_mut().merge(told);
         result
@@ -155,6 +155,7 @@ impl Exec<'_> {
             cost += more;
             self.budget.hold(Holder::Ranking, more)
         })?;
+        self.matched(node, grouping.matched);
         if ignored {
             self.notes.borrow_mut().histogram_ignored_in_aggregation(name, node.span);
         }
@@ -190,7 +191,14 @@ impl Exec<'_> {
     }
 
     /// `limitk` and `limit_ratio`: each series can be judged when it comes.
-    fn stream_limited(&self, a: &Aggregate, param: &Param, grid: &Grid, sink: &mut Sink<'_>) -> Result<(), QueryError> {
+    fn stream_limited(
+        &self,
+        node: &Node,
+        a: &Aggregate,
+        param: &Param,
+        grid: &Grid,
+        sink: &mut Sink<'_>,
+    ) -> Result<(), QueryError> {
         let mut grouping = Grouping::new(&a.grouping, a.without);
         let mut taken: Vec<Vec<u32>> = Vec::new();
         // Of an instant answer the series come group by group, in the order of the heap that Prometheus puts them in.
@@ -235,6 +243,7 @@ impl Exec<'_> {
                 None => sink(series),
             }
         })?;
+        self.matched(node, grouping.matched);
         for (heap, mut group) in instant {
             let in_order = heap.iter().filter_map(|c| group.get_mut(c.series).and_then(Option::take));
             in_order.collect::<Vec<_>>().into_iter().try_for_each(&mut *sink)?;
@@ -243,10 +252,16 @@ impl Exec<'_> {
     }
 
     #[inline(never)]
-    pub(super) fn stream_quantile(&self, a: &Aggregate, grid: &Grid, sink: &mut Sink<'_>) -> Result<(), QueryError> {
+    pub(super) fn stream_quantile(
+        &self,
+        node: &Node,
+        a: &Aggregate,
+        grid: &Grid,
+        sink: &mut Sink<'_>,
+    ) -> Result<(), QueryError> {
         let (param, name) = self.param(a, grid)?;
         self.with_input(&a.arg, (grid, 0), Holder::Ranking, sink, &mut |grid, first, held, sink| {
-            self.quantile_at(a, &param, name, (grid, first), &held, sink)
+            self.quantile_at((node, a), &param, name, (grid, first), &held, sink)
         })?;
         if let Some(node) = &a.param {
             let mut notes = self.notes.borrow_mut();
@@ -266,7 +281,7 @@ impl Exec<'_> {
     /// A part of the steps, of which `first` is the first.
     fn quantile_at(
         &self,
-        a: &Aggregate,
+        (node, a): (&Node, &Aggregate),
         param: &Param,
         name: &str,
         (grid, first): (&Grid, usize),
@@ -287,6 +302,7 @@ impl Exec<'_> {
                 self.notes.borrow_mut().histogram_ignored_in_aggregation(name, a.arg.span);
             }
         }
+        self.matched(node, grouping.matched);
         let mut values = Vec::new();
         for (labels, group) in grouping.labels.iter().zip(&members) {
             let mut column = Column::empty(grid.len);

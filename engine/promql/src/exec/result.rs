@@ -19,7 +19,7 @@ pub struct QueryResult {
 }
 
 /// What a query took.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct QueryStats {
     /// Samples read from the source.
     pub samples_read: u64,
@@ -29,6 +29,30 @@ pub struct QueryStats {
     pub peak_samples: u64,
     /// Most bytes held at once.
     pub peak_bytes: u64,
+    /// Samples by step, if [`super::EngineOptions::count_samples`] asks for them.
+    pub steps: Option<StepSamples>,
+}
+
+/// The samples that each step looks at, as Prometheus's query statistics count them: a histogram as its size in units of 16
+/// bytes, a window as all that it holds, a step as if it were a query of its own, whatever is evaluated once for all.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StepSamples {
+    /// Time of the first step, milliseconds.
+    pub start: i64,
+    /// From one to the next, milliseconds.
+    pub step: i64,
+    /// `totalQueryableSamplesPerStep`: samples that steps look at.
+    pub queryable: Vec<u64>,
+    /// `samplesReadPerStep`: the same, without those that the window of the step before has, too.
+    pub read: Vec<u64>,
+}
+
+impl StepSamples {
+    /// Counts by time, milliseconds.
+    pub fn by_time<'a>(&self, counts: &'a [u64]) -> impl Iterator<Item = (i64, u64)> + use<'a> {
+        let Self { start, step, .. } = *self;
+        counts.iter().enumerate().map(move |(i, n)| (start.saturating_add(step.saturating_mul(i as i64)), *n))
+    }
 }
 
 /// An answer, by its type.

@@ -3,7 +3,7 @@
 
 use super::budget::Cost;
 use super::column::{Bits, histograms_cost};
-use super::dense::{Ends, Extrapolation, Shape};
+use super::dense::{Ends, Extrapolation};
 use crate::functions::rate::Kind;
 use crate::histogram::Accumulator;
 use crate::parse::RangeMode;
@@ -73,20 +73,10 @@ pub(super) fn rates(table: &Table, range: &RangeArg, grid: &Grid, kind: Kind) ->
     let mut extrapolation = Extrapolation::new(*range, kind);
     let mut out = Rows { layout: Arc::clone(&layout), width, present: Bits::none(grid.len), values: Vec::new() };
     out.values.resize(grid.len.checked_mul(width)?, 0.0);
-    let (mut from, mut to, mut reset) = (0, 0, 0);
-    for (i, slots) in out.values.chunks_exact_mut(width).enumerate() {
-        let end = ends.at(i);
-        let start = end - range;
-        while table.times.get(to).is_some_and(|t| *t <= end) {
-            to += 1;
-        }
-        while from < to && table.times.get(from).is_some_and(|t| *t <= start) {
-            from += 1;
-        }
-        if to - from < 2 {
-            continue;
-        }
-        let (Some(first_t), Some(last_t)) = (table.times.get(from), table.times.get(to - 1)) else { break };
+    let mut reset = 0;
+    for (i, slots, w) in ends.windows(&table.times, *range, out.values.chunks_exact_mut(width)) {
+        let Some(shape) = w.shape(&table.times) else { continue };
+        let (from, to) = (w.from, w.to);
         let (Some(first), Some(last)) = (row(from), row(to - 1)) else { break };
         while resets.get(reset).is_some_and(|at| *at <= from) {
             reset += 1;
@@ -107,8 +97,6 @@ pub(super) fn rates(table: &Table, range: &RangeArg, grid: &Grid, kind: Kind) ->
                 *slot += lost;
             }
         }
-        let shape =
-            Shape { before: first_t - start, sampled: last_t - first_t, after: end - last_t, samples: to - from };
         let (Some(first), Some(increase)) = (first.first(), slots.first()) else { break };
         // Adding 0 turns −0 into 0, as the general way does.
         let by = extrapolation.by(shape, *first, increase + 0.0);

@@ -65,7 +65,8 @@ impl<'q> Exec<'q> {
         f: &mut dyn FnMut(Labels, &mut Samples) -> Result<(), QueryError>,
     ) -> Result<(), QueryError> {
         // Start times, and what is left of histograms for their statistics, are not in rows.
-        let wants_rows = form == Form::Rows && !selector.stats && !self.options.start_timestamps;
+        let wants_rows =
+            form == Form::Rows && !selector.stats && !self.options.start_timestamps && !self.options.count_samples;
         let mut samples = Samples { wants_rows, ..Samples::default() };
         let keep_stale = form == Form::WithStale;
         if let Some(slice) = &self.slice {
@@ -158,6 +159,10 @@ impl<'q> Exec<'q> {
             if column.is_empty() {
                 return Ok(());
             }
+            // As in Prometheus, what smoothing looks at is not counted.
+            if !smoothed {
+                self.tally_values(&column, grid);
+            }
             sink(SeriesColumn { labels, drop_name: false, column })
         })
     }
@@ -170,13 +175,23 @@ impl<'q> Exec<'q> {
         form: Form,
         f: &mut dyn FnMut(Head, &mut Samples) -> Result<(), QueryError>,
     ) -> Result<(), QueryError> {
+        let tally = self.tally();
         match arg {
-            RangeArg::Selector { selector, .. } => {
-                self.read(selector, form, &mut |labels, samples| f(Head { labels, drop_name: false }, samples))
-            }
+            RangeArg::Selector { selector, .. } => self.read(selector, form, &mut |labels, samples| {
+                if let Some(tally) = &tally {
+                    self.tally_windows(tally, arg, grid, samples);
+                }
+                f(Head { labels, drop_name: false }, samples)
+            }),
             RangeArg::Subquery(s) => {
                 let inner = s.grid(grid);
-                self.subquery_series(&s.child, &inner, f)
+                let mut f = |head: Head, samples: &mut Samples| {
+                    if let Some(tally) = &tally {
+                        self.tally_windows(tally, arg, grid, samples);
+                    }
+                    f(head, samples)
+                };
+                self.within(s, grid, || self.subquery_series(&s.child, &inner, &mut f))
             }
         }
     }

@@ -5,9 +5,11 @@ use super::annotations::Annotations;
 use super::budget::{Cost, Holder};
 use super::column::SeriesColumn;
 use super::eval::{Exec, Sink};
+use super::tally::Tally;
 use crate::parse::Span;
 use crate::plan::{Grid, Shared};
 use std::rc::Rc;
+use std::sync::Arc;
 
 /// The part of the budget that kept subtrees may fill, each: one in this many.
 const SHARE: u64 = 8;
@@ -20,6 +22,8 @@ pub(super) struct Kept {
     /// Where it stood.
     span: Span,
     cost: Cost,
+    /// What it looked at.
+    tally: Option<Arc<Tally>>,
 }
 
 impl Exec<'_> {
@@ -32,6 +36,9 @@ impl Exec<'_> {
             Some(None) => self.stream(&shared.node, grid, sink),
             Some(Some(kept)) => {
                 self.notes.borrow_mut().merge(kept.notes.clone().moved(kept.span, shared.node.span));
+                if let (Some(outer), Some(again)) = (self.tally(), &kept.tally) {
+                    outer.merge(again);
+                }
                 if shared.left > 0 {
                     return kept.series.iter().try_for_each(|s| sink(s.clone()));
                 }
@@ -50,7 +57,7 @@ impl Exec<'_> {
         let before = self.notes.take();
         let mut series: Option<Vec<SeriesColumn>> = Some(Vec::new());
         let mut cost = Cost::default();
-        let result = self.stream(&shared.node, grid, &mut |s| {
+        let mut keep = |s: SeriesColumn| {
             if let Some(kept) = &mut series {
                 let more = s.cost();
                 cost += more;
@@ -63,11 +70,20 @@ impl Exec<'_> {
                 }
             }
             sink(s)
-        });
+        };
+        let mut tally = None;
+        let result = self.apart(
+            grid,
+            || self.stream(&shared.node, grid, &mut keep),
+            |outer, own| {
+                outer.merge(&own);
+                tally = Some(own);
+            },
+        );
         let told = self.notes.replace(before);
         self.notes.borrow_mut().merge(told.clone());
         let span = shared.node.span;
-        let kept = series.map(|series| Rc::new(Kept { series, notes: told, span, cost }));
+        let kept = series.map(|series| Rc::new(Kept { series, notes: told, span, cost, tally }));
         self.kept.borrow_mut().insert(shared.id, kept);
         result
     }

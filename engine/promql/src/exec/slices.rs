@@ -9,6 +9,7 @@ use super::column::SeriesColumn;
 use super::eval::{Exec, Sink, unexpected};
 use super::source::{Entry, SeriesSet};
 use crate::plan::{Grid, Node};
+use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -126,9 +127,9 @@ impl<'q> Exec<'q> {
             issued += 1;
         }
         // Threads get what they share by reference; notes stay with each.
-        let shared = self.shared;
+        let (shared, tally) = (self.shared, self.tally());
         let help = || {
-            let exec = Exec::of(shared);
+            let exec = Exec { tally: RefCell::new(tally.clone()), ..Exec::of(shared) };
             let mut state = yard.lock();
             while !state.closed {
                 match state.waiting.pop_front() {
@@ -204,7 +205,7 @@ impl<'q> Exec<'q> {
     }
 
     fn slice(&self, node: &Node, grid: &Grid, slice: Vec<Entry<'q>>) -> Result<Done, QueryError> {
-        let exec = Exec::of_slice(self.shared, slice);
+        let exec = self.of_slice(slice);
         let mut done =
             Done { series: Vec::new(), notes: Annotations::default(), cost: Cost::default(), peak_samples: 0 };
         exec.stream(node, grid, &mut |series| {

@@ -53,6 +53,7 @@ impl Exec<'_> {
             if column.is_empty() {
                 return Ok(());
             }
+            self.tally_values(&column, grid);
             let series = self.without_name(SeriesColumn { labels, drop_name: false, column });
             if arg.injective { sink(series) } else { merged.add(series) }
         })?;

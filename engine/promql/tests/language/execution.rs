@@ -163,6 +163,36 @@ fn plans_explain_themselves() {
 }
 
 #[test]
+fn groups_and_partners_are_looked_for_once_per_series() {
+    let lab = crowd();
+    // 210 series of requests_total, of which 70 have a limit.
+    for (query, series) in [
+        ("sum by (a) (requests_total)", 210),
+        ("avg without (b) (rate(requests_total[1m]))", 210),
+        ("topk by (a) (2, requests_total)", 210),
+        ("limitk by (a) (2, requests_total)", 210),
+        ("quantile by (a) (0.3, requests_total)", 210),
+        ("histogram_quantile(0.5, requests_total)", 210),
+        ("requests_total / limit", 280),
+        ("requests_total * on (a, b) group_left limit", 280),
+        ("limit * on (a, b) group_right requests_total", 280),
+        ("limit + fill (1) requests_total", 280),
+        ("requests_total and limit", 280),
+        ("requests_total unless limit", 280),
+        ("limit or requests_total", 280),
+    ] {
+        for steps in [1, 2, 800] {
+            let times = Times::Range { start: 100_000, end: 100_000 + (steps - 1) * 500, step: 500 };
+            let plan = Plan::new(query, times, &lab.options).unwrap();
+            let clock = model::world::RealClock::default();
+            let (_, told) = plan.analyze(&lab.source, &Stop::new(), &Account::new(&lab.options), &clock).unwrap();
+            assert_eq!(told.measured.unwrap().matched, series, "{query} at {steps} steps");
+            assert_eq!(told.json()["matched"], series, "{query}");
+        }
+    }
+}
+
+#[test]
 fn thanos_functions_look_before_the_window() {
     let lab = Lab::new().load(60, "c_total", [1.0, 2.0, 5.0, 5.0, 1.0, 4.0]).load(600, "new_total", [7.0]);
     assert_eq!(lab.at(300, "xincrease(c_total[2m])"), ["{} 4"]);

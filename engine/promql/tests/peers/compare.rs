@@ -211,7 +211,7 @@ pub(crate) fn is_unstable(query: &str, what: &str) -> bool {
         "mad_",
         "delta",
     ];
-    let pinned = has_no_answer(query) || is_accident(query);
+    let pinned = answers_otherwise(query);
     // Any series will do, and which they are may decide over an error.
     let limits = holds(query, |e| matches!(e, Expr::Aggregate(a) if a.op == AggregateOp::Limitk));
     if what.starts_with("annotations") {
@@ -229,6 +229,11 @@ pub(crate) fn is_unstable(query: &str, what: &str) -> bool {
     }
     let turns = TURN.iter().any(|w| query.contains(w)) && ROUGH.iter().any(|w| query.contains(w));
     pinned || limits || turns || is_noise(query) || is_log_of_subnormal(query, what)
+}
+
+/// True if Prometheus answers something else than the query says, by one of its known accidents.
+pub(crate) fn answers_otherwise(query: &str) -> bool {
+    has_no_answer(query) || is_accident(query)
 }
 
 /// True if the change over time of what a mathematical function gave is asked, or its place on a circle: of near equals the
@@ -365,6 +370,7 @@ fn is_accident(query: &str) -> bool {
         Expr::Call(c) if c.func.name == "histogram_quantiles" => holds(query, |e| match e {
             Expr::Aggregate(a) => a.grouping.iter().any(|g| g == "le"),
             Expr::Vector(s) => s.name.is_empty(),
+            Expr::Matrix(m) => m.selector.name.is_empty(),
             _ => false,
         }),
         Expr::Call(c) if c.func.name == "info" => c.args.first().is_some_and(holds_move_or_range),

@@ -26,8 +26,13 @@ pub(crate) struct Pair {
 impl Pair {
     /// With fresh data.
     pub(crate) fn new(r: &mut Rng, delayed_name_removal: bool) -> Self {
+        Self::with(r, if delayed_name_removal { ",promql-delayed-name-removal" } else { "" }, delayed_name_removal)
+    }
+
+    /// With features of Prometheus beside those that open the language.
+    pub(crate) fn with(r: &mut Rng, features: &str, delayed_name_removal: bool) -> Self {
         let series = data::generate(r);
-        let peer = start(&series, if delayed_name_removal { ",promql-delayed-name-removal" } else { "" });
+        let peer = start(&series, features);
         let source = read_back(&peer, START - 3_600_000, START + 2 * LENGTH);
         assert_eq!(source.len(), series.len(), "Prometheus holds what it was given");
         let options = EngineOptions {
@@ -42,7 +47,8 @@ impl Pair {
         Self { peer, source, options }
     }
 
-    pub(crate) fn ask(&self, query: &str, times: Times) -> Answer {
+    /// Prometheus's answer as it comes.
+    pub(crate) fn get(&self, query: &str, times: Times, more: &str) -> testkit::http::Answer {
         let form = match times {
             Times::Instant(t) => format!("query?time={}", t as f64 / 1000.0),
             Times::Range { start, end, step } => format!(
@@ -52,8 +58,12 @@ impl Pair {
                 step as f64 / 1000.0
             ),
         };
-        let url = format!("{}/api/v1/{form}&query={}", self.peer.url(), testkit::http::encode(query));
-        theirs(&serde_json::from_str(&testkit::http::get(&url).unwrap().body).unwrap())
+        let url = format!("{}/api/v1/{form}{more}&query={}", self.peer.url(), testkit::http::encode(query));
+        testkit::http::get(&url).unwrap()
+    }
+
+    pub(crate) fn ask(&self, query: &str, times: Times) -> Answer {
+        theirs(&serde_json::from_str(&self.get(query, times, "").body).unwrap())
     }
 
     pub(crate) fn answer(&self, query: &str, times: Times) -> Answer {

@@ -12,6 +12,7 @@ mod queries;
 mod random;
 mod server;
 mod shrink;
+mod stats;
 mod thanos;
 #[path = "../common/words.rs"]
 mod words;

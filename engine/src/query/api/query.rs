@@ -8,7 +8,7 @@ use crate::query::warning::Warning;
 use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
 use axum::response::Response;
-use promql::exec::{QueryValue, Times};
+use promql::exec::{QueryValue, StepSamples, Times};
 use std::fmt::Write;
 use std::sync::Arc;
 use std::time::Duration;
@@ -97,6 +97,7 @@ fn settings(api: &Api, p: &Params, times: Times) -> Result<Settings, ApiError> {
         lookback_ms: p.duration("lookback_delta")?.filter(|l| *l > 0).unwrap_or(api.args.lookback_delta.0),
         // As in Thanos, everything else is no.
         analyze: matches!(p.get("analyze"), Some("true" | "1")),
+        count_samples: p.get("stats").is_some(),
         max_resolution_ms: max_resolution(api, p, times)?,
         only: Arc::new(p.store_match()?),
         shard: p.shard()?.map(Arc::new),
@@ -140,7 +141,8 @@ async fn run(
     {
         warnings.push("results truncated due to limit".to_owned().into());
     }
-    let mut more = if p.get("stats").is_some() { stats(&answer) } else { String::new() };
+    let by_step = p.get("stats") == Some("all") && api.evaluator.options().per_step_stats;
+    let mut more = if p.get("stats").is_some() { stats(&answer, by_step) } else { String::new() };
     if let Some(analysis) = &answer.analysis {
         let _ = write!(more, ",\"analysis\":{}", analysis.json());
     }
@@ -190,7 +192,8 @@ fn stream(answer: Answer, more: String, warnings: Vec<Warning>, infos: Vec<Strin
     reply(Body::from_stream(tokio_stream::wrappers::ReceiverStream::new(from)), &said)
 }
 
-fn stats(answer: &Answer) -> String {
+/// What a query took, in Prometheus's form; counts `by_step` as its feature `promql-per-step-stats` adds them.
+fn stats(answer: &Answer, by_step: bool) -> String {
     let (t, s) = (&answer.timings, &answer.result.stats);
     let mut out = String::new();
     let whole = t.queue + t.preparation + t.evaluation;
@@ -205,11 +208,21 @@ fn stats(answer: &Answer) -> String {
     for (name, time) in seconds {
         let _ = write!(out, ",\"{name}\":{}", time.as_secs_f64());
     }
-    let _ = write!(
-        out,
-        "}},\"samples\":{{\"totalQueryableSamples\":{0},\"samplesRead\":{0},\"peakSamples\":{1},\"seriesRead\":{2}}}}}",
-        s.samples_read, s.peak_samples, s.series_read
-    );
+    out.push_str("},\"samples\":{");
+    let none = StepSamples::default();
+    let steps = s.steps.as_ref().unwrap_or(&none);
+    for (name, counts) in [("totalQueryableSamples", &steps.queryable), ("samplesRead", &steps.read)] {
+        if by_step && !counts.is_empty() {
+            let _ = write!(out, "\"{name}PerStep\":[");
+            for (i, (t, n)) in steps.by_time(counts).enumerate() {
+                let comma = if i == 0 { "" } else { "," };
+                let _ = write!(out, "{comma}[{},{n}]", t as f64 / 1000.0);
+            }
+            out.push_str("],");
+        }
+        let _ = write!(out, "\"{name}\":{},", counts.iter().sum::<u64>());
+    }
+    let _ = write!(out, "\"peakSamples\":{},\"seriesRead\":{}}}}}", s.peak_samples, s.series_read);
     out
 }
 

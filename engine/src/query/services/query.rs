@@ -76,6 +76,7 @@ impl Services {
             replica_labels,
             lookback_ms: Some(millis(asked.lookback_seconds)).filter(|l| *l > 0).unwrap_or(self.args.lookback_delta.0),
             analyze: false,
+            count_samples: false,
             max_resolution_ms: millis(asked.max_resolution_seconds.max(0)),
             only: Arc::new(only),
             shard,
