@@ -24,6 +24,31 @@ pub const NO_COMPACT_MARK: &str = "no-compact-mark.json";
 /// Marks a block that is not to be downsampled.
 pub const NO_DOWNSAMPLE_MARK: &str = "no-downsample-mark.json";
 
+/// What lies as `meta.json` where an upload that broke off was cleared away. No reader takes it for a block: it is JSON,
+/// but its version is no number, which Thanos counts as one damaged meta.json (a number other than 1 would fail its whole look at the
+/// bucket); and since `meta.json` is only ever created, the one of a process that was frozen while it sent it can't land any more.
+pub fn closed(id: BlockId) -> String {
+    format!(
+        "{{\"version\":\"none\",\"ulid\":\"{id}\",\"panoptes\":\"{CLOSED}\",\"why\":\"the upload broke off and was cleared away; this keeps a late \
+         meta.json out, and goes some days later\"}}\n"
+    )
+}
+
+/// What [`closed`] says in its field `panoptes`.
+const CLOSED: &str = "closed";
+
+/// Whether these bytes are what [`closed`] writes.
+pub fn is_closed(bytes: &[u8]) -> bool {
+    #[derive(serde::Deserialize)]
+    struct Closed<'a> {
+        #[serde(borrow)]
+        version: std::borrow::Cow<'a, str>,
+        #[serde(borrow)]
+        panoptes: std::borrow::Cow<'a, str>,
+    }
+    serde_json::from_slice::<Closed<'_>>(bytes).is_ok_and(|c| c.version == "none" && c.panoptes == CLOSED)
+}
+
 /// The directory of a block, with a slash at its end.
 pub fn directory(id: BlockId) -> String {
     format!("{id}/")
@@ -106,6 +131,15 @@ mod tests {
         assert_eq!(parse("debug/metas/x.json"), None);
         let files = ["meta.json", "index", "tombstones", "chunks/000002", "chunks/000001"].map(str::to_owned).to_vec();
         assert_eq!(upload_order(files), ["chunks/000001", "chunks/000002", "index", "tombstones"]);
+    }
+
+    #[test]
+    fn a_closed_id_is_no_block() {
+        let id: BlockId = "01ARZ3NDEKTSV4RRFFQ69G5FAV".parse().unwrap();
+        let closed = closed(id);
+        assert!(is_closed(closed.as_bytes()) && tsdb::BlockMeta::read("m", closed.as_bytes()).is_err());
+        let meta = tsdb::BlockMeta::new(id, 0, 1).write().unwrap();
+        assert!(!is_closed(&meta) && !is_closed(b"{}") && !is_closed(b"{\"panoptes\":\"closed\",\"version\":1}"));
     }
 
     #[tokio::test]

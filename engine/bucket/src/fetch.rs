@@ -60,6 +60,8 @@ impl Block {
 pub enum Reason {
     /// No meta.json: an upload that runs, or one that never ended.
     NoMeta,
+    /// An upload that broke off and was cleared away: its id is closed for some days (see [`block::closed`]).
+    Closed,
     /// A meta.json that can't be read: what is wrong with it.
     BrokenMeta(String),
 }
@@ -142,6 +144,18 @@ pub struct Fetcher {
 enum Cached {
     Meta(Arc<BlockMeta>),
     Broken(String),
+    Closed,
+}
+
+impl Cached {
+    /// Why it is no block; none if it is one.
+    fn reason(&self) -> Option<Reason> {
+        match self {
+            Self::Meta(_) => None,
+            Self::Broken(why) => Some(Reason::BrokenMeta(why.clone())),
+            Self::Closed => Some(Reason::Closed),
+        }
+    }
 }
 
 /// The objects of one block in a listing.
@@ -197,7 +211,7 @@ impl Fetcher {
     pub fn remembered(&self) -> impl Iterator<Item = (&Arc<BlockMeta>, (&Version, u64, i64))> {
         self.metas.values().filter_map(|(version, size, modified, cached)| match cached {
             Cached::Meta(meta) => Some((meta, (version, *size, *modified))),
-            Cached::Broken(_) => None,
+            Cached::Broken(_) | Cached::Closed => None,
         })
     }
 
@@ -205,7 +219,7 @@ impl Fetcher {
     pub fn recall(&self) -> Option<View> {
         let metas = self.metas.iter().filter_map(|(id, (.., cached))| match cached {
             Cached::Meta(meta) => Some((*id, Block::told(Arc::clone(meta)))),
-            Cached::Broken(_) => None,
+            Cached::Broken(_) | Cached::Closed => None,
         });
         let view = View { blocks: metas.collect(), ..View::default() };
         (!view.blocks.is_empty()).then_some(view)
@@ -303,10 +317,7 @@ impl Fetcher {
                 // A meta.json that could not be read now is neither a block nor a partial one.
                 None if found.meta.is_some() => {}
                 other => {
-                    let reason = match other {
-                        Some(Cached::Broken(why)) => Reason::BrokenMeta(why.clone()),
-                        _ => Reason::NoMeta,
-                    };
+                    let reason = other.and_then(Cached::reason).unwrap_or(Reason::NoMeta);
                     let (objects, newest_ms) = (found.sizes.len() as u64, found.newest_ms);
                     view.partial.insert(*id, Partial { reason, objects, bytes, newest_ms, marks });
                 }
@@ -417,7 +428,7 @@ impl Fetcher {
             let meta = match (self.metas.get(id), told.get(id)) {
                 _ if self.dead.contains(id) => None,
                 (Some((.., Cached::Meta(meta))), _) => Some(meta),
-                (Some((.., Cached::Broken(_))), _) => None,
+                (Some((.., Cached::Broken(_) | Cached::Closed)), _) => None,
                 (None, meta) => meta,
             };
             match (meta, self.metas.get(id)) {
@@ -430,12 +441,12 @@ impl Fetcher {
                     let block = old.map(|b| Block { meta: Arc::clone(meta), ..b });
                     blocks.insert(*id, block.unwrap_or_else(|| Block::told(Arc::clone(meta))));
                 }
-                (None, Some((.., Cached::Broken(why)))) => {
-                    view.partial.insert(*id, Partial::unlisted(Reason::BrokenMeta(why.clone())));
-                }
-                (None, _) => {
-                    view.partial.entry(*id).or_insert_with(|| Partial::unlisted(Reason::NoMeta));
-                }
+                (None, known) => match known.and_then(|(.., cached)| cached.reason()) {
+                    Some(reason) => drop(view.partial.insert(*id, Partial::unlisted(reason))),
+                    None => {
+                        view.partial.entry(*id).or_insert_with(|| Partial::unlisted(Reason::NoMeta));
+                    }
+                },
             }
         }
         view.blocks = blocks;
@@ -579,6 +590,7 @@ async fn read_meta(bucket: &Bucket, id: BlockId) -> Result<((Version, u64, i64),
     let cached = match BlockMeta::read(&path, &object.bytes) {
         Ok(read) if read.id == id => Cached::Meta(Arc::new(read)),
         Ok(read) => Cached::Broken(format!("{path} says that it is block {}", read.id)),
+        Err(_) if block::is_closed(&object.bytes) => Cached::Closed,
         Err(e) => Cached::Broken(e.to_string()),
     };
     Ok(((object.meta.version, object.meta.size, object.meta.modified_ms), cached))

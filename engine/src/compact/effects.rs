@@ -5,8 +5,10 @@ use super::{Fault, foreign};
 use bucket::lease::Lease;
 use bucket::{Bucket, Kind, block, mark};
 use futures::TryStreamExt as _;
-use model::BlockId;
+use model::{BlockId, protection};
+use parking_lot::Mutex;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use tsdb::BlockMeta;
 use tsdb::marks::{DeletionMark, NoCompactMark, NoDownsampleMark};
 use tsdb::meta::MAX_META_BYTES;
@@ -26,7 +28,12 @@ pub(super) enum Done {
 pub(super) struct Effects {
     pub(super) bucket: Bucket,
     pub(super) lease: Lease,
+    /// The marks for deletion that this tenure set: a listing may not show them yet.
+    pub(super) marked: Marked,
 }
+
+/// Marks for deletion, by block.
+pub(super) type Marked = Arc<Mutex<BTreeMap<BlockId, DeletionMark>>>;
 
 impl Effects {
     fn seconds(&self) -> i64 {
@@ -54,6 +61,7 @@ impl Effects {
         let mark = foreign::mark(id, self.seconds(), details, &record.holder, record.epoch);
         self.lease.confirm().await?;
         mark::create(&self.bucket, &mark).await?;
+        self.marked.lock().insert(id, mark);
         Ok(Done::Yes)
     }
 
@@ -104,11 +112,23 @@ impl Effects {
     }
 
     /// Deletes what is left of an upload of our own that broke off, unless it is a block after all. What the catalogue calls
-    /// committed is none, whatever it lacks.
-    pub(super) async fn clear(&self, id: BlockId) -> Result<Done, Fault> {
+    /// committed is none, whatever it lacks. First the id is closed, so that nobody's meta.json comes late; it stays closed until
+    /// it is `forgotten`.
+    pub(super) async fn clear(&self, id: BlockId, forgotten: bool) -> Result<Done, Fault> {
         let path = block::object(id, block::META);
         match self.bucket.get(&path, MAX_META_BYTES).await {
-            Err(e) if e.is_not_found() => return self.remove_partial(id, 0).await,
+            Err(e) if e.is_not_found() => {
+                if !forgotten && !protection::off("closed-ids") {
+                    self.lease.confirm().await?;
+                    match self.bucket.create(&path, block::closed(id)).await {
+                        Ok(_) => {}
+                        Err(e) if e.kind == Kind::Exists => return Ok(Done::Moot(format!("{id} is a block by now"))),
+                        Err(e) => return Err(e.into()),
+                    }
+                }
+                return self.empty(id, forgotten).await;
+            }
+            Ok(object) if block::is_closed(&object.bytes) => return self.empty(id, forgotten).await,
             Err(e) if e.kind == Kind::TooLarge => return Ok(Done::Moot(e.to_string())),
             Err(e) => return Err(e.into()),
             Ok(object) => match BlockMeta::read(&path, &object.bytes) {
@@ -130,6 +150,18 @@ impl Effects {
             },
         }
         self.remove(id).await
+    }
+
+    /// Deletes all objects of an id that is no block; meta.json, last, only `with_meta`.
+    async fn empty(&self, id: BlockId, with_meta: bool) -> Result<Done, Fault> {
+        let meta = block::object(id, block::META);
+        let mut all: Vec<bucket::Meta> = self.bucket.list(&block::directory(id)).try_collect().await?;
+        all.sort_by_key(|o| o.path == meta);
+        for object in all.iter().filter(|o| with_meta || o.path != meta) {
+            self.lease.check()?;
+            self.bucket.delete(&object.path).await?;
+        }
+        Ok(Done::Yes)
     }
 
     /// Deletes what is left of an upload that broke off: all of it was written at least `age` (ms) ago, and there is no

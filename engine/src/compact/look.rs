@@ -1,5 +1,6 @@
 //! What is in the bucket, as the planner is told it: the listing, and what is known better.
 
+use super::effects::Marked;
 use super::share::Share;
 use super::{Fault, PRODUCER, foreign, producer};
 use bucket::catalogue::{Reader, State};
@@ -25,6 +26,8 @@ pub(super) struct Look {
     /// What this tenure announced, and has not seen committed or cleared away: it may be there whatever became of the upload, and a
     /// listing may not show it yet.
     announced: Announced,
+    /// Marks for deletion that this tenure set.
+    marked: Marked,
     share: Share,
     /// When the lease began, ms.
     since_ms: i64,
@@ -33,9 +36,11 @@ pub(super) struct Look {
 /// Blocks that were announced, also while they are being sent.
 pub(super) type Announced = Arc<Mutex<BTreeSet<BlockId>>>;
 
-/// So long after it was made (ms), a block that a compactor of another scope announced and did not commit is nobody's: its scope may
-/// not exist any more.
-const FORGOTTEN: i64 = 7 * 86_400_000;
+/// So long after it was made (ms), a block that a compactor announced and did not commit is forgotten: no request for it is under
+/// way any more, and if it was one of another scope, that may not exist any more.
+pub(super) const FORGOTTEN: i64 = 4 * 86_400_000;
+/// So long (ms) a listing may lag behind our own marks.
+const LAG: i64 = 3_600_000;
 
 /// What was seen.
 pub(super) struct Seen {
@@ -43,8 +48,10 @@ pub(super) struct Seen {
     pub(super) snapshot: Arc<Snapshot>,
     /// Bytes of blocks, where they are known.
     pub(super) bytes: BTreeMap<BlockId, u64>,
-    /// Uploads of our own that broke off: what is left of them is garbage.
-    pub(super) broken_off: BTreeSet<BlockId>,
+    /// Uploads of our own that broke off, of which something is left that is garbage, and whether they are forgotten.
+    pub(super) broken_off: BTreeMap<BlockId, bool>,
+    /// Announced blocks that are forgotten, and of which nothing is left.
+    pub(super) dead: BTreeSet<BlockId>,
     /// Blocks whose meta.json is damaged, of which nothing more is known.
     pub(super) broken: Vec<(BlockId, String)>,
     /// Blocks of ours that were never committed, and look whole.
@@ -61,6 +68,7 @@ impl Look {
     pub(super) fn new(bucket: Bucket, metas: usize, share: Share, since_ms: i64) -> Self {
         Self {
             announced: Announced::default(),
+            marked: Marked::default(),
             share,
             fetcher: Fetcher::new(bucket.clone()).trusting(metas),
             catalogue: Reader::new(bucket.clone()),
@@ -82,6 +90,11 @@ impl Look {
         Arc::clone(&self.announced)
     }
 
+    /// Where whoever marks a block for deletion says so.
+    pub(super) fn marked(&self) -> Marked {
+        Arc::clone(&self.marked)
+    }
+
     /// What is left of an upload of ours was cleared away.
     pub(super) fn cleared(&mut self, id: BlockId) {
         self.announced.lock().remove(&id);
@@ -97,13 +110,17 @@ impl Look {
     pub(super) async fn look(&mut self) -> Result<Seen, Fault> {
         // The catalogue first: what it tells of must be in the listing that follows.
         // Where it can't be read whole, nothing is known of announced blocks either: a committed one would look abandoned.
-        let (told, intents) = match self.catalogue.read().await? {
-            State::Blocks(told) => (told, self.catalogue.intents().await?),
-            State::Absent | State::Unusable(_) => (BTreeMap::new(), Vec::new()),
+        let (told, intents, is_known) = match self.catalogue.read().await? {
+            State::Blocks(told) => (told, self.catalogue.intents().await?, true),
+            State::Absent => (BTreeMap::new(), Vec::new(), true),
+            State::Unusable(why) => {
+                tracing::warn!(why, "the catalogue can't be used: uploads that broke off stay until it can");
+                (BTreeMap::new(), Vec::new(), protection::off("unusable-catalogue"))
+            }
         };
         let mut view = self.fetcher.sync().await?;
         let now = self.bucket.world().clock.now_ms();
-        let there = view.blocks.keys().copied().collect();
+        let there: BTreeSet<BlockId> = view.blocks.keys().copied().collect();
         view.blocks.retain(|id, block| !self.deleted.contains(id) && self.share.has(&block.meta, now));
         let (unreadable, errors) = blamed(&view);
         view.errors = errors;
@@ -113,6 +130,12 @@ impl Look {
                 block.problems.push(what);
             }
         }
+        self.marked.lock().retain(|id, mark| {
+            if let Some(block) = snapshot.blocks.get_mut(id) {
+                block.marks.deletion.get_or_insert_with(|| mark.clone());
+            }
+            now.saturating_sub(mark.deletion_time.saturating_mul(1000)) < LAG
+        });
         let hidden: Vec<_> = told.iter().chain(&self.made).filter(|(id, _)| !view.blocks.contains_key(id)).collect();
         for (id, meta) in hidden {
             let is_known = self.deleted.contains(id) || snapshot.blocks.contains_key(id);
@@ -132,7 +155,7 @@ impl Look {
         let broken = view.partial.iter().filter(|(id, _)| snapshot.partial.contains_key(id));
         let broken = broken.filter_map(|(id, partial)| match &partial.reason {
             Reason::BrokenMeta(what) => Some((*id, what.clone())),
-            Reason::NoMeta => None,
+            Reason::NoMeta | Reason::Closed => None,
         });
         let broken = broken.collect();
         let ours = producer(&self.bucket, &self.share.scope)?;
@@ -150,18 +173,26 @@ impl Look {
                 snapshot.blocks.insert(*id, plan::Block::new(*meta));
             }
         }
-        let mut broken_off = BTreeSet::new();
+        let age = |id: BlockId| now.saturating_sub(i64::try_from(id.time_ms()).unwrap_or(i64::MAX));
+        let (mut broken_off, mut dead) = (BTreeMap::new(), BTreeSet::new());
+        // Whoever announced what nobody knows of may go on with it.
+        snapshot.partial.values_mut().for_each(|partial| partial.claimed |= !is_known);
         for (by, intent) in &intents {
-            let Some(partial) = snapshot.partial.get_mut(&intent.block) else { continue };
-            if by == ours.name() {
-                // Who announced it held the lease before, or failed: nobody is at it now.
-                broken_off.insert(intent.block);
-                partial.claimed = true;
-            } else {
-                // Another producer announced it: it may go on with it at any time, however long it was away, and is the one to
-                // end it. A compactor goes on with nothing.
-                let age = now.saturating_sub(i64::try_from(intent.block.time_ms()).unwrap_or(i64::MAX));
-                partial.claimed = !by.starts_with(PRODUCER) || age < FORGOTTEN;
+            let id = intent.block;
+            let forgotten = by.starts_with(PRODUCER) && age(id) >= FORGOTTEN;
+            let Some(partial) = snapshot.partial.get_mut(&id) else {
+                if forgotten && !there.contains(&id) {
+                    dead.insert(id);
+                }
+                continue;
+            };
+            // Another producer may go on with it at any time, however long it was away, and is the one to end it; a compactor goes
+            // on with nothing.
+            partial.claimed = true;
+            let is_closed = view.partial.get(&id).is_some_and(|p| p.reason == Reason::Closed && p.objects <= 1);
+            // Who announced it held the lease before, or failed: nobody is at it now.
+            if forgotten || (by == ours.name() && !is_closed) {
+                broken_off.insert(id, forgotten);
             }
         }
         // Announced by us, never committed, and its meta.json is there: it was killed right then, or it came behind our
@@ -176,7 +207,7 @@ impl Look {
             match snapshot.blocks.get(&id) {
                 Some(block) if block.problems.is_empty() => uncommitted.push(Arc::clone(&block.meta)),
                 Some(_) => {
-                    broken_off.insert(id);
+                    broken_off.insert(id, age(id) >= FORGOTTEN);
                     snapshot.blocks.remove(&id);
                 }
                 None => {}
@@ -188,7 +219,7 @@ impl Look {
         let foreign = foreign::sign(&view, &known, self.since_ms);
         let bytes = view.blocks.iter().filter(|(_, b)| b.bytes > 0).map(|(id, b)| (*id, b.bytes)).collect();
         let errors = view.errors;
-        Ok(Seen { snapshot: Arc::new(snapshot), bytes, broken_off, broken, uncommitted, foreign, errors, there })
+        Ok(Seen { snapshot: Arc::new(snapshot), bytes, broken_off, dead, broken, uncommitted, foreign, errors, there })
     }
 }
 

@@ -14,6 +14,8 @@ mod effects;
 mod foreign;
 mod look;
 mod metrics;
+#[allow(dead_code, reason = "the tools take it")]
+mod once;
 mod pass;
 mod progress;
 mod run;
@@ -24,6 +26,8 @@ mod tenure;
 mod tests;
 mod work;
 
+#[allow(unused_imports, reason = "tools take it")]
+pub(crate) use once::{Once, once};
 pub use run::run;
 
 use args::HashFunc;
@@ -35,7 +39,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tsdb::disk::Disk;
-use tsdb::plan::{Action, Settings};
+use tsdb::plan::{Item, Settings};
 use tsdb::series::Dedup;
 
 /// What a compactor needs to work.
@@ -79,7 +83,11 @@ struct Options {
     cleanup: Duration,
     count: Duration,
     /// Which kinds of work are done.
-    wanted: fn(&Action) -> bool,
+    wanted: fn(&Item) -> bool,
+    /// Work runs in the async threads: for simulations, which must go the same way each time.
+    inline: bool,
+    /// Who is told of each item that was done or failed.
+    told: Option<tokio::sync::mpsc::UnboundedSender<String>>,
     /// Free bytes of the disk where the folder lies; none if it can't be told.
     free: fn(&std::path::Path) -> Option<u64>,
 }

@@ -19,8 +19,9 @@ use tsdb::plan::{self, Action, Item, Plan, Snapshot, Why};
 
 /// Rounds of one pass: more are not needed by far, since each makes blocks wider.
 const ROUNDS: usize = 100;
-/// So many rounds of planning are looked ahead for the forecast.
+/// So many rounds of planning are looked ahead for the forecast; fewer in a bucket where that would plan for more blocks in all.
 const AHEAD: usize = 100;
+const AHEAD_BLOCKS: usize = 1_000_000;
 /// Marks and deletions at the same time.
 const EFFECTS: usize = 16;
 /// Entries of the catalogue from which on they are folded.
@@ -32,8 +33,8 @@ pub(super) struct Tenure {
     lease: Lease,
     look: Look,
     claims: Claims,
-    /// Announced blocks of uploads that broke off, cleared away: their entries in the catalogue may go a pass later.
-    cleared: BTreeSet<BlockId>,
+    /// Announced blocks that are forgotten, and of which nothing is left: their entries in the catalogue may go.
+    dead: BTreeSet<BlockId>,
     /// Blocks that the last look showed, of others' shares, too.
     shown: BTreeSet<BlockId>,
 }
@@ -64,7 +65,7 @@ impl Tenure {
             claims: Claims::new(bucket.clone(), lease.clone()),
             bucket: bucket.clone(),
             lease: lease.clone(),
-            cleared: BTreeSet::new(),
+            dead: BTreeSet::new(),
             shown: BTreeSet::new(),
         }
     }
@@ -102,10 +103,11 @@ impl Tenure {
             // Work that was given up may still be writing.
             drop(compactor.busy.write().await);
             work::clean(compactor, &|id| used.contains(id))?;
-            let effects = Effects { bucket: self.bucket.clone(), lease: self.lease.clone() };
+            let effects = self.effects();
             let announced = self.look.announced();
             let bench = Bench { compactor, effects, catalogue: catalogue.clone(), seen: &seen, announced };
             let outcomes = tokio::select! {
+                biased;
                 outcomes = run(&bench, items) => outcomes,
                 never = self.meanwhile(compactor, &used) => match never {},
             };
@@ -153,6 +155,10 @@ impl Tenure {
         }
     }
 
+    fn effects(&self) -> Effects {
+        Effects { bucket: self.bucket.clone(), lease: self.lease.clone(), marked: self.look.marked() }
+    }
+
     async fn see(&mut self, compactor: &Compactor) -> Result<Seen, Fault> {
         let (clock, metrics) = (&compactor.world.clock, &compactor.progress.metrics);
         let begin = clock.elapsed();
@@ -164,6 +170,7 @@ impl Tenure {
         }
         let seen = seen?;
         self.shown.clone_from(&seen.there);
+        self.dead.clone_from(&seen.dead);
         compactor.progress.deletions_stopped(seen.foreign.clone());
         compactor.progress.blocks(seen.snapshot.blocks.values().map(|b| b.meta.clone()).collect());
         Ok(seen)
@@ -180,7 +187,7 @@ impl Tenure {
     ) -> Result<Vec<Item>, Fault> {
         let replicas = &compactor.settings.replica_labels;
         let wanted = compactor.options.wanted;
-        let new = plan.items.iter().filter(|item| wanted(&item.action) && !tried.contains(&key(item)));
+        let new = plan.items.iter().filter(|item| wanted(item) && !tried.contains(&key(item)));
         // What takes blocks away is a foreign compactor's, if there is one: see `foreign`.
         let allowed = |item: &&Item| seen.foreign.is_none() || !takes_away(item);
         let items: Vec<Item> = new.filter(allowed).cloned().collect();
@@ -203,7 +210,7 @@ impl Tenure {
         seen: &Seen,
         tried: &mut BTreeSet<String>,
     ) -> Result<bool, Fault> {
-        let effects = Effects { bucket: self.bucket.clone(), lease: self.lease.clone() };
+        let effects = self.effects();
         // A predecessor was killed between meta.json and commit.
         for meta in &seen.uncommitted {
             if effects.is_whole(meta).await? {
@@ -213,12 +220,15 @@ impl Tenure {
             }
         }
         let mut some = false;
-        for id in seen.broken_off.iter().filter(|_| seen.foreign.is_none()) {
+        let wanted = |id: BlockId| {
+            let (action, why) = (Action::Delete(id), Why::UploadBrokeOff { age: 0 });
+            seen.foreign.is_none() && (compactor.options.wanted)(&Item { action, why })
+        };
+        for (id, forgotten) in seen.broken_off.iter().filter(|(id, _)| wanted(**id)) {
             // Once in a pass: a listing may be behind.
-            if tried.insert(format!("clear {id}")) && effects.clear(*id).await? == Done::Yes {
+            if tried.insert(format!("clear {id}")) && effects.clear(*id, *forgotten).await? == Done::Yes {
                 compactor.progress.metrics.partial_deletions.inc();
                 tracing::info!(block = %id, "what an upload of ours left that broke off is cleared away");
-                self.cleared.insert(*id);
                 self.look.cleared(*id);
                 some = true;
             }
@@ -268,7 +278,7 @@ impl Tenure {
         let plan = decide(compactor, &seen.snapshot, compactor.world.clock.now_ms(), counts).await?;
         let items = self.choose(compactor, &seen, &plan, &BTreeSet::new(), &mut BTreeMap::new()).await?;
         let is_due = |item: &&Item| deletes && matches!(&item.action, Action::Delete(id) if !used.contains(id));
-        let effects = Effects { bucket: self.bucket.clone(), lease: self.lease.clone() };
+        let effects = self.effects();
         let catalogue = producer(&self.bucket, &compactor.share.scope)?;
         let bench = Bench { compactor, effects, catalogue, seen: &seen, announced: self.look.announced() };
         for item in items.iter().filter(is_due) {
@@ -281,12 +291,8 @@ impl Tenure {
 
     /// Makes one document of many entries of the catalogue, and lets it forget what is gone.
     async fn fold(&mut self) -> Result<(), Fault> {
-        // Announced ids are kept known as long as a request of a frozen predecessor might still come.
-        let horizon = self.bucket.world().clock.now_ms().saturating_sub(7 * 86_400_000);
-        let dead: BTreeSet<BlockId> =
-            self.cleared.iter().filter(|id| i64::try_from(id.time_ms()).is_ok_and(|t| t < horizon)).copied().collect();
         let shown = |id: &BlockId| self.shown.contains(id);
-        let folding = fold(&self.bucket, &mut self.look.catalogue, &self.lease, &shown, &dead, FOLD).await?;
+        let folding = fold(&self.bucket, &mut self.look.catalogue, &self.lease, &shown, &self.dead, FOLD).await?;
         if folding != Default::default() {
             tracing::info!(entries = folding.entries, gone = folding.gone, "the catalogue was folded");
         }
@@ -315,7 +321,8 @@ async fn decide(compactor: &Compactor, snapshot: &Arc<Snapshot>, now: i64, ahead
             return Err(Fault::Held(broken.to_string()));
         }
         if ahead || plan.items.is_empty() {
-            progress.todo(&plan::forecast(&snapshot, now, &settings, AHEAD));
+            let rounds = (AHEAD_BLOCKS / snapshot.blocks.len().max(1)).clamp(3, AHEAD);
+            progress.todo(&plan::forecast(&snapshot, now, &settings, rounds));
         }
         Ok(plan)
     })
@@ -342,6 +349,14 @@ async fn run(bench: &Bench<'_>, items: Vec<Item>) -> Vec<Outcome> {
         let mut doing = futures::stream::iter(group)
             .map(|item| async move {
                 let result = one(bench, &item).await;
+                if let Some(told) = &bench.compactor.options.told {
+                    // Whoever asked may be gone.
+                    let _ = told.send(match &result {
+                        Ok(Made { moot: Some(why), .. }) => format!("not done: {item}: {why}"),
+                        Ok(_) => format!("done: {item}"),
+                        Err(fault) => format!("failed: {item}: {fault}"),
+                    });
+                }
                 Outcome { item, result }
             })
             .buffer_unordered(at_once.max(1));

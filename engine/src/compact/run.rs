@@ -125,6 +125,8 @@ pub async fn run(args: CompactArgs, world: World, shutdown: CancellationToken) -
             cleanup: args.cleanup_interval.duration(),
             count: args.progress_interval.duration(),
             wanted: |_| true,
+            inline: false,
+            told: None,
             free: space::free,
         },
         world,

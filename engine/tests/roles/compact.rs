@@ -69,7 +69,7 @@ fn put(bucket: &Path, n: u64, begin: i64, external: &[(&str, &str)]) {
 }
 
 /// Our compactor, one pass.
-async fn ours(bucket: &Path, data: &Path, change: impl FnOnce(&mut CompactArgs)) {
+pub(super) async fn ours(bucket: &Path, data: &Path, change: impl FnOnce(&mut CompactArgs)) {
     let mut args = CompactArgs {
         objstore_config: config(bucket),
         data_dir: data.display().to_string(),
@@ -91,7 +91,7 @@ fn thanos(bucket: &Path, arguments: &[&str]) -> String {
     text
 }
 
-fn verify(bucket: &Path) {
+pub(super) fn verify(bucket: &Path) {
     let said = thanos(
         bucket,
         &[
@@ -110,7 +110,7 @@ fn verify(bucket: &Path) {
     assert!(bad.is_none(), "{}", bad.unwrap_or_default());
 }
 
-fn thanos_compact(bucket: &Path, data: &Path, more: &[&str]) {
+pub(super) fn thanos_compact(bucket: &Path, data: &Path, more: &[&str]) {
     let port = testkit::ports::free().unwrap();
     let (address, dir) = (format!("--http-address=127.0.0.1:{port}"), format!("--data-dir={}", data.display()));
     let arguments = [&["compact", "--consistency-delay=0s", &address, &dir], more].concat();
@@ -148,7 +148,7 @@ async fn answers(bucket: &Path, resolution: i64) -> Answers {
     out
 }
 
-fn blocks(bucket: &Path) -> Vec<(String, bool, BlockMeta)> {
+pub(super) fn blocks(bucket: &Path) -> Vec<(String, bool, BlockMeta)> {
     let mut all = Vec::new();
     for entry in fs::read_dir(bucket).unwrap() {
         let (name, path) = {
@@ -206,6 +206,12 @@ async fn thanos_verifies_serves_and_goes_on_with_what_we_compacted() {
         let raw = before[labels].range(..T0 + 48 * HOUR).count();
         assert_eq!(*n, raw as f64, "{labels}");
     }
+    // An upload that broke off and was cleared away is one damaged meta.json to Thanos, and stands in nobody's way.
+    let closed = BlockId::from_parts((T0 + 100 * HOUR).unsigned_abs(), 99);
+    fs::create_dir(bucket.join(closed.to_string())).unwrap();
+    fs::write(bucket.join(closed.to_string()).join("meta.json"), bucket::block::closed(closed)).unwrap();
+    verify(&bucket);
+    assert_eq!(answers(&bucket, 0).await, before);
     // Deleted at once, and then Thanos goes on: it finds nothing to do.
     tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
     ours(&bucket, &data, |args| args.delete_delay = Millis(0)).await;

@@ -19,6 +19,7 @@ mod gateway;
 mod hostile;
 mod lies;
 mod links;
+mod penalty;
 mod querier;
 mod recorded;
 mod reload;

@@ -7,7 +7,7 @@ use testkit::goal::Goal;
 use tsdb::plan::Retention;
 
 /// Two days in blocks of eight hours and a bit more: a compaction, a downsampling, retention, deletions, a folding.
-async fn prepared() -> Site {
+pub(super) async fn prepared() -> Site {
     let retention = Retention { raw: 3 * DAY, ..Retention::default() };
     let mut site = Site::new(Settings { retention, ..raw() });
     for n in 0..6 {
@@ -18,7 +18,7 @@ async fn prepared() -> Site {
 }
 
 /// The work that ends somewhere: two passes, the second one when marks are old.
-async fn work(site: &Site, bucket: &bucket::Bucket) {
+pub(super) async fn work(site: &Site, bucket: &bucket::Bucket) {
     for _ in 0..2 {
         if site.pass(bucket, Arc::new(site.disk.clone())).await.is_err() {
             return;
@@ -28,7 +28,7 @@ async fn work(site: &Site, bucket: &bucket::Bucket) {
 }
 
 /// What follows: at most two more cleanings after the marks are old.
-async fn heal(site: &Site, disk: tsdb::disk::MemoryDisk, what: &str) {
+pub(super) async fn heal(site: &Site, disk: tsdb::disk::MemoryDisk, what: &str) {
     let bucket = site.own_bucket();
     for _ in 0..3 {
         let outcome = site.pass(&bucket, Arc::new(disk.clone())).await;
@@ -40,7 +40,7 @@ async fn heal(site: &Site, disk: tsdb::disk::MemoryDisk, what: &str) {
     assert!(site.blocks().values().all(|(m, _)| m.resolution() > 0), "{what}: not all was done");
 }
 
-fn block_on<T>(work: impl Future<Output = T>) -> T {
+pub(super) fn block_on<T>(work: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
     runtime.block_on(work)
 }

@@ -2,9 +2,11 @@
 
 mod bad_blocks;
 mod crashes;
+mod disks;
 mod flow;
 mod hostile;
 mod rivals;
+
 mod site;
 
 use site::{DAY, HOUR, Site, T0, raw};

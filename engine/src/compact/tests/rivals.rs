@@ -10,7 +10,7 @@ use model::world::{Clock, World};
 use parking_lot::Mutex;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 use testkit::goal::{Goal, Rng};
 use tokio::time::Instant;
@@ -32,25 +32,42 @@ impl Clock for Virtual {
 
 /// What the processes of a run did.
 #[derive(Debug, Default)]
-struct Told {
+pub(super) struct Told {
     /// Changes that were begun while another one held the lease.
-    fenced_off: AtomicU64,
+    pub(super) fenced_off: AtomicU64,
     /// Changes of all kinds.
-    changes: AtomicU64,
+    pub(super) changes: AtomicU64,
     /// Freezes.
-    freezes: AtomicU64,
+    pub(super) freezes: AtomicU64,
+    /// Changes in the order in which they were made, in words.
+    pub(super) log: Mutex<Vec<String>>,
+}
+
+impl Told {
+    /// What happened to the block that a failure is about.
+    pub(super) fn about(&self, failure: &str) -> String {
+        let block = failure.split(|c: char| !c.is_ascii_alphanumeric()).find(|w| w.parse::<model::BlockId>().is_ok());
+        let log = self.log.lock();
+        let lines = log.iter().filter(|line| block.is_some_and(|b| line.contains(b)) || line.contains("/lease/"));
+        let lines: Vec<&String> = lines.collect();
+        let about = lines.iter().map(|l| format!("\n  {l}"));
+        about.collect::<Vec<_>>().concat()
+    }
 }
 
 /// The way of one process to the bucket. When the process is frozen, a request that it was about to send lands when it thaws.
 #[derive(Clone)]
-struct Freezing {
-    inner: Memory,
-    name: &'static str,
-    state: Arc<Mutex<(Rng, Instant)>>,
+pub(super) struct Freezing {
+    /// Where the lease is looked at.
+    pub(super) memory: Memory,
+    pub(super) inner: Arc<dyn Store>,
+    pub(super) name: &'static str,
+    pub(super) state: Arc<Mutex<(Rng, Instant)>>,
     /// One request in so many is the last one before a freeze; of at most this length.
-    share: usize,
-    longest: Duration,
-    told: Arc<Told>,
+    pub(super) share: Arc<AtomicUsize>,
+    pub(super) longest: Duration,
+    pub(super) told: Arc<Told>,
+    pub(super) begin: Instant,
 }
 
 impl std::fmt::Debug for Freezing {
@@ -67,10 +84,15 @@ impl From<Freezing> for Arc<dyn Store> {
 
 impl Freezing {
     fn holder(&self) -> Option<String> {
-        let all = self.inner.snapshot();
+        let all = self.memory.snapshot();
         let bytes = all.get(&lease::lease_path("all"))?;
         let record: lease::Record = bucket::document::read("lease", bytes).ok()?;
         (!record.released).then_some(record.holder)
+    }
+
+    fn log(&self, what: &str, path: &str, done: bool) {
+        let failed = if done { "" } else { " (refused)" };
+        self.told.log.lock().push(format!("{:?} {} {what} {path}{failed}", self.begin.elapsed(), self.name));
     }
 
     async fn pass(&self, changes: Option<&str>) {
@@ -91,7 +113,8 @@ impl Freezing {
         }
         let until = {
             let mut state = self.state.lock();
-            let freeze = self.share > 0 && state.0.below(self.share) == 0;
+            let share = self.share.load(Ordering::SeqCst);
+            let freeze = share > 0 && state.0.below(share) == 0;
             if freeze {
                 self.told.freezes.fetch_add(1, Ordering::SeqCst);
                 // Short ones and long ones alike.
@@ -120,10 +143,13 @@ impl Store for Freezing {
     }
     async fn put(&self, path: &str, body: Bytes, condition: Condition) -> bucket::Result<Version> {
         self.pass(Some(path)).await;
-        self.inner.put(path, body, condition).await
+        let put = self.inner.put(path, body, condition).await;
+        self.log("put", path, put.is_ok());
+        put
     }
     async fn upload(&self, path: &str, source: Arc<dyn Source>) -> bucket::Result<Version> {
         self.pass(Some(path)).await;
+        self.log("upload", path, true);
         self.inner.upload(path, source).await
     }
     async fn begin_parts(&self, path: &str) -> bucket::Result<String> {
@@ -140,7 +166,38 @@ impl Store for Freezing {
     }
     async fn delete(&self, path: &str) -> bucket::Result<()> {
         self.pass(Some(path)).await;
+        self.log("delete", path, true);
         self.inner.delete(path).await
+    }
+}
+
+/// A process: nothing of it goes on while it is frozen, but for the request that was its last one.
+pub(super) struct Process<F> {
+    work: std::pin::Pin<Box<F>>,
+    state: Arc<Mutex<(Rng, Instant)>>,
+    thaws: Option<std::pin::Pin<Box<tokio::time::Sleep>>>,
+}
+
+impl<F: Future> Process<F> {
+    pub(super) fn new(state: Arc<Mutex<(Rng, Instant)>>, work: F) -> Self {
+        Self { work: Box::pin(work), state, thaws: None }
+    }
+}
+
+impl<F: Future> Future for Process<F> {
+    type Output = F::Output;
+
+    fn poll(mut self: std::pin::Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> std::task::Poll<F::Output> {
+        let until = self.state.lock().1;
+        if Instant::now() < until {
+            let mut sleep = Box::pin(tokio::time::sleep_until(until));
+            if sleep.as_mut().poll(cx).is_pending() {
+                self.thaws = Some(sleep);
+                return std::task::Poll::Pending;
+            }
+        }
+        self.thaws = None;
+        self.work.as_mut().poll(cx)
     }
 }
 
@@ -177,24 +234,27 @@ async fn race(mut rng: Rng, how: Race) -> Arc<Told> {
     for name in how.names.iter().copied() {
         let seed = Rng::clone(&rng);
         rng.next_u64();
+        let state = Arc::new(Mutex::new((seed, Instant::now())));
         let store = Freezing {
-            inner: site.memory.clone(),
+            memory: site.memory.clone(),
+            inner: site.memory.clone().into(),
             name,
-            state: Arc::new(Mutex::new((seed, Instant::now()))),
-            share: how.share,
+            state: Arc::clone(&state),
+            share: Arc::new(AtomicUsize::new(how.share)),
             longest: how.longest,
             told: Arc::clone(&told),
+            begin: Instant::now(),
         };
         let mut compactor = site.compactor(name, Arc::new(MemoryDisk::new()));
         compactor.options.lease = how.lease;
         let (bucket, stop) = (site.bucket(store), stop.clone());
-        all.push(async move { compactor.work(&bucket, Some(how.pause), &stop).await });
+        all.push(Process::new(state, async move { compactor.work(&bucket, Some(how.pause), &stop).await }));
     }
     let checks = async {
         let end = Instant::now() + Duration::from_secs(how.hours * 3600);
         while Instant::now() < end {
             tokio::time::sleep(Duration::from_secs(60 * how.hours)).await;
-            site.verify(false).unwrap_or_else(|e| panic!("while they race: {e}"));
+            site.verify(false).unwrap_or_else(|e| panic!("while they race: {e}{}", told.about(&e)));
         }
         stop.cancel();
     };

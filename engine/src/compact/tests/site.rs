@@ -1,5 +1,6 @@
 //! A bucket in memory, blocks in it, and what a reader finds.
 
+use super::super::look::FORGOTTEN;
 use super::super::pass::Tenure;
 use super::super::progress::Progress;
 use super::super::share::{ALL as SCOPE, Share};
@@ -14,7 +15,7 @@ use model::world::{Clock, Entropy, World};
 use model::{BlockId, Labels};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
@@ -50,7 +51,7 @@ impl Clock for Hands {
 }
 
 /// Seeded.
-struct Dice(AtomicU64);
+pub(super) struct Dice(pub(super) AtomicU64);
 
 impl Entropy for Dice {
     fn next_u64(&self) -> u64 {
@@ -114,6 +115,8 @@ impl Site {
                 cleanup: Duration::from_secs(300),
                 count: Duration::ZERO,
                 wanted: |_| true,
+                inline: false,
+                told: None,
                 free: |_| None,
             },
             world: self.world.clone(),
@@ -155,6 +158,12 @@ impl Site {
 
     /// Puts a block as a sidecar does, committed to the catalogue: `begin` and `width` in ms after [`T0`].
     pub(super) async fn block(&mut self, begin: i64, width: i64, labels: &[(&str, &str)]) -> BlockId {
+        let (disk, dir) = self.made(begin, width, labels);
+        send(&self.own_bucket(), &disk, &dir).await.id
+    }
+
+    /// Makes a block on a disk of its own; its samples are asked for from now on.
+    pub(super) fn made(&mut self, begin: i64, width: i64, labels: &[(&str, &str)]) -> (MemoryDisk, PathBuf) {
         self.made += 1;
         let id = BlockId::from_parts((T0 + begin).unsigned_abs() + self.made, u128::from(self.made));
         let mut meta = BlockMeta::new(id, T0 + begin, T0 + begin + width);
@@ -167,8 +176,7 @@ impl Site {
         write(&disk, meta);
         let dir = Path::new("/b").join(id.to_string());
         add(&mut self.samples, &Block::open(&disk, &dir).unwrap());
-        send(&self.own_bucket(), &disk, &dir).await;
-        id
+        (disk, dir)
     }
 
     /// Names of all objects under a prefix.
@@ -187,12 +195,17 @@ impl Site {
         metas.collect()
     }
 
-    /// Whether a reader finds every sample that was put in, in whole blocks; and, if all is `done`, each once, and no garbage.
-    pub(super) fn verify(&self, done: bool) -> Result<(), String> {
+    /// The raw samples of these blocks, as they lie in the bucket; an error if one lacks a file.
+    #[allow(dead_code, reason = "the simulation reads so")]
+    pub(super) fn read(&self, ids: &BTreeSet<BlockId>) -> Result<Samples, String> {
+        Ok(self.content(|id| ids.contains(id))?.0)
+    }
+
+    /// The samples of blocks, and the windows of five minutes that coarser blocks tell of.
+    fn content(&self, wanted: impl Fn(&BlockId) -> bool) -> Result<(Samples, BTreeMap<Labels, BTreeSet<i64>>), String> {
         let all = self.memory.snapshot();
         let (mut found, mut coarse) = (Samples::new(), BTreeMap::<Labels, BTreeSet<i64>>::new());
-        let blocks = self.blocks();
-        for (id, (meta, _)) in &blocks {
+        for (id, (meta, _)) in self.blocks().iter().filter(|(id, _)| wanted(id)) {
             let disk = MemoryDisk::new();
             let dir = Path::new("/b").join(id.to_string());
             disk.create_dir(&dir.join("chunks")).unwrap();
@@ -211,6 +224,14 @@ impl Site {
                 _ => {}
             }
         }
+        Ok((found, coarse))
+    }
+
+    /// Whether a reader finds every sample that was put in, in whole blocks; and, if all is `done`, each once, and no garbage.
+    pub(super) fn verify(&self, done: bool) -> Result<(), String> {
+        let all = self.memory.snapshot();
+        let blocks = self.blocks();
+        let (found, coarse) = self.content(|_| true)?;
         for (series, samples) in &self.samples {
             let got = found.get(series);
             if got == Some(samples) {
@@ -240,7 +261,14 @@ impl Site {
                 }
             }
         }
-        let ids: BTreeSet<BlockId> = all.keys().filter_map(|p| block::parse(p).map(|(id, _)| id)).collect();
+        // An id is closed for some days after its upload was cleared away.
+        let now = self.world.clock.now_ms();
+        let closed = |id: &BlockId, path: &str, bytes: &[u8]| {
+            path.ends_with(block::META) && block::is_closed(bytes) && now - (id.time_ms() as i64) < FORGOTTEN
+        };
+        let named = all.iter().filter_map(|(path, bytes)| block::parse(path).map(|(id, _)| (id, path, bytes)));
+        let ids: BTreeSet<BlockId> =
+            named.filter(|(id, path, bytes)| !closed(id, path, bytes)).map(|(id, ..)| id).collect();
         match ids.iter().find(|id| !blocks.contains_key(id)) {
             Some(id) => Err(format!("garbage: {:?}", self.names(&block::directory(*id)))),
             None => Ok(()),

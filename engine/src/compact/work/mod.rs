@@ -10,7 +10,7 @@ use super::progress::{Step, Working};
 use super::{Compactor, Fault, space};
 use bucket::catalogue::Producer;
 use futures::{StreamExt as _, TryStreamExt as _};
-use model::BlockId;
+use model::{BlockId, protection};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tsdb::BlockMeta;
@@ -114,7 +114,9 @@ impl Bench<'_> {
             working.step(Step::Work);
             let (disk, out, make) = (Arc::clone(&self.compactor.disk), self.compactor.dir.join(OUTPUTS), make.clone());
             match blocking(self.compactor, move || make(&*disk, &folders, &out)).await {
-                Err(Fault::Block { block, reason: reason::DAMAGED, what }) if attempt == 0 => {
+                Err(Fault::Block { block, reason: reason::DAMAGED, what })
+                    if attempt == 0 && !protection::off("second-fetch") =>
+                {
                     tracing::warn!(%block, what, "a fetched block is damaged; it is fetched once more");
                     self.compactor.disk.remove_dir(&self.input(block))?;
                 }
@@ -135,7 +137,11 @@ impl Bench<'_> {
                     fetch::block(&self.effects.bucket, &self.compactor.disk, &meta, &dir, again).await?;
                     let (disk, folder, meta) = (Arc::clone(&self.compactor.disk), dir.clone(), Arc::clone(&meta));
                     match blocking(self.compactor, move || make::check_input(&*disk, &folder, &meta)).await {
-                        Err(fault @ Fault::Block { reason: reason::DAMAGED, .. }) if again => return Err(fault),
+                        Err(fault @ Fault::Block { reason: reason::DAMAGED, .. })
+                            if again || protection::off("second-fetch") =>
+                        {
+                            return Err(fault);
+                        }
                         Err(Fault::Block { reason: reason::DAMAGED, what, .. }) => {
                             tracing::warn!(block = %id, what, "a fetched block is damaged; it is fetched once more");
                         }
@@ -213,6 +219,9 @@ pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Fault> + Send + 'static,
 ) -> Result<T, Fault> {
     let busy = Arc::clone(&compactor.busy).read_owned().await;
+    if compactor.options.inline {
+        return work();
+    }
     let work = move || {
         let _busy = busy;
         work()

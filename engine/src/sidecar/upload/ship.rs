@@ -22,6 +22,9 @@ use std::sync::Arc;
 use tsdb::disk::Disk;
 use tsdb::meta::BlockMeta;
 
+/// An upload that takes longer (ms) may have been cleared away meanwhile.
+const LONG_MS: i64 = 3_600_000;
+
 /// Takes blocks from one data directory to one bucket.
 #[derive(Clone)]
 pub(super) struct Shipper {
@@ -81,7 +84,8 @@ impl Shipper {
             Err(StageError::Bad(bad)) => return Ok(Shipped::Bad(bad)),
             Err(StageError::Disk(e)) => return Err(e.into()),
         };
-        let files = &prepared.staged.files;
+        let (clock, files) = (&self.world.clock, &prepared.staged.files);
+        let begin = clock.now_ms();
         let mut there = BTreeMap::new();
         if look && !protection::off("upload-once") {
             there = self.sizes(id).await?;
@@ -112,8 +116,15 @@ impl Shipper {
             Err(e) if e.kind == Kind::Exists => return self.compare(&ours).await,
             Err(e) => return Err(e.into()),
         }
+        // A compactor that does not know of this upload clears it away when nothing was written for days: what it took between the
+        // look above and meta.json is sent once more.
+        let mut more = 0;
+        if (look || clock.now_ms().saturating_sub(begin) > LONG_MS) && !protection::off("second-look") {
+            let there = self.sizes(id).await?;
+            more = self.send(id, &prepared.staged, |f| there.get(&f.rel_path) != Some(&f.size)).await?;
+        }
         self.catalogue.commit(&ours).await?;
-        Ok(Shipped::Sent { bytes })
+        Ok(Shipped::Sent { bytes: bytes.saturating_add(more) })
     }
 
     fn meta(&self, prepared: &Prepared, labels: &Labels) -> BlockMeta {
@@ -211,12 +222,14 @@ pub(super) mod tests {
     use tsdb::disk::RealDisk;
     use tsdb::segment::NewChunk;
 
-    /// A store that accepts an upload and keeps half of it, so many times, and that refuses so many intents.
+    /// A store that accepts an upload and keeps half of it, so many times, that refuses so many intents, and where what was sent is
+    /// cleared away right before so many meta.json.
     #[derive(Debug)]
     struct Lying {
         inner: Memory,
         halves: AtomicU32,
         refusals: Arc<AtomicU32>,
+        clears: AtomicU32,
     }
 
     #[async_trait]
@@ -234,6 +247,12 @@ pub(super) mod tests {
             if path.ends_with(".intent") && self.refusals.load(Ordering::SeqCst) > 0 {
                 self.refusals.fetch_sub(1, Ordering::SeqCst);
                 return Err(bucket::Error::new(Kind::Denied, bucket::Operation::Upload, path, "not yet"));
+            }
+            if path.ends_with(block::META) && self.clears.load(Ordering::SeqCst) > 0 {
+                self.clears.fetch_sub(1, Ordering::SeqCst);
+                let (id, _) = block::parse(path).unwrap();
+                self.inner.delete(&block::object(id, block::INDEX)).await?;
+                self.inner.delete(&block::object(id, "chunks/000001")).await?;
             }
             self.inner.put(path, body, condition).await
         }
@@ -285,10 +304,15 @@ pub(super) mod tests {
     }
 
     pub(in crate::sidecar::upload) fn shipper(data: &Path, halves: u32) -> (Shipper, Arc<AtomicU32>) {
+        shipper_over(data, halves, 0)
+    }
+
+    fn shipper_over(data: &Path, halves: u32, clears: u32) -> (Shipper, Arc<AtomicU32>) {
         let world = World::real();
         let inner = Memory::new(Arc::clone(&world.clock));
         let refusals = Arc::new(AtomicU32::new(0));
-        let store = Arc::new(Lying { inner, halves: AtomicU32::new(halves), refusals: Arc::clone(&refusals) });
+        let clears = AtomicU32::new(clears);
+        let store = Arc::new(Lying { inner, halves: AtomicU32::new(halves), refusals: Arc::clone(&refusals), clears });
         let bucket = Bucket::over(store, "test", Options::new(world.clone()));
         let catalogue = Producer::new(bucket.clone(), "sidecar-x").unwrap();
         let disk: Arc<dyn Disk> = Arc::new(RealDisk);
@@ -356,6 +380,21 @@ pub(super) mod tests {
         };
         let size = |name: &str| std::fs::metadata(data.path().join(id.to_string()).join(name)).unwrap().len();
         assert_eq!(bytes, size("chunks/000001"));
+    }
+
+    /// A compactor that did not know of this upload, since it was away for days, cleared it away while it went on.
+    #[tokio::test]
+    async fn what_was_cleared_away_under_a_resumed_upload_is_sent_once_more() {
+        let data = tempfile::tempdir().unwrap();
+        let id = block(data.path());
+        let (shipper, _) = shipper_over(data.path(), 0, 1);
+        let Shipped::Sent { bytes } = shipper.ship(id, &labels(), true).await.unwrap() else { panic!("it is sent") };
+        let size = |name: &str| std::fs::metadata(data.path().join(id.to_string()).join(name)).unwrap().len();
+        assert_eq!(bytes, 2 * (size("chunks/000001") + size("index")), "PANOPTES_BREAK=second-look");
+        for file in ["index", "chunks/000001", block::META] {
+            assert!(shipper.bucket.exists(&block::object(id, file)).await.unwrap(), "{file} is missing");
+        }
+        assert_eq!(shipper.catalogue.own().await.unwrap(), BTreeMap::from([(id, Stage::Commit)]));
     }
 
     #[tokio::test]

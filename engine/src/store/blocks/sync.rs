@@ -403,7 +403,7 @@ impl Syncer {
         let mut decision = filters::decide(candidates, &policy, now_ms);
         for (id, partial) in &view.partial {
             match &partial.reason {
-                Reason::NoMeta => decision.states.no_meta_json += 1,
+                Reason::NoMeta | Reason::Closed => decision.states.no_meta_json += 1,
                 Reason::BrokenMeta(why) => {
                     decision.states.corrupted_meta_json += 1;
                     decision.missing.push(unlabelled(*id, why.clone(), false));

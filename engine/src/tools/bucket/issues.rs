@@ -78,6 +78,9 @@ pub(super) fn of(view: &View) -> Vec<Finding> {
     let mut all = Vec::new();
     for (id, partial) in &view.partial {
         let why = match &partial.reason {
+            // As it should be.
+            Reason::Closed if partial.objects <= 1 => continue,
+            Reason::Closed => "its upload was cleared away, and something came late".to_owned(),
             Reason::NoMeta => "it has no meta.json: an upload that runs, or one that never ended".to_owned(),
             Reason::BrokenMeta(why) => format!("its meta.json can't be read: {why}"),
         };

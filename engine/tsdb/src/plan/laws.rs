@@ -29,6 +29,11 @@ struct Judge<'a> {
     settings: &'a Settings,
     done: Done,
     broken: Vec<Broken>,
+    /// Blocks by each of their sources, and by stream; what sound blocks of each coarser resolution that stay hold. So that a
+    /// large bucket is judged in about one walk.
+    by_source: BTreeMap<BlockId, Vec<&'a Block>>,
+    streams: BTreeMap<(i64, Labels), Vec<&'a Block>>,
+    copies: BTreeMap<i64, BTreeSet<BlockId>>,
 }
 
 /// All laws that a plan breaks, for the bucket and the time that it was made for.
@@ -41,7 +46,9 @@ pub fn check(bucket: &Snapshot, now: i64, settings: &Settings, plan: &Plan) -> V
             Action::Compact(_) | Action::MarkNoCompact(..) | Action::Downsample(..) => {}
         }
     }
-    let mut judge = Judge { bucket, now, settings, done, broken: Vec::new() };
+    let (by_source, streams, copies) = Default::default();
+    let mut judge = Judge { bucket, now, settings, done, broken: Vec::new(), by_source, streams, copies };
+    judge.index();
     judge.once(plan);
     for item in &plan.items {
         match &item.action {
@@ -60,6 +67,27 @@ impl<'a> Judge<'a> {
     fn law(&mut self, law: &'static str, block: BlockId, holds: bool) {
         if !holds {
             self.broken.push(Broken { law, block });
+        }
+    }
+
+    fn index(&mut self) {
+        for block in self.bucket.blocks.values() {
+            for source in sources(block) {
+                self.by_source.entry(source).or_default().push(block);
+            }
+            let stream = (block.meta.resolution(), labels(block, &self.settings.replica_labels));
+            self.streams.entry(stream).or_default().push(block);
+        }
+        for resolution in [300_000, 3_600_000] {
+            // A copy that is superseded lives on in its successor.
+            let stays = |b: &&Block| {
+                b.meta.resolution() == resolution
+                    && sound(b)
+                    && !self.expired(b, resolution)
+                    && !self.done.deleted.contains(&b.meta.id)
+            };
+            let copies = self.bucket.blocks.values().filter(stays).flat_map(sources).collect();
+            self.copies.insert(resolution, copies);
         }
     }
 
@@ -112,7 +140,8 @@ impl<'a> Judge<'a> {
     /// in a way that takes it away.
     fn successor(&self, block: &Block, stays: bool) -> bool {
         let wanted: BTreeSet<BlockId> = sources(block);
-        self.bucket.blocks.values().any(|other| {
+        let holders = wanted.first().and_then(|first| self.by_source.get(first));
+        holders.into_iter().flatten().any(|other| {
             let id = other.meta.id;
             id != block.meta.id
                 && sound(other)
@@ -165,15 +194,7 @@ impl<'a> Judge<'a> {
 
     /// Whether every source is in a sound block of the resolution that this plan does not take away.
     fn copied(&self, block: &Block, resolution: i64) -> bool {
-        // A copy that is superseded lives on in its successor.
-        let stays = |b: &&Block| {
-            b.meta.resolution() == resolution
-                && sound(b)
-                && !self.expired(b, resolution)
-                && !self.done.deleted.contains(&b.meta.id)
-        };
-        let copies: BTreeSet<BlockId> = self.bucket.blocks.values().filter(stays).flat_map(sources).collect();
-        sources(block).is_subset(&copies)
+        self.copies.get(&resolution).is_some_and(|copies| sources(block).is_subset(copies))
     }
 
     fn compaction(&mut self, ids: &[BlockId]) {
@@ -186,7 +207,7 @@ impl<'a> Judge<'a> {
         let replicas = &settings.replica_labels;
         let stream = |b: &Block| (b.meta.resolution(), labels(b, replicas));
         let of_first = stream(first);
-        let peers: Vec<&Block> = bucket.blocks.values().filter(|b| stream(b) == of_first).collect();
+        let peers: Vec<&Block> = self.streams.get(&of_first).cloned().unwrap_or_default();
         for block in &blocks {
             let id = block.meta.id;
             let same = stream(block) == of_first;
@@ -195,7 +216,10 @@ impl<'a> Judge<'a> {
             self.law("what is marked no-compact is not compacted", id, block.marks.no_compact.is_none());
             self.law("what is damaged is not compacted", id, block.problems.is_empty());
         }
-        let overlap = blocks.iter().enumerate().any(|(i, a)| blocks.iter().skip(i + 1).any(|b| overlaps(a, b)));
+        let mut times: Vec<(i64, i64)> = blocks.iter().map(|b| (b.meta.min_time, b.meta.max_time)).collect();
+        times.sort_unstable();
+        // If any two overlap, so do two neighbours.
+        let overlap = times.iter().zip(times.iter().skip(1)).any(|(a, b)| b.0 < a.1 && a.0 < b.1);
         self.law("blocks that overlap are merged only on request", first.meta.id, !overlap || self.settings.merge);
         self.law("downsampled blocks that overlap are not merged", first.meta.id, !overlap || of_first.0 == 0);
         if !overlap {
@@ -264,10 +288,6 @@ fn labels(block: &Block, replicas: &[String]) -> Labels {
 
 fn sound(block: &Block) -> bool {
     block.marks.deletion.is_none() && block.problems.is_empty()
-}
-
-fn overlaps(a: &Block, b: &Block) -> bool {
-    a.meta.min_time < b.meta.max_time && b.meta.min_time < a.meta.max_time
 }
 
 fn sources(block: &Block) -> BTreeSet<BlockId> {

@@ -174,6 +174,13 @@ pub fn make(snapshot: &Snapshot, now: i64, settings: &Settings) -> Plan {
 
 /// Marked blocks whose delay is over.
 fn deletions(snapshot: &Snapshot, now: i64, settings: &Settings, plan: &mut Plan) {
+    // Those that may stand for a marked one, by each of their sources.
+    let mut sound: BTreeMap<BlockId, Vec<&Block>> = BTreeMap::new();
+    if snapshot.blocks.values().any(|b| b.marks.deletion.is_some()) {
+        for block in snapshot.blocks.values().filter(|b| b.is_sound()) {
+            block.sources().iter().for_each(|source| sound.entry(*source).or_default().push(block));
+        }
+    }
     for (id, block) in &snapshot.blocks {
         let Some(mark) = block.marks.deletion.as_ref().filter(|m| age(m, now) > settings.delete_delay) else {
             continue;
@@ -182,7 +189,13 @@ fn deletions(snapshot: &Snapshot, now: i64, settings: &Settings, plan: &mut Plan
         let superseded = mark.details == SOURCE_OF_COMPACTED || mark.details == OUTDATED;
         if superseded
             && !settings.retention.is_over(&block.meta, now)
-            && !snapshot.blocks.iter().any(|(other, b)| other != id && b.is_sound() && streams::covers(b, block))
+            && !block
+                .sources()
+                .first()
+                .and_then(|s| sound.get(s))
+                .into_iter()
+                .flatten()
+                .any(|b| b.meta.id != *id && streams::covers(b, block))
         {
             plan.hold(Subject::Block(*id), Hold::SuccessorGone);
             continue;

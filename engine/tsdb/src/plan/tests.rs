@@ -327,3 +327,45 @@ fn goal_g10_retention_never_outruns_downsampling() {
         "{runs} settings, {refused} refused, {dropped} blocks dropped, 0 without a coarser copy or a wish"
     ));
 }
+
+/// A bucket of 100,000 blocks is planned and judged in about the time of one walk: how long it takes grows with the number of
+/// blocks, not with its square. `cargo test --release -p tsdb --lib large_bucket -- --ignored --nocapture` measures it.
+#[test]
+#[ignore = "it measures time"]
+#[allow(clippy::disallowed_methods, reason = "it measures time")]
+fn a_large_bucket_is_planned_in_seconds() {
+    let mut took = Vec::new();
+    for streams in [100u32, 1000] {
+        let now = 1200 * HOUR;
+        let mut state = Snapshot::default();
+        for stream in 0..streams {
+            for n in 0..100i64 {
+                let id = BlockId::from_parts((n * 2 * HOUR) as u64, u128::from(stream) << 16 | n as u128);
+                let mut meta = BlockMeta::new(id, n * 2 * HOUR, (n + 1) * 2 * HOUR);
+                meta.compaction.sources = vec![id];
+                let labels = [("cluster".to_owned(), stream.to_string())].into();
+                let files = vec![File::new("index", 5)];
+                meta.thanos = Some(Thanos { labels, files, source: source::SIDECAR.to_owned(), ..Thanos::default() });
+                let mut block = Block::new(meta);
+                if n < 20 {
+                    block.marks.deletion = Some(DeletionMark::new(id, 0, SOURCE_OF_COMPACTED));
+                }
+                state.blocks.insert(id, block);
+            }
+        }
+        let settings =
+            Settings { retention: Retention { raw: 1100 * HOUR, ..Retention::default() }, ..Settings::default() };
+        let begin = std::time::Instant::now();
+        let plan = make(&state, now, &settings);
+        let planned = begin.elapsed();
+        assert_eq!(laws::check(&state, now, &settings, &plan), []);
+        println!(
+            "{} blocks, {} items: planned in {planned:?}, judged in {:?}",
+            state.blocks.len(),
+            plan.items.len(),
+            begin.elapsed() - planned
+        );
+        took.push(begin.elapsed().as_secs_f64());
+    }
+    assert!(took[1] < took[0] * 30.0, "ten times the blocks took {:.0} times as long", took[1] / took[0]);
+}

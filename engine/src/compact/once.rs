@@ -1,0 +1,102 @@
+//! One pass of some kinds of work, for tools: under the same lease, by the same plan and the same laws as the compactor's own.
+
+use super::progress::Progress;
+use super::share::Share;
+use super::tenure::End;
+use super::{Compactor, Options, space};
+use crate::server::Context;
+use crate::storage::part_name;
+use anyhow::{bail, ensure};
+use args::CompactArgs;
+use bucket::Bucket;
+use model::world::World;
+use std::path::PathBuf;
+use std::sync::Arc;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tsdb::disk::RealDisk;
+use tsdb::plan::{Finding, Item, Settings};
+use tsdb::series::Dedup;
+
+/// What a tool wants done.
+pub(crate) struct Once {
+    /// How the bucket is kept.
+    pub(crate) settings: Settings,
+    /// Which items are done.
+    pub(crate) wanted: fn(&Item) -> bool,
+    /// Where blocks lie meanwhile; all of it can be deleted.
+    pub(crate) dir: PathBuf,
+    /// Blocks that are worked on, and files that are sent, at the same time.
+    pub(crate) at_once: usize,
+}
+
+/// Does one pass over all blocks of a bucket; tells of each item that was done or failed, in one sentence.
+///
+/// # Errors
+/// When the settings defeat themselves, another one has the lease (who, and what to do), or work failed; what could be done was
+/// done.
+pub(crate) async fn once(
+    world: World,
+    bucket: &Bucket,
+    what: Once,
+    tell: &mut dyn FnMut(String),
+) -> anyhow::Result<()> {
+    let refused = what.settings.check().into_iter().filter_map(|f| match f {
+        Finding::Refused(what) => Some(what),
+        Finding::Warning(_) => None,
+    });
+    let refused: Vec<String> = refused.collect();
+    ensure!(refused.is_empty(), "these settings can't be used: {}", refused.join("; "));
+    let defaults = CompactArgs::default();
+    let context = Context::new("tools", world.clone());
+    let at_once = what.at_once.clamp(1, 1024);
+    let (told, mut says) = mpsc::unbounded_channel();
+    let share = Share::new("", &defaults.min_time, &defaults.max_time, &what.settings.replica_labels)?;
+    let compactor = Compactor {
+        disk: Arc::new(RealDisk),
+        dir: what.dir,
+        settings: what.settings,
+        share,
+        options: Options {
+            name: part_name("tools"),
+            lease: defaults.lease_duration.duration(),
+            compactions: at_once,
+            downsamplings: at_once,
+            fetches: 1,
+            files: at_once,
+            metas: 32,
+            dedup: Dedup::Merge,
+            hash: defaults.hash_func,
+            cleanup: std::time::Duration::ZERO,
+            count: std::time::Duration::ZERO,
+            wanted: what.wanted,
+            inline: false,
+            told: Some(told),
+            free: space::free,
+        },
+        world,
+        progress: Progress::new(&context),
+        busy: Arc::default(),
+    };
+    compactor.disk.create_dir(&compactor.dir)?;
+    let stop = CancellationToken::new();
+    let working = compactor.work(bucket, None, &stop);
+    tokio::pin!(working);
+    let end = loop {
+        tokio::select! {
+            biased;
+            Some(line) = says.recv() => tell(line),
+            end = &mut working => break end,
+        }
+    };
+    while let Ok(line) = says.try_recv() {
+        tell(line);
+    }
+    match end {
+        End::Over => Ok(()),
+        End::StandsBy(holder) => {
+            bail!("{holder} has the lease on this bucket and does this work itself: end it first, then try again")
+        }
+        End::Failed(fault) => Err(fault.into()),
+    }
+}
