@@ -6,8 +6,10 @@ use bytes::Bytes;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
-use quick_cache::Weighter;
+use prometheus_client::metrics::gauge::ConstGauge;
 use quick_cache::sync::Cache;
+use quick_cache::{DefaultHashBuilder, Lifecycle, Weighter};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The `item_type` label of metrics, as Thanos has it; the last one is ours.
@@ -55,26 +57,34 @@ struct Counts {
     hits: AtomicU64,
     added: AtomicU64,
     too_large: AtomicU64,
+    evicted: AtomicU64,
+    /// Kept now, and their bytes without and with the bookkeeping.
+    items: AtomicU64,
+    bytes: AtomicU64,
+    weight: AtomicU64,
 }
 
-/// The cache; one for all blocks.
-pub struct IndexCache {
-    kept: Cache<Key, Bytes, Bytewise>,
-    max_bytes: u64,
-    max_item: u64,
-    counts: [Counts; 4],
-}
-
-impl IndexCache {
-    /// A cache of at most `max_bytes`, none of its items larger than `max_item` bytes.
-    pub fn new(max_bytes: u64, max_item: u64) -> Self {
-        let items = usize::try_from(max_bytes / 1024).unwrap_or(usize::MAX).clamp(16, 1 << 20);
-        let kept = Cache::with_weighter(items, max_bytes, Bytewise);
-        Self { kept, max_bytes, max_item: max_item.min(max_bytes), counts: Default::default() }
+impl Counts {
+    fn came(&self, key: &Key, value: &Bytes) {
+        self.items.fetch_add(1, Ordering::Relaxed);
+        self.bytes.fetch_add(value.len() as u64, Ordering::Relaxed);
+        self.weight.fetch_add(Bytewise.weight(key, value), Ordering::Relaxed);
     }
 
-    fn counts(&self, key: &Key) -> &Counts {
-        let [postings, expanded, series, values] = &self.counts;
+    fn went(&self, key: &Key, value: &Bytes) {
+        self.items.fetch_sub(1, Ordering::Relaxed);
+        self.bytes.fetch_sub(value.len() as u64, Ordering::Relaxed);
+        self.weight.fetch_sub(Bytewise.weight(key, value), Ordering::Relaxed);
+    }
+}
+
+/// What happened to items, by their type; clones share it.
+#[derive(Clone, Debug, Default)]
+struct ByType(Arc<[Counts; 4]>);
+
+impl ByType {
+    fn of(&self, key: &Key) -> &Counts {
+        let [postings, expanded, series, values] = &*self.0;
         match key {
             Key::Postings(..) => postings,
             Key::Expanded(..) => expanded,
@@ -82,11 +92,39 @@ impl IndexCache {
             Key::Values(..) => values,
         }
     }
+}
+
+impl Lifecycle<Key, Bytes> for ByType {
+    type RequestState = ();
+
+    fn on_evict(&self, (): &mut (), key: Key, value: Bytes) {
+        let counts = self.of(&key);
+        counts.evicted.fetch_add(1, Ordering::Relaxed);
+        counts.went(&key, &value);
+    }
+}
+
+/// The cache; one for all blocks.
+pub struct IndexCache {
+    kept: Cache<Key, Bytes, Bytewise, DefaultHashBuilder, ByType>,
+    max_bytes: u64,
+    max_item: u64,
+    counts: ByType,
+}
+
+impl IndexCache {
+    /// A cache of at most `max_bytes`, none of its items larger than `max_item` bytes.
+    pub fn new(max_bytes: u64, max_item: u64) -> Self {
+        let items = usize::try_from(max_bytes / 1024).unwrap_or(usize::MAX).clamp(16, 1 << 20);
+        let counts = ByType::default();
+        let kept = Cache::with(items, max_bytes, Bytewise, DefaultHashBuilder::default(), counts.clone());
+        Self { kept, max_bytes, max_item: max_item.min(max_bytes), counts }
+    }
 
     /// What is kept under this key.
     pub fn get(&self, key: &Key) -> Option<Bytes> {
         let found = self.kept.get(key);
-        let counts = self.counts(key);
+        let counts = self.counts.of(key);
         counts.requests.fetch_add(1, Ordering::Relaxed);
         counts.hits.fetch_add(u64::from(found.is_some()), Ordering::Relaxed);
         found
@@ -94,12 +132,17 @@ impl IndexCache {
 
     /// Keeps a value. Hand in bytes of its own: a slice would keep the whole buffer that it was cut from.
     pub fn insert(&self, key: Key, value: Bytes) {
-        let counts = self.counts(&key);
+        let counts = self.counts.of(&key);
         if Bytewise.weight(&key, &value) > self.max_item {
             counts.too_large.fetch_add(1, Ordering::Relaxed);
             return;
         }
         counts.added.fetch_add(1, Ordering::Relaxed);
+        counts.came(&key, &value);
+        // Of two who insert the same at once, one may be counted twice: a few items in a gauge.
+        if let Some(old) = self.kept.peek(&key) {
+            counts.went(&key, &old);
+        }
         self.kept.insert(key, value);
     }
 
@@ -111,23 +154,35 @@ impl IndexCache {
     /// Thanos's metrics of its index cache.
     pub(super) fn encode(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         type Count = fn(&Counts) -> &AtomicU64;
-        let families: [(&str, &str, Count); 4] = [
+        let families: [(&str, &str, Count); 5] = [
             ("requests", "Items that were asked for", |c| &c.requests),
             ("hits", "Items that were there", |c| &c.hits),
             ("items_added", "Items that were kept", |c| &c.added),
+            ("items_evicted", "Items that gave way to others", |c| &c.evicted),
             ("items_overflowed", "Items that were too large to be kept", |c| &c.too_large),
         ];
         for (name, help, count) in families {
             let name = format!("thanos_store_index_cache_{name}");
             let mut family = encoder.encode_descriptor(&name, help, None, MetricType::Counter)?;
-            for (item_type, counts) in TYPES.iter().zip(&self.counts) {
+            for (item_type, counts) in TYPES.iter().zip(&*self.counts.0) {
                 let labels = [("item_type", *item_type)];
                 ConstCounter::new(count(counts).load(Ordering::Relaxed)).encode(family.encode_family(&labels)?)?;
             }
         }
+        let families: [(&str, &str, Count); 3] = [
+            ("items", "Items that are kept", |c| &c.items),
+            ("items_size_bytes", "Bytes of items that are kept", |c| &c.bytes),
+            ("total_size_bytes", "Bytes that are kept, bookkeeping included", |c| &c.weight),
+        ];
+        for (name, help, count) in families {
+            let name = format!("thanos_store_index_cache_{name}");
+            let mut family = encoder.encode_descriptor(&name, help, None, MetricType::Gauge)?;
+            for (item_type, counts) in TYPES.iter().zip(&*self.counts.0) {
+                let value = i64::try_from(count(counts).load(Ordering::Relaxed)).unwrap_or(i64::MAX);
+                ConstGauge::new(value).encode(family.encode_family(&[("item_type", *item_type)])?)?;
+            }
+        }
         for (name, help, value) in [
-            ("items", "Items that are kept", self.kept.len() as u64),
-            ("total_size_bytes", "Bytes that are kept, bookkeeping included", self.kept.weight()),
             ("max_size_bytes", "Most bytes that are kept", self.max_bytes),
             ("max_item_size_bytes", "Most bytes of one item", self.max_item),
         ] {
@@ -153,6 +208,11 @@ mod tests {
         // Keys and bookkeeping count.
         let there = (0..10_000).filter(|n| cache.get(&key(*n)).is_some()).count();
         assert!((400..=876).contains(&there), "{there} items");
+        let counts = cache.counts.of(&key(0));
+        let [added, evicted, items, weight] =
+            [&counts.added, &counts.evicted, &counts.items, &counts.weight].map(|n| n.load(Ordering::Relaxed));
+        assert_eq!((added, items, weight), (10_000, there as u64, cache.bytes()));
+        assert_eq!(evicted, 10_000 - items);
         cache.insert(key(0), Bytes::from(vec![0; 10_000]));
         assert_eq!(cache.get(&key(0)).map(|b| b.len()).filter(|n| *n > 1000), None);
     }

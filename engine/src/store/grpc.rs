@@ -10,25 +10,27 @@ use super::series::fault::Fault;
 use super::series::metrics::Metrics;
 use super::series::request::{self as series_request, Hints};
 use super::series::spec::{Stats, Stop};
-use super::series::{Answer, Asked, Shared};
+use super::series::turn::Turn;
+use super::series::{Answer, Asked, Out, Shared};
+use super::wire::Server;
 use crate::server::Context;
 use crate::server::ready::Readiness;
 use crate::storeapi::request;
 use args::StoreArgs;
-use bytes::{Buf as _, BufMut as _, BytesMut};
+use bytes::Bytes;
+use futures::future::ready;
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt as _, TryStreamExt as _};
 use model::BlockId;
 use model::world::World;
+use prometheus_client::metrics::gauge::Gauge;
 use prost::Message as _;
-use proto::bounded::BoundedCodec;
 use proto::hints::{
-    Block as HintBlock, LabelNamesRequestHints, LabelNamesResponseHints, LabelValuesRequestHints,
-    LabelValuesResponseHints, QueryStats, SeriesResponseHints,
+    Block as HintBlock, LabelValuesRequestHints, LabelValuesResponseHints, QueryStats, SeriesResponseHints,
 };
 use proto::info::info_server::Info;
 use proto::info::{InfoRequest, InfoResponse, StoreInfo, TsdbInfo};
-use proto::thanos::store_server::{Store, StoreServer};
+use proto::thanos::store_server::Store;
 use proto::thanos::{
     LabelNamesRequest, LabelNamesResponse, LabelValuesRequest, LabelValuesResponse, SeriesRequest, SeriesResponse,
     series_response,
@@ -36,19 +38,16 @@ use proto::thanos::{
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::task::{self, Poll};
 use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::codec::{Codec, EncodeBuf, Encoder};
-use tonic::codegen::{Body, BoxFuture, Service, StdError};
-use tonic::server::{Grpc, NamedService, ServerStreamingService, UnaryService};
 use tonic::{Request, Response, Status};
 
-/// Groups of messages that wait for a slow reader, a megabyte each at most.
+/// Frames that wait for a slow reader: [`super::series::encode::TOGETHER`] bytes each, or one message.
 const QUEUE: usize = 2;
 
-type Served = BoxStream<'static, Result<Frame, Status>>;
+/// An answer on its way.
+pub(super) type Sent = BoxStream<'static, Result<Frame, Status>>;
 
 /// The services of a store gateway; clones share them.
 #[derive(Clone)]
@@ -58,7 +57,7 @@ struct Inner {
     shared: Shared,
     limits: Limits,
     metrics: Metrics,
-    gate: Semaphore,
+    gate: Arc<Semaphore>,
     /// Oldest and newest time that is served, in ms, both inclusive.
     window: Box<dyn Fn() -> (i64, i64) + Send + Sync>,
     world: World,
@@ -75,6 +74,7 @@ impl StoreGateway {
     ) -> Self {
         let shared = Shared {
             set,
+            world: context.world.clone(),
             cpu: Cpu::default(),
             memory: Memory::of_container(args.chunk_pool_size.0),
             series_estimate: args.estimated_series_size.0,
@@ -85,7 +85,7 @@ impl StoreGateway {
             shared,
             limits: Limits::new(args.series_limit(), args.samples_limit(), args.limit_bytes.0, &context.metrics),
             metrics: Metrics::new(&context.metrics, turns as u64),
-            gate: Semaphore::new(turns),
+            gate: Arc::new(Semaphore::new(turns)),
             window: Box::new(window),
             world: context.world.clone(),
             ready: context.ready.clone(),
@@ -94,7 +94,7 @@ impl StoreGateway {
 
     /// The StoreAPI as a gRPC service.
     pub fn server(&self) -> Server {
-        Server { gateway: self.clone(), rest: StoreServer::new(self.clone()) }
+        Server::new(self.clone())
     }
 
     /// Bytes of postings and index entries that requests hold now.
@@ -109,14 +109,38 @@ impl StoreGateway {
         self.0.metrics.in_flight.get()
     }
 
+    /// Answers a LabelNames request.
+    pub(super) async fn names(&self, r: Request<LabelNamesRequest>) -> Result<Frame, Status> {
+        let of_no_label = |r: LabelNamesRequest| LabelValuesRequest {
+            label: String::new(),
+            partial_response_disabled: r.partial_response_disabled,
+            partial_response_strategy: r.partial_response_strategy,
+            start: r.start,
+            end: r.end,
+            hints: r.hints,
+            matchers: r.matchers,
+            without_replica_labels: r.without_replica_labels,
+            limit: r.limit,
+        };
+        self.0.label_call("LabelNames", r.map(of_no_label)).await
+    }
+
+    /// Answers a LabelValues request.
+    pub(super) async fn values(&self, r: Request<LabelValuesRequest>) -> Result<Frame, Status> {
+        if r.get_ref().label.is_empty() {
+            return Err(Status::invalid_argument("the label name is empty"));
+        }
+        self.0.label_call("LabelValues", r).await
+    }
+
     /// Answers a Series request in messages that are ready to be sent.
     ///
     /// # Errors
     /// `InvalidArgument`; what goes wrong later ends the stream.
-    pub fn frames(&self, request: &Request<SeriesRequest>) -> Result<Served, Status> {
+    pub fn frames(&self, request: &Request<SeriesRequest>) -> Result<Sent, Status> {
         let deadline = request::deadline(request.metadata());
         let (asked, hints) = series_request::read(request.get_ref(), (self.0.window)())?;
-        let (to, from) = mpsc::channel::<Result<Vec<Frame>, Status>>(QUEUE);
+        let (to, from) = mpsc::channel(QUEUE);
         let inner = Arc::clone(&self.0);
         tokio::spawn(async move {
             let stop = Stop::default();
@@ -132,7 +156,7 @@ impl StoreGateway {
                 let _ = to.send(Err(status)).await;
             }
         });
-        Ok(ReceiverStream::new(from).map_ok(|frames| stream::iter(frames).map(Ok)).try_flatten().boxed())
+        Ok(ReceiverStream::new(from).boxed())
     }
 }
 
@@ -147,32 +171,27 @@ async fn within<T>(deadline: Option<Duration>, work: impl Future<Output = Result
 }
 
 impl Inner {
-    async fn series(
-        &self,
-        asked: Asked,
-        hints: Hints,
-        stop: Stop,
-        to: &mpsc::Sender<Result<Vec<Frame>, Status>>,
-    ) -> Result<(), Status> {
+    async fn series(&self, asked: Asked, hints: Hints, stop: Stop, to: &Out) -> Result<(), Status> {
         let clock = &self.world.clock;
         let begin = clock.elapsed();
         self.known()?;
-        let _turn = self.gate.acquire().await.map_err(|e| Status::internal(e.to_string()))?;
+        let _pending = One::more(&self.metrics.pending);
+        let turn = Turn::take(&self.gate).await?;
         self.metrics.turn(clock.elapsed().saturating_sub(begin));
-        let _running = Running::new(&self.metrics);
+        let _running = One::more(&self.metrics.in_flight);
         let begin = clock.elapsed();
         let budget = Budget::new(self.limits.bytes());
-        let mut answer = Answer::new(&self.shared, asked, self.limits.start(), budget, stop, to);
+        let mut answer = Answer::new(&self.shared, asked, self.limits.start(), budget, stop, (turn, to));
         let mut outcome = answer.run().await;
         let took = clock.elapsed().saturating_sub(begin);
         if outcome.is_ok() && hints.asked {
-            let stats = hints.stats.then(|| query_stats(&answer.stats, answer.budget(), took));
+            let stats = hints.stats.then(|| query_stats(&answer.stats, answer.budget(), (answer.looked, took)));
             let value = SeriesResponseHints { queried_blocks: blocks(&answer.queried), query_stats: stats };
             let any = any("SeriesResponseHints", &value);
             let message = SeriesResponse { result: Some(series_response::Result::Hints(any)) };
-            outcome = answer.send(vec![Frame::of(&message)]).await;
+            outcome = answer.send(Frame::of(&message)).await;
         }
-        self.metrics.ended(&answer.stats, took);
+        self.metrics.ended(&answer.stats, answer.looked, took);
         outcome.map_err(|fault| self.status(fault))
     }
 
@@ -193,13 +212,13 @@ impl Inner {
         answer.map_err(|fault| self.status(fault))
     }
 
-    /// A LabelNamesResponse.
-    async fn names(&self, r: Request<LabelNamesRequest>) -> Result<Frame, Status> {
+    /// A LabelValuesResponse, or, with `call` LabelNames and no label, a LabelNamesResponse: both have the same fields.
+    async fn label_call(&self, call: &str, r: Request<LabelValuesRequest>) -> Result<Frame, Status> {
         let deadline = request::deadline(r.metadata());
         let r = r.into_inner();
-        let asked_hints: LabelNamesRequestHints = hints(r.hints.as_ref(), "LabelNamesRequestHints")?;
+        let asked_hints: LabelValuesRequestHints = hints(r.hints.as_ref(), &format!("{call}RequestHints"))?;
         let asked = labels::Asked {
-            label: None,
+            label: Some(r.label).filter(|label| !label.is_empty()),
             range: self.clamp(r.start, r.end),
             matchers: request::matchers(&r.matchers)?,
             block_matchers: request::matchers(&asked_hints.block_matchers)?,
@@ -207,33 +226,13 @@ impl Inner {
             limit: request::limit(r.limit),
             abort: request::abort(r.partial_response_disabled, r.partial_response_strategy),
         };
-        let labels::Answer { found, warnings, queried } = within(deadline, self.labels(asked)).await?;
-        let hints = any("LabelNamesResponseHints", &LabelNamesResponseHints { queried_blocks: blocks(&queried) });
-        let rest = LabelNamesResponse { names: Vec::new(), warnings, hints: Some(hints) };
-        Ok(Frame::joined(vec![found.bytes().clone(), rest.encode_to_vec().into()]))
-    }
-
-    /// A LabelValuesResponse.
-    async fn values(&self, r: Request<LabelValuesRequest>) -> Result<Frame, Status> {
-        let deadline = request::deadline(r.metadata());
-        let r = r.into_inner();
-        if r.label.is_empty() {
-            return Err(Status::invalid_argument("the label name is empty"));
-        }
-        let asked_hints: LabelValuesRequestHints = hints(r.hints.as_ref(), "LabelValuesRequestHints")?;
-        let asked = labels::Asked {
-            label: Some(r.label),
-            range: self.clamp(r.start, r.end),
-            matchers: request::matchers(&r.matchers)?,
-            block_matchers: request::matchers(&asked_hints.block_matchers)?,
-            without: r.without_replica_labels,
-            limit: request::limit(r.limit),
-            abort: request::abort(r.partial_response_disabled, r.partial_response_strategy),
-        };
-        let labels::Answer { found, warnings, queried } = within(deadline, self.labels(asked)).await?;
-        let hints = any("LabelValuesResponseHints", &LabelValuesResponseHints { queried_blocks: blocks(&queried) });
-        let rest = LabelValuesResponse { values: Vec::new(), warnings, hints: Some(hints) };
-        Ok(Frame::joined(vec![found.bytes().clone(), rest.encode_to_vec().into()]))
+        let labels::Answer { found, held, warnings, queried } = within(deadline, self.labels(asked)).await?;
+        let queried = LabelValuesResponseHints { queried_blocks: blocks(&queried) };
+        let hints = Some(any(&format!("{call}ResponseHints"), &queried));
+        let rest = LabelValuesResponse { values: Vec::new(), warnings, hints };
+        // Counted until the caller has all of it.
+        let found = held.map_or_else(Bytes::new, |held| held.over(found.bytes().clone()));
+        Ok(Frame::joined(vec![found, rest.encode_to_vec().into()]))
     }
 
     fn status(&self, fault: Fault) -> Status {
@@ -253,19 +252,19 @@ impl Inner {
     }
 }
 
-/// A request that is being answered.
-struct Running<'a>(&'a Metrics);
+/// One more in a gauge, as long as it lives.
+struct One<'a>(&'a Gauge);
 
-impl<'a> Running<'a> {
-    fn new(metrics: &'a Metrics) -> Self {
-        metrics.in_flight.inc();
-        Self(metrics)
+impl<'a> One<'a> {
+    fn more(gauge: &'a Gauge) -> Self {
+        gauge.inc();
+        Self(gauge)
     }
 }
 
-impl Drop for Running<'_> {
+impl Drop for One<'_> {
     fn drop(&mut self) {
-        self.0.in_flight.dec();
+        self.0.dec();
     }
 }
 
@@ -290,14 +289,18 @@ fn hints<M: prost::Message + Default>(any: Option<&prost_types::Any>, name: &str
     }
 }
 
-/// The message of a frame.
-fn whole<M: prost::Message + Default>(frame: &Frame) -> Result<M, Status> {
-    let mut bytes = BytesMut::with_capacity(frame.length);
-    frame.pieces().iter().for_each(|p| bytes.put(p.clone()));
-    M::decode(bytes.freeze()).map_err(|e| Status::internal(e.to_string()))
+/// The messages of a frame.
+fn messages<M: prost::Message + Default>(frame: &Frame) -> Result<Vec<M>, Status> {
+    frame.messages().map_err(|e| Status::internal(e.to_string()))
 }
 
-fn query_stats(stats: &Stats, budget: &Budget, took: Duration) -> QueryStats {
+/// The only message of a frame.
+fn only<M: prost::Message + Default>(frame: &Frame) -> Result<Response<M>, Status> {
+    let first = messages(frame)?.into_iter().next();
+    first.map(Response::new).ok_or_else(|| Status::internal("an answer without a message"))
+}
+
+fn query_stats(stats: &Stats, budget: &Budget, (looked, took): (Duration, Duration)) -> QueryStats {
     let n = |c: &AtomicU64| i64::try_from(c.load(Relaxed)).unwrap_or(i64::MAX);
     let (p, s, c) = (&stats.postings, &stats.entries, &stats.data);
     QueryStats {
@@ -321,8 +324,8 @@ fn query_stats(stats: &Stats, budget: &Budget, took: Duration) -> QueryStats {
         chunks_fetched_size_sum: n(&c.fetched_bytes),
         chunks_fetch_count: n(&c.fetches),
         data_downloaded_size_sum: i64::try_from(budget.fetched()).unwrap_or(i64::MAX),
-        get_all_duration: prost_types::Duration::try_from(took).ok(),
-        merge_duration: None,
+        get_all_duration: prost_types::Duration::try_from(looked).ok(),
+        merge_duration: prost_types::Duration::try_from(took.saturating_sub(looked)).ok(),
     }
 }
 
@@ -332,15 +335,16 @@ impl Store for StoreGateway {
 
     /// For callers in this process; [`Server`] sends the frames as they are.
     async fn series(&self, request: Request<SeriesRequest>) -> Result<Response<Self::SeriesStream>, Status> {
-        Ok(Response::new(self.frames(&request)?.map(|frame| whole(&frame?)).boxed()))
+        let each = |frame: Frame| messages(&frame).map(|all| stream::iter(all).map(Ok));
+        Ok(Response::new(self.frames(&request)?.and_then(move |frame| ready(each(frame))).try_flatten().boxed()))
     }
 
     async fn label_names(&self, r: Request<LabelNamesRequest>) -> Result<Response<LabelNamesResponse>, Status> {
-        whole(&self.0.names(r).await?).map(Response::new)
+        only(&self.names(r).await?)
     }
 
     async fn label_values(&self, r: Request<LabelValuesRequest>) -> Result<Response<LabelValuesResponse>, Status> {
-        whole(&self.0.values(r).await?).map(Response::new)
+        only(&self.values(r).await?)
     }
 }
 
@@ -371,131 +375,5 @@ impl Info for StoreGateway {
         };
         let label_sets = served.groups.iter().map(|g| proto::labels::encode_set(&g.external)).collect();
         Ok(Response::new(InfoResponse { label_sets, component_type, store: Some(store), ..Default::default() }))
-    }
-}
-
-/// The StoreAPI as a gRPC service: answers go out in frames that were made once.
-#[derive(Clone)]
-pub struct Server {
-    gateway: StoreGateway,
-    rest: StoreServer<StoreGateway>,
-}
-
-impl NamedService for Server {
-    const NAME: &'static str = "thanos.Store";
-}
-
-impl<B> Service<http::Request<B>> for Server
-where
-    B: Body + Send + 'static,
-    B::Error: Into<StdError> + Send + 'static,
-{
-    type Response = http::Response<tonic::body::Body>;
-    type Error = std::convert::Infallible;
-    type Future = BoxFuture<Self::Response, Self::Error>;
-
-    fn poll_ready(&mut self, _: &mut task::Context<'_>) -> Poll<Result<(), Self::Error>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: http::Request<B>) -> Self::Future {
-        let gateway = self.gateway.clone();
-        match request.uri().path() {
-            "/thanos.Store/Series" => Box::pin(async move {
-                let mut grpc = Grpc::new(FrameCodec::<SeriesResponse, SeriesRequest>::default());
-                Ok(grpc.server_streaming(SeriesMethod(gateway), request).await)
-            }),
-            "/thanos.Store/LabelNames" => Box::pin(async move {
-                let mut grpc = Grpc::new(FrameCodec::<LabelNamesResponse, LabelNamesRequest>::default());
-                Ok(grpc.unary(NamesMethod(gateway), request).await)
-            }),
-            "/thanos.Store/LabelValues" => Box::pin(async move {
-                let mut grpc = Grpc::new(FrameCodec::<LabelValuesResponse, LabelValuesRequest>::default());
-                Ok(grpc.unary(ValuesMethod(gateway), request).await)
-            }),
-            _ => self.rest.call(request),
-        }
-    }
-}
-
-struct SeriesMethod(StoreGateway);
-
-impl ServerStreamingService<SeriesRequest> for SeriesMethod {
-    type Response = Frame;
-    type ResponseStream = Served;
-    type Future = BoxFuture<Response<Self::ResponseStream>, Status>;
-
-    fn call(&mut self, request: Request<SeriesRequest>) -> Self::Future {
-        let gateway = self.0.clone();
-        Box::pin(async move { gateway.frames(&request).map(Response::new) })
-    }
-}
-
-struct NamesMethod(StoreGateway);
-
-impl UnaryService<LabelNamesRequest> for NamesMethod {
-    type Response = Frame;
-    type Future = BoxFuture<Response<Frame>, Status>;
-
-    fn call(&mut self, request: Request<LabelNamesRequest>) -> Self::Future {
-        let gateway = self.0.clone();
-        Box::pin(async move { gateway.0.names(request).await.map(Response::new) })
-    }
-}
-
-struct ValuesMethod(StoreGateway);
-
-impl UnaryService<LabelValuesRequest> for ValuesMethod {
-    type Response = Frame;
-    type Future = BoxFuture<Response<Frame>, Status>;
-
-    fn call(&mut self, request: Request<LabelValuesRequest>) -> Self::Future {
-        let gateway = self.0.clone();
-        Box::pin(async move { gateway.0.values(request).await.map(Response::new) })
-    }
-}
-
-/// Requests as everywhere, answers as they are.
-struct FrameCodec<Res, Req>(BoundedCodec<Res, Req>);
-
-impl<Res, Req> Default for FrameCodec<Res, Req>
-where
-    BoundedCodec<Res, Req>: Default,
-{
-    fn default() -> Self {
-        Self(BoundedCodec::default())
-    }
-}
-
-impl<Res, Req> Codec for FrameCodec<Res, Req>
-where
-    BoundedCodec<Res, Req>: Codec<Decode = Req>,
-    Res: 'static,
-    Req: Send + 'static,
-{
-    type Encode = Frame;
-    type Decode = Req;
-    type Encoder = FrameEncoder;
-    type Decoder = <BoundedCodec<Res, Req> as Codec>::Decoder;
-
-    fn encoder(&mut self) -> Self::Encoder {
-        FrameEncoder
-    }
-
-    fn decoder(&mut self) -> Self::Decoder {
-        self.0.decoder()
-    }
-}
-
-struct FrameEncoder;
-
-impl Encoder for FrameEncoder {
-    type Item = Frame;
-    type Error = Status;
-
-    fn encode(&mut self, frame: Frame, to: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        to.reserve(frame.length);
-        frame.pieces().iter().for_each(|piece| to.put_slice(piece.chunk()));
-        Ok(())
     }
 }

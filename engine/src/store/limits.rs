@@ -4,6 +4,7 @@
 use super::Trouble;
 use crate::server::metrics::Metrics;
 use crate::storeapi::frames::SAMPLES_PER_CHUNK;
+use bytes::Bytes;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -81,11 +82,15 @@ pub struct Limits {
 impl Limits {
     /// Limits per request; 0 is none.
     pub fn new(series: u64, samples: u64, bytes: u64, metrics: &Metrics) -> Self {
-        let dropped = metrics.register(
+        let dropped: Family<Reason, Counter> = metrics.register(
             "thanos_bucket_store_queries_dropped",
             "Requests refused because they touch more than a limit allows",
             Family::default(),
         );
+        // All are there from the start, as Thanos's.
+        for refused in [Refused::Series(0), Refused::Samples(0), Refused::Bytes(0), Refused::Memory(0)] {
+            drop(dropped.get_or_create(&Reason { reason: refused.reason() }));
+        }
         Self { series, samples, bytes, dropped }
     }
 
@@ -226,6 +231,25 @@ impl Held {
         }
         self.bytes = bytes;
         Ok(())
+    }
+}
+
+impl Held {
+    /// These bytes, for which it is held until the last who has them lets them go.
+    #[must_use]
+    pub fn over(self, bytes: Bytes) -> Bytes {
+        Bytes::from_owner(Counted { bytes, _held: self })
+    }
+}
+
+struct Counted {
+    bytes: Bytes,
+    _held: Held,
+}
+
+impl AsRef<[u8]> for Counted {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
     }
 }
 

@@ -24,6 +24,7 @@ pub(crate) struct Metrics {
     duration: Histogram,
     loaded: Gauge,
     loads: Counter,
+    load_failures: Counter,
     drops: Counter,
     last_loaded: Gauge,
 }
@@ -31,6 +32,12 @@ pub(crate) struct Metrics {
 impl Metrics {
     /// Registers them.
     pub(crate) fn new(registry: &Registry) -> Self {
+        // Nothing of it can fail; Thanos's dashboard divides it.
+        let _: Counter = registry.register(
+            "thanos_bucket_store_block_drop_failures",
+            "Blocks that could not be let go",
+            Counter::default(),
+        );
         Self {
             syncs: registry.register(
                 "thanos_blocks_meta_syncs",
@@ -45,6 +52,11 @@ impl Metrics {
             ),
             loaded: registry.register("thanos_bucket_store_blocks_loaded", "Blocks that are served", Gauge::default()),
             loads: registry.register("thanos_bucket_store_block_loads", "Blocks that came", Counter::default()),
+            load_failures: registry.register(
+                "thanos_bucket_store_block_load_failures",
+                "Blocks that came and can't be served",
+                Counter::default(),
+            ),
             drops: registry.register("thanos_bucket_store_block_drops", "Blocks that went", Counter::default()),
             last_loaded: registry.register(
                 "thanos_bucket_store_blocks_last_loaded_timestamp_seconds",
@@ -63,10 +75,11 @@ impl Metrics {
         }
     }
 
-    /// Blocks came and went.
-    pub(super) fn blocks(&self, served: usize, added: usize, dropped: usize, now_ms: i64) {
+    /// Blocks came (some of them can't be served) and went.
+    pub(super) fn blocks(&self, served: usize, (added, failed): (usize, usize), dropped: usize, now_ms: i64) {
         self.loaded.set(i64::try_from(served).unwrap_or(i64::MAX));
-        self.loads.inc_by(added as u64);
+        self.loads.inc_by((added + failed) as u64);
+        self.load_failures.inc_by(failed as u64);
         self.drops.inc_by(dropped as u64);
         self.last_loaded.set(now_ms / 1000);
     }

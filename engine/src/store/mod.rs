@@ -24,6 +24,7 @@ pub mod series;
 #[cfg(test)]
 mod tests;
 mod trouble;
+pub mod wire;
 
 pub use run::run;
 pub use trouble::Trouble;

@@ -31,7 +31,7 @@ const TO: i64 = 1_700_004_485_004;
 
 /// A store gateway in this process; it ends when dropped.
 pub struct Gateway {
-    http: String,
+    pub http: String,
     pub grpc: String,
     stop: CancellationToken,
 }
@@ -104,7 +104,7 @@ fn bucket(dir: &Path) -> PathBuf {
 }
 
 /// Our store and Thanos's over one bucket.
-async fn both(dir: &Path) -> (Gateway, Thanos) {
+pub async fn both(dir: &Path) -> (Gateway, Thanos) {
     let bucket = bucket(dir);
     let ours = Gateway::start(&bucket, &dir.join("ours"), |_| {}).await;
     let config = format!("--objstore.config=type: FILESYSTEM\nconfig:\n  directory: {}\n", bucket.display());
@@ -112,7 +112,7 @@ async fn both(dir: &Path) -> (Gateway, Thanos) {
     (ours, peer)
 }
 
-async fn client(address: &str) -> StoreClient<Channel> {
+pub async fn client(address: &str) -> StoreClient<Channel> {
     let channel = Channel::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap();
     StoreClient::new(channel).max_decoding_message_size(64 << 20)
 }

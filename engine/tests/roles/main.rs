@@ -25,6 +25,7 @@ mod recorded;
 mod reload;
 mod server;
 mod services;
+mod store_metrics;
 mod stores;
 mod thanos;
 mod upload;

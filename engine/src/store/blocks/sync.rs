@@ -446,7 +446,9 @@ impl Syncer {
             known.states = decision.states;
             known.metas = view.blocks.values().map(|b| Arc::clone(&b.meta)).collect();
         }
-        self.metrics.blocks(kept.len(), added.len(), dropped, now_ms);
+        let missed: HashSet<BlockId> = before.missing.iter().map(|m| m.id).collect();
+        let failed = decision.missing.iter().filter(|m| !missed.contains(&m.id)).count();
+        self.metrics.blocks(kept.len(), (added.len(), failed), dropped, now_ms);
         if !added.is_empty() || dropped > 0 || before.generation == 0 {
             tracing::info!(blocks = kept.len(), added = added.len(), dropped, "blocks are served");
         } else if suspects.is_empty() && before.missing == decision.missing {

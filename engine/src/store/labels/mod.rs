@@ -61,10 +61,12 @@ pub struct Asked {
 }
 
 /// The answer to a label call.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub struct Answer {
     /// Names or values.
     pub found: Texts,
+    /// The memory for them.
+    pub held: Option<Held>,
     /// What is missing.
     pub warnings: Vec<String>,
     /// Blocks that were read.
@@ -125,7 +127,7 @@ pub async fn answer(shared: &Shared, asked: Asked, budget: Budget, used: super::
         answer.queried.extend(blocks.iter().map(|(b, _)| b.id));
         let troubles = match call.all(blocks).await {
             Ok(found) => {
-                answer.found = found;
+                (answer.found, answer.held) = found;
                 answer.warnings.extend(lacks.take());
                 answer.warnings.extend(lacks.rest());
                 return match answer.warnings.first() {
@@ -160,17 +162,17 @@ impl Pile {
         Ok(())
     }
 
-    async fn finish(mut self, call: &Call) -> Result<Texts, Fault> {
-        let Some((_, mut all)) = self.0.pop() else { return Ok(Texts::default()) };
+    async fn finish(mut self, call: &Call) -> Result<(Texts, Option<Held>), Fault> {
+        let Some((_, mut all)) = self.0.pop() else { return Ok(Default::default()) };
         while let Some((_, other)) = self.0.pop() {
             all = call.merged(other, all).await?;
         }
-        Ok(all.0)
+        Ok((all.0, Some(all.1)))
     }
 }
 
 impl Call {
-    async fn all(self: &Arc<Self>, blocks: Vec<Chosen>) -> Result<Texts, Fault> {
+    async fn all(self: &Arc<Self>, blocks: Vec<Chosen>) -> Result<(Texts, Option<Held>), Fault> {
         let (mut pile, mut troubles) = (Pile::default(), Vec::new());
         // Each goes on by itself while lists are merged here: what waits for its turn of the CPU or of the bucket must take it.
         let mut found = stream::iter(blocks.into_iter().map(|(block, matchers)| {
@@ -188,7 +190,8 @@ impl Call {
         if !troubles.is_empty() {
             return Err(Fault::Blocks(troubles));
         }
-        Ok(pile.finish(self).await?.first(self.limit()))
+        let (all, held) = pile.finish(self).await?;
+        Ok((all.first(self.limit()), held))
     }
 
     fn limit(&self) -> usize {

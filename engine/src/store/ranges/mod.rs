@@ -214,7 +214,7 @@ impl Ranges {
             let fetched = self.fetch(&bucket, edition, file, &missing, budget).await?;
             pages.keep(edition, file, size, fetched.clone());
             // Cached pages that were fetched as part of a gap give way.
-            parts.retain(|(at, _)| !missing.iter().any(|run| run.contains(at)));
+            outside(&mut parts, &missing);
             parts.extend(fetched);
             parts.sort_by_key(|(at, _)| *at);
         }
@@ -299,6 +299,11 @@ impl Default for Ranges {
     fn default() -> Self {
         Self::new()
     }
+}
+
+/// Leaves those parts that begin in none of the runs, which are sorted and don't overlap.
+fn outside(parts: &mut Vec<(u64, Bytes)>, runs: &[Range<u64>]) {
+    parts.retain(|(at, _)| runs.get(runs.partition_point(|run| run.end <= *at)).is_none_or(|run| !run.contains(at)));
 }
 
 /// The reads that cover all ranges, sorted, not overlapping.

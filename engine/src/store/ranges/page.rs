@@ -16,7 +16,7 @@ use crate::store::blocks::Edition;
 use bytes::Bytes;
 use model::BlockId;
 use parking_lot::Mutex;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::OpenOptions;
 use std::io::Read as _;
 use std::ops::Range;
@@ -252,64 +252,82 @@ impl Pages {
         let this = Arc::clone(self);
         let pages = found.len();
         let read = move || {
-            let read = |run: Range<u64>| match this.read(&run, size, &found) {
-                Ok(bytes) => Some((run.start, bytes)),
-                Err(bad) => {
-                    this.forget(edition, file, &bad);
-                    None
-                }
-            };
-            runs.into_iter().map(read).collect::<Option<Vec<_>>>()
-        };
-        match tokio::task::spawn_blocking(read).await {
-            Ok(Some(parts)) => {
-                self.hits.fetch_add(pages as u64, Ordering::Relaxed);
-                Had { parts, missing }
+            let (mut parts, mut bad) = (Vec::with_capacity(runs.len()), Vec::new());
+            for run in &runs {
+                this.read(run, size, &found, &mut parts, &mut bad);
             }
-            // Something is damaged, which is rare: all is read anew.
-            Ok(None) | Err(_) => Had { parts: Vec::new(), missing: around(ranges, size).collect() },
-        }
+            this.forget(edition, file, &bad);
+            (parts, bad)
+        };
+        let Ok((parts, bad)) = tokio::task::spawn_blocking(read).await else {
+            return Had { parts: Vec::new(), missing: around(ranges, size).collect() };
+        };
+        let bad: BTreeSet<u32> = bad.iter().map(|(page, ..)| *page).collect();
+        self.hits.fetch_add(pages.saturating_sub(bad.len()) as u64, Ordering::Relaxed);
+        missing.extend(bad.into_iter().map(|page| {
+            let at = u64::from(page) * PAGE;
+            at..(at + PAGE).min(size)
+        }));
+        missing.sort_unstable_by_key(|page| page.start);
+        Had { parts, missing }
     }
 
-    /// Bytes of the file, sectors as a whole, in pages that are there; else the slots and pages that are damaged.
-    fn read(&self, run: &Range<u64>, size: u64, found: &[There]) -> Result<Bytes, Vec<There>> {
+    /// Adds the bytes of a run of the file, sectors as a whole, in pages that are there; and the pages of it that are damaged,
+    /// of which nothing is added.
+    fn read(
+        &self,
+        run: &Range<u64>,
+        size: u64,
+        found: &[There],
+        parts: &mut Vec<(u64, Bytes)>,
+        all_bad: &mut Vec<There>,
+    ) {
         let first = found.partition_point(|(page, ..)| u64::from(*page) < run.start / PAGE);
         let pages = found.get(first..).unwrap_or_default();
         let mut bytes = vec![0; usize::try_from(run.end - run.start).unwrap_or(0)];
-        let (mut rest, mut at, mut bad) = (&mut *bytes, run.start, Vec::new());
-        let mut pages = pages.iter().peekable();
+        let (mut rest, mut at) = (&mut *bytes, run.start);
+        let mut next = pages.iter().peekable();
         while at < run.end {
-            let Some(begin) = pages.next() else { return Err(bad) };
+            let Some(begin) = next.next() else { break };
             // Slots side by side are one read.
             let (mut end, mut last) = (((at / PAGE + 1) * PAGE).min(run.end), begin);
             while end < run.end
-                && let Some(next) = pages.next_if(|next| next.1 == last.1 + 1 && next.0 == last.0 + 1)
+                && let Some(one) = next.next_if(|one| one.1 == last.1 + 1 && one.0 == last.0 + 1)
             {
-                (end, last) = ((end + PAGE).min(run.end), next);
+                (end, last) = ((end + PAGE).min(run.end), one);
             }
             let Some((part, tail)) = usize::try_from(end - at).ok().and_then(|n| rest.split_at_mut_checked(n)) else {
-                return Err(bad);
+                break;
             };
-            if self.contents.read_exact_at(part, u64::from(begin.1) * PAGE + at % PAGE).is_err() {
-                bad.push(*begin);
-            }
+            // What does not come stays zero, and its checksum says so.
+            let _ = self.contents.read_exact_at(part, u64::from(begin.1) * PAGE + at % PAGE);
             (rest, at) = (tail, end);
         }
         // Every sector against its checksum.
-        let mut at = run.start;
+        let (mut at, mut bad) = (run.start, Vec::<There>::new());
         for sector in bytes.chunks(SECTOR as usize) {
-            let page = found.get(first + (at / PAGE - run.start / PAGE) as usize);
+            let page = pages.get((at / PAGE - run.start / PAGE) as usize);
             let is_whole = |there: &There| {
                 let expected = there.2.get((at % PAGE / SECTOR) as usize);
                 expected == Some(&crc32c::crc32c(sector)) || model::protection::off("page-crc")
             };
-            if let Some(page) = page.filter(|p| !is_whole(p)) {
+            if let Some(page) = page.filter(|p| !is_whole(p) && bad.last().is_none_or(|(last, ..)| *last != p.0)) {
                 bad.push(*page);
             }
             at += sector.len() as u64;
         }
         debug_assert!(at == run.end && (at.is_multiple_of(SECTOR) || at == size), "runs are of whole sectors");
-        if bad.is_empty() { Ok(bytes.into()) } else { Err(bad) }
+        let bytes = Bytes::from(bytes);
+        // What lies between damaged pages.
+        let mut from = run.start;
+        let holes = bad.iter().map(|(page, ..)| u64::from(*page) * PAGE);
+        for (begin, end) in holes.map(|at| (at, at + PAGE)).chain([(run.end, run.end)]) {
+            if let Some(range) = span(from..begin.min(run.end), run.start) {
+                parts.push((from, bytes.slice(range)));
+            }
+            from = end;
+        }
+        all_bad.append(&mut bad);
     }
 
     /// Pages that are damaged are not given any more.
@@ -381,6 +399,12 @@ impl Pages {
             }
         }
     }
+}
+
+/// Where a range of a file lies in a buffer that begins at `start`; nothing for an empty one.
+fn span(range: Range<u64>, start: u64) -> Option<Range<usize>> {
+    let at = |n: u64| usize::try_from(n.checked_sub(start)?).ok();
+    (range.start < range.end).then_some(at(range.start)?..at(range.end)?)
 }
 
 /// What to read of the pages that were found: whole sectors, what is near to each other as one, sorted.

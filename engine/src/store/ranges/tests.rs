@@ -121,6 +121,61 @@ async fn a_damaged_page_is_read_again_and_a_small_cache_stays_small() {
     check(&ranges, &just(0..1_000_000)).await;
 }
 
+/// A sector that is damaged costs its page, not the call; neither do pages that are gone in the middle.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_damaged_sector_costs_one_page() {
+    let (bucket, _) = bucket().await;
+    let dir = tempfile::tempdir().unwrap();
+    let ranges = Ranges::with(Limits::default(), pages(&dir, 8 << 20));
+    ranges.use_bucket(bucket.clone());
+    let all = just(0..SIZE as u64);
+    check(&ranges, &all).await;
+    let total = SIZE.div_ceil(page::PAGE as usize);
+    settled(&ranges, total).await;
+    // Slots are in the order of pages: this is the 41st, and its last sector.
+    let path = dir.path().join("pages");
+    let contents = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+    let damage = |at: u64| std::os::unix::fs::FileExt::write_all_at(&contents, b"damaged", at).unwrap();
+    damage(41 * page::PAGE - 100);
+    let counts = || {
+        let pages = ranges.pages().unwrap();
+        [&pages.damaged, &pages.hits, &pages.requests].map(|n| n.load(Ordering::Relaxed) as usize)
+    };
+    let before = counts();
+    let budget = check(&ranges, &all).await;
+    assert_eq!((budget.requests(), budget.fetched()), (1, page::PAGE));
+    let after = counts();
+    assert_eq!([0, 1, 2].map(|n| after[n] - before[n]), [1, total - 1, total]);
+    settled(&ranges, total).await;
+    assert_eq!(check(&ranges, &all).await.requests(), 0, "it is kept again");
+    // A sector that nobody wants, beside one that is wanted.
+    damage(20 * page::PAGE + 20_000);
+    let first = 20 * page::PAGE;
+    assert_eq!(check(&ranges, &just(first..first + 5000)).await.requests(), 0);
+    // Two in a page, and a range that begins before it and ends behind it.
+    damage(20 * page::PAGE);
+    let budget = check(&ranges, &[first - 10..first + 10, first + 19_000..first + 90_000]).await;
+    assert_eq!((budget.requests(), budget.fetched()), (1, page::PAGE));
+    // Cut off: what is left is given.
+    settled(&ranges, total).await;
+    contents.set_len(50 * page::PAGE).unwrap();
+    let budget = check(&ranges, &[0..100_000, 49 * page::PAGE..SIZE as u64]).await;
+    assert!(budget.fetched() >= SIZE as u64 - 50 * page::PAGE, "{budget:?}");
+    assert_eq!(check(&ranges, &just(0..100_000)).await.requests(), 0);
+}
+
+/// Quadratic, this would take minutes.
+#[test]
+fn a_hundred_thousand_parts_beside_as_many_runs() {
+    let part = |n: u64| (n * 10, Bytes::new());
+    let mut parts: Vec<_> = (0..200_000).map(part).collect();
+    let runs: Vec<_> = (0..200_000u64).map(|n| n * 20 + 5..n * 20 + 15).collect();
+    outside(&mut parts, &runs);
+    assert!(parts.len() == 100_000 && parts.iter().all(|(at, _)| at % 20 == 0));
+    outside(&mut parts, &[]);
+    assert_eq!(parts.len(), 100_000);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn names_that_are_not_those_of_their_contents_give_nothing() {
     let (bucket, _) = bucket().await;
@@ -184,7 +239,7 @@ async fn budgets_and_ends_are_kept() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_read_that_hangs_is_sent_again_and_few_of_them_are() {
     let (bucket, faults) = bucket().await;
-    let limits = Limits { concurrency: 4, deadline: Duration::from_secs(3) };
+    let limits = Limits { concurrency: 4, deadline: Duration::from_secs(10) };
     let ranges = Ranges::with(limits, None);
     ranges.use_bucket(bucket.clone());
     let hanging = || Plan { hangs: vec!["index".into()], ..Plan::default() };
@@ -199,12 +254,12 @@ async fn a_read_that_hangs_is_sent_again_and_few_of_them_are() {
     faults.set(Plan::default());
     let begin = World::real().clock.elapsed();
     reading.await.unwrap();
-    assert!(World::real().clock.elapsed().saturating_sub(begin) < Duration::from_secs(2));
+    assert!(World::real().clock.elapsed().saturating_sub(begin) < Duration::from_secs(9));
     assert_eq!(ranges.hedged(), 1);
     // One read in ten at most: this one ends by its deadline, which is told, and gives its turn back.
     faults.set(hanging());
     let late = ranges.read(edition(&ranges), (File::Index, SIZE as u64), &just(0..10), &Budget::new(0)).await;
-    assert!(matches!(&late, Err(Trouble::Unavailable(what)) if what.contains("did not come within 3s")), "{late:?}");
+    assert!(matches!(&late, Err(Trouble::Unavailable(what)) if what.contains("did not come within 10s")), "{late:?}");
     assert_eq!((ranges.hedged(), ranges.shared.turns.available_permits()), (1, 4));
     faults.set(Plan::default());
     for n in 0..20 {

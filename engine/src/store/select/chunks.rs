@@ -2,7 +2,6 @@
 
 use super::join;
 use super::parts::Loaded;
-use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use tsdb::chunk::Encoding;
@@ -78,9 +77,9 @@ pub fn reads(chunks: &[(u32, Place)]) -> (Vec<Read>, Vec<u32>) {
 
 /// A chunk in what was read.
 #[derive(Clone, Debug)]
-pub enum Found {
-    /// Here it is, a slice of what was read.
-    Whole(Encoding, Bytes),
+pub enum Found<'a> {
+    /// Here it is, in this part of what was read.
+    Whole(Encoding, usize, &'a [u8]),
     /// It is longer than what was read of it.
     Longer(Range<u64>),
 }
@@ -89,16 +88,16 @@ pub enum Found {
 ///
 /// # Errors
 /// When it is damaged.
-pub fn take(file: &str, loaded: &Loaded, place: &Place) -> tsdb::Result<Found> {
+pub fn take<'a>(file: &'a str, loaded: &'a Loaded, place: &Place) -> tsdb::Result<Found<'a>> {
     let at = u64::from(place.start);
     if at < segment::HEADER_LEN as u64 {
         let what = "a chunk would lie in the header of its segment";
         return Err(tsdb::Error::corrupt(file, "chunk", at, what));
     }
-    let bytes = loaded.from(at).unwrap_or_default();
-    match segment::read_chunk(file, &bytes, at) {
-        Ok((chunk, _)) => Ok(Found::Whole(chunk.encoding, bytes.slice_ref(chunk.data))),
-        Err(error) => match whole(at, &bytes).filter(|w| w.end - at > bytes.len() as u64) {
+    let (part, bytes) = loaded.from(at).unwrap_or_default();
+    match segment::read_chunk(file, bytes, at) {
+        Ok((chunk, _)) => Ok(Found::Whole(chunk.encoding, part, chunk.data)),
+        Err(error) => match whole(at, bytes).filter(|w| w.end - at > bytes.len() as u64) {
             Some(range) => Ok(Found::Longer(range)),
             None => Err(error),
         },
@@ -164,7 +163,8 @@ mod tests {
             let Found::Longer(r) = take("f", &load(short), &place).unwrap() else { panic!("{short}") };
             assert!(r.end >= bytes.len() as u64 || short < 10, "{short} {r:?}");
         }
-        let Found::Whole(Encoding::Xor, found) = take("f", &load(bytes.len()), &place).unwrap() else { panic!() };
+        let all = load(bytes.len());
+        let Found::Whole(Encoding::Xor, 0, found) = take("f", &all, &place).unwrap() else { panic!() };
         assert_eq!(found, data);
         bytes[50] ^= 1;
         let load = Loaded::new(&[8..bytes.len() as u64], vec![bytes[8..].to_vec().into()]);

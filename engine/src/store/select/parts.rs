@@ -116,17 +116,21 @@ impl Loaded {
         Self(ranges.iter().map(|r| r.start).zip(parts).collect())
     }
 
-    /// All that was read from `at` on without a gap; empty if nothing was.
-    pub fn from(&self, at: u64) -> Option<Bytes> {
-        let (start, bytes) = self.0.get(self.0.partition_point(|(start, _)| *start <= at).checked_sub(1)?)?;
-        let skip = usize::try_from(at - start).ok().filter(|s| *s < bytes.len())?;
-        Some(bytes.slice(skip..))
+    /// All that was read from `at` on without a gap, and the number of its part; nothing if nothing was.
+    pub fn from(&self, at: u64) -> Option<(usize, &[u8])> {
+        let part = self.0.partition_point(|(start, _)| *start <= at).checked_sub(1)?;
+        let (start, bytes) = self.0.get(part)?;
+        Some((part, bytes.get(usize::try_from(at - start).ok()?..)?))
     }
 
-    /// As [`Loaded::from`], borrowed.
+    /// As [`Loaded::from`], the bytes alone.
     pub fn view(&self, at: u64) -> &[u8] {
-        let found = self.0.partition_point(|(start, _)| *start <= at).checked_sub(1).and_then(|i| self.0.get(i));
-        found.and_then(|(start, bytes)| bytes.get(usize::try_from(at - start).ok()?..)).unwrap_or_default()
+        self.from(at).map_or(&[], |(_, bytes)| bytes)
+    }
+
+    /// The part with this number.
+    pub fn part(&self, number: usize) -> Option<&Bytes> {
+        self.0.get(number).map(|(_, bytes)| bytes)
     }
 
     /// Bytes held.
@@ -182,7 +186,7 @@ mod tests {
                 for place in part.series {
                     let at = parts.offset(place).unwrap();
                     let want = at.saturating_add(estimate).min(section.end) - at;
-                    prop_assert!(loaded.from(at).unwrap().len() as u64 >= want);
+                    prop_assert!(loaded.from(at).unwrap().1.len() as u64 >= want);
                     prop_assert!(loaded.view(at).len() as u64 >= want);
                 }
             }

@@ -1,88 +1,180 @@
-//! Answers as bytes: SeriesResponse messages whose labels are written once and whose chunks are slices of what was read.
+//! Answers as bytes: SeriesResponse messages that are written once, each behind gRPC's prefix, many of them in one piece of
+//! memory; large chunks are slices of what was read.
 //!
 //! Writing the wire format here, and not through structures, saves an allocation per label and a walk over all of them for
 //! each length. The tests read it back with the generated types.
 
 use crate::server::FRAME_MAX;
-use bytes::{BufMut as _, Bytes, BytesMut};
+use bytes::{Buf as _, BufMut as _, Bytes};
 use model::Labels;
+use std::ops::Deref;
 
-/// A chunk of at least this many bytes is passed on as a slice; a smaller one is cheaper to copy.
-const SLICE: usize = 512;
+/// A chunk of at least this many bytes is passed on as a slice; a smaller one is cheaper to copy than a frame of HTTP/2.
+const SLICE: usize = 4 << 10;
+/// gRPC's prefix of a message: a flag and four bytes of length.
+const PREFIX: usize = 5;
+/// Before a message with a batch: the prefix, the field and its length.
+const BATCH: usize = PREFIX + 1 + 5;
+/// Bytes of messages that are passed on together, about.
+pub const TOGETHER: usize = 256 << 10;
 
 /// Field numbers of AggrChunk.
 pub const RAW: u8 = 3;
 
+/// The bytes of a chunk.
+#[derive(Clone, Debug)]
+pub enum Data<'a> {
+    /// A part of what was read.
+    Part(&'a [u8], &'a Bytes),
+    /// A slice of it.
+    Slice(Bytes),
+}
+
+impl Deref for Data<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Part(part, _) => part,
+            Self::Slice(bytes) => bytes,
+        }
+    }
+}
+
+impl PartialEq for Data<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        **self == **other
+    }
+}
+
+impl Data<'_> {
+    /// As a slice of what was read.
+    pub fn slice(&self) -> Bytes {
+        match self {
+            Self::Part(part, of) => of.slice_ref(part),
+            Self::Slice(bytes) => bytes.clone(),
+        }
+    }
+}
+
 /// A chunk of an answer.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Slot {
+#[derive(Clone, Debug, PartialEq)]
+pub struct Slot<'a> {
     /// The field of AggrChunk: 3 raw, 4 count, 5 sum, 6 min, 7 max, 8 counter.
     pub field: u8,
     /// The StoreAPI's number of its encoding.
     pub encoding: i32,
     /// Its bytes.
-    pub data: Bytes,
+    pub data: Data<'a>,
 }
 
 /// Chunks of the same time.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Aggr {
+#[derive(Clone, Debug, PartialEq)]
+pub struct Aggr<'a> {
     /// Time of the first sample in ms.
     pub min_t: i64,
     /// Time of the last sample in ms.
     pub max_t: i64,
-    /// Its slots, by field number.
-    pub slots: Vec<Slot>,
+    /// Its slots, by field number: mostly one.
+    pub first: Option<Slot<'a>>,
+    /// The others.
+    pub rest: Vec<Slot<'a>>,
 }
 
-/// A message, ready to be sent: its pieces in order.
+impl<'a> Aggr<'a> {
+    /// All slots.
+    pub fn slots(&self) -> impl Iterator<Item = &Slot<'a>> {
+        self.first.iter().chain(&self.rest)
+    }
+}
+
+/// Whole messages, ready to be sent, each behind its prefix: pieces in order.
 #[derive(Clone, Debug, Default)]
 pub struct Frame {
     pieces: Vec<Bytes>,
-    /// Bytes of all pieces.
-    pub length: usize,
 }
 
 impl Frame {
     /// The pieces.
-    pub fn pieces(&self) -> &[Bytes] {
-        &self.pieces
+    pub fn pieces(self) -> Vec<Bytes> {
+        self.pieces
     }
 
-    /// A message in pieces.
-    pub fn joined(pieces: Vec<Bytes>) -> Self {
-        Self { length: pieces.iter().map(Bytes::len).sum(), pieces }
+    /// One message, which is given in pieces.
+    pub fn joined(mut pieces: Vec<Bytes>) -> Self {
+        let length = pieces.iter().map(Bytes::len).sum();
+        pieces.insert(0, Bytes::copy_from_slice(&prefix(length)));
+        Self { pieces }
     }
 
-    /// A frame of one message.
+    /// One message.
     pub fn of(message: &impl prost::Message) -> Self {
-        let bytes = Bytes::from(message.encode_to_vec());
-        Self { length: bytes.len(), pieces: vec![bytes] }
+        let mut all = Vec::with_capacity(PREFIX + message.encoded_len());
+        all.extend_from_slice(&prefix(message.encoded_len()));
+        message.encode_raw(&mut all);
+        Self { pieces: vec![all.into()] }
     }
+
+    /// The messages, read.
+    ///
+    /// # Errors
+    /// When they are of another type.
+    pub fn messages<M: prost::Message + Default>(&self) -> Result<Vec<M>, prost::DecodeError> {
+        let mut all = Bytes::from(self.pieces.concat());
+        let mut out = Vec::new();
+        while all.len() >= PREFIX {
+            all.advance(1);
+            let length = usize::try_from(all.get_u32()).unwrap_or(usize::MAX).min(all.len());
+            out.push(M::decode(all.split_to(length))?);
+        }
+        Ok(out)
+    }
+}
+
+/// What gRPC puts before a message, which is not packed.
+fn prefix(length: usize) -> [u8; PREFIX] {
+    let [a, b, c, d] = u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes();
+    [0, a, b, c, d]
 }
 
 /// Collects series and gives frames.
 #[derive(Debug)]
 pub struct Framer {
     batch: usize,
+    /// Bytes that a frame is expected to take.
+    expected: usize,
     /// Written since the last piece.
-    open: BytesMut,
+    open: Vec<u8>,
     pieces: Vec<Bytes>,
+    /// Where the message begins that is being written: in `open`, its head left free there...
+    begin: usize,
+    /// ... or, if it holds slices, before this piece, without a head.
+    first: Option<usize>,
+    /// Bytes of this message, without its head, and of the frame.
     length: usize,
+    all: usize,
     series: usize,
-    /// Frames that are full.
-    full: Vec<Frame>,
 }
 
 impl Framer {
-    /// With at most `batch` series in a message; 1 means that each is sent on its own.
-    pub fn new(batch: usize) -> Self {
-        let open = BytesMut::new();
-        Self { batch: batch.max(1), open, pieces: Vec::new(), length: 0, series: 0, full: Vec::new() }
+    /// With at most `batch` series in a message; 1 means that each is sent on its own. A frame is expected to take `expected`
+    /// bytes.
+    pub fn new(batch: usize, expected: usize) -> Self {
+        Self {
+            batch: batch.max(1),
+            expected: expected.min(TOGETHER + TOGETHER / 4),
+            open: Vec::new(),
+            pieces: Vec::new(),
+            begin: 0,
+            first: None,
+            length: 0,
+            all: 0,
+            series: 0,
+        }
     }
 
     /// Adds a series; one that is too large for a message goes in parts.
-    pub fn push(&mut self, labels: &Labels, chunks: &[Aggr]) {
+    pub fn push(&mut self, labels: &Labels, chunks: &[Aggr<'_>]) {
         let head: usize = labels.iter().map(|(n, v)| field_len(label_len(n, v))).sum();
         let mut rest = chunks;
         loop {
@@ -104,12 +196,19 @@ impl Framer {
         }
     }
 
-    fn part(&mut self, labels: &Labels, chunks: &[Aggr], bytes: usize) {
+    fn part(&mut self, labels: &Labels, chunks: &[Aggr<'_>], bytes: usize) {
         if self.series > 0 && self.length + bytes > FRAME_MAX {
             self.flush();
         }
-        self.reserve(bytes);
+        if self.series == 0 {
+            if self.open.capacity() == 0 {
+                self.open.reserve(self.expected);
+            }
+            self.begin = self.open.len();
+            self.open.resize(self.begin + self.head(), 0);
+        }
         // Series is field 1 of both SeriesResponse and SeriesBatch.
+        self.length += field_len(bytes);
         self.key(1, bytes);
         for (name, value) in labels {
             self.key(1, label_len(name, value));
@@ -120,12 +219,12 @@ impl Framer {
             self.key(2, aggr_len(chunk));
             self.number(1, chunk.min_t as u64);
             self.number(2, chunk.max_t as u64);
-            for slot in &chunk.slots {
+            for slot in chunk.slots() {
                 self.key(slot.field, slot_len(slot));
                 self.number(1, slot.encoding as u64);
                 if !slot.data.is_empty() {
                     self.key(2, slot.data.len());
-                    self.slice(&slot.data);
+                    self.data(&slot.data);
                 }
             }
         }
@@ -135,78 +234,102 @@ impl Framer {
         }
     }
 
+    /// Bytes that are left free for the head of a message.
+    fn head(&self) -> usize {
+        if self.batch > 1 { BATCH } else { PREFIX }
+    }
+
     /// Ends the message that is being written.
     pub fn flush(&mut self) {
         if self.series == 0 {
             return;
         }
-        if !self.open.is_empty() {
-            self.pieces.push(self.open.split().freeze());
-        }
-        let mut pieces = std::mem::take(&mut self.pieces);
-        let mut length = std::mem::take(&mut self.length);
-        if self.batch > 1 {
-            let mut key = BytesMut::with_capacity(11);
-            key.put_u8(4 << 3 | 2);
-            put_varint(&mut key, length as u64);
-            length += key.len();
-            pieces.insert(0, key.freeze());
-        }
         self.series = 0;
-        self.full.push(Frame { pieces, length });
+        let length = std::mem::take(&mut self.length);
+        let (mut head, mut used) = ([0; BATCH], PREFIX);
+        let mut whole = length;
+        if self.batch > 1 {
+            let mut rest = head.get_mut(PREFIX..).unwrap_or_default();
+            rest.put_u8(4 << 3 | 2);
+            put_varint(&mut rest, length as u64);
+            used = BATCH - rest.len();
+            whole += used - PREFIX;
+        }
+        if let Some(place) = head.get_mut(..PREFIX) {
+            place.copy_from_slice(&prefix(whole));
+        }
+        let head = head.get(..used).unwrap_or_default();
+        self.all += PREFIX + whole;
+        match self.first.take() {
+            Some(first) => self.pieces.insert(first.min(self.pieces.len()), Bytes::copy_from_slice(head)),
+            None => {
+                // What was left free and is not needed closes up.
+                let free = self.begin..self.begin + self.head();
+                drop(self.open.splice(free, head.iter().copied()));
+            }
+        }
     }
 
-    /// The frames that are full.
-    pub fn take(&mut self) -> Vec<Frame> {
-        std::mem::take(&mut self.full)
+    /// What was written, if it is much: a message may have fewer series than it might.
+    pub fn full(&mut self) -> Option<Frame> {
+        if self.all + self.length >= TOGETHER { self.take() } else { None }
     }
 
-    fn reserve(&mut self, bytes: usize) {
-        if self.open.capacity() - self.open.len() < bytes.min(4096) {
-            self.open.reserve(bytes.clamp(64 << 10, FRAME_MAX));
+    /// What was written; the last message ends.
+    pub fn take(&mut self) -> Option<Frame> {
+        self.flush();
+        self.cut();
+        self.all = 0;
+        let pieces = std::mem::take(&mut self.pieces);
+        (!pieces.is_empty()).then_some(Frame { pieces })
+    }
+
+    /// What is open becomes a piece.
+    fn cut(&mut self) {
+        if !self.open.is_empty() {
+            self.pieces.push(std::mem::take(&mut self.open).into());
         }
     }
 
     fn key(&mut self, field: u8, length: usize) {
-        self.open.put_u8(field << 3 | 2);
-        let n = put_varint(&mut self.open, length as u64);
-        self.length += 1 + n;
+        self.open.push(field << 3 | 2);
+        put_varint(&mut self.open, length as u64);
     }
 
     fn number(&mut self, field: u8, value: u64) {
         if value != 0 {
-            self.open.put_u8(field << 3);
-            let n = put_varint(&mut self.open, value);
-            self.length += 1 + n;
+            self.open.push(field << 3);
+            put_varint(&mut self.open, value);
         }
     }
 
     fn text(&mut self, field: u8, text: &[u8]) {
         self.key(field, text.len());
         self.open.extend_from_slice(text);
-        self.length += text.len();
     }
 
-    fn slice(&mut self, data: &Bytes) {
-        self.length += data.len();
+    fn data(&mut self, data: &Data<'_>) {
         if data.len() < SLICE {
             self.open.extend_from_slice(data);
             return;
         }
-        self.pieces.push(self.open.split().freeze());
-        self.pieces.push(data.clone());
+        if self.first.is_none() {
+            let message = self.open.split_off(self.begin);
+            self.cut();
+            self.first = Some(self.pieces.len());
+            self.open = message.get(self.head()..).unwrap_or_default().to_vec();
+        }
+        self.cut();
+        self.pieces.push(data.slice());
     }
 }
 
-fn put_varint(out: &mut BytesMut, mut v: u64) -> usize {
-    let mut n = 1;
+fn put_varint(out: &mut impl bytes::BufMut, mut v: u64) {
     while v >= 0x80 {
         out.put_u8((v & 0x7f) as u8 | 0x80);
         v >>= 7;
-        n += 1;
     }
     out.put_u8(v as u8);
-    n
 }
 
 fn varint_len(v: u64) -> usize {
@@ -227,13 +350,13 @@ fn label_len(name: &str, value: &str) -> usize {
     field_len(name.len()) + field_len(value.len())
 }
 
-fn slot_len(slot: &Slot) -> usize {
+fn slot_len(slot: &Slot<'_>) -> usize {
     let data = if slot.data.is_empty() { 0 } else { field_len(slot.data.len()) };
     number_len(slot.encoding as u64) + data
 }
 
-fn aggr_len(chunk: &Aggr) -> usize {
-    let slots: usize = chunk.slots.iter().map(|s| field_len(slot_len(s))).sum();
+fn aggr_len(chunk: &Aggr<'_>) -> usize {
+    let slots: usize = chunk.slots().map(|s| field_len(slot_len(s))).sum();
     number_len(chunk.min_t as u64) + number_len(chunk.max_t as u64) + slots
 }
 
@@ -244,20 +367,23 @@ mod tests {
     use prost::Message as _;
     use proto::thanos::{Series, SeriesResponse, series_response};
 
-    fn read(frame: &Frame) -> Vec<Series> {
-        let bytes: Vec<u8> = frame.pieces().iter().flat_map(|p| p.iter().copied()).collect();
-        assert_eq!(bytes.len(), frame.length);
-        match SeriesResponse::decode(&*bytes).unwrap().result.unwrap() {
+    /// The messages of a frame: their bytes, and the series in each.
+    fn read(frame: &Frame) -> Vec<(usize, Vec<Series>)> {
+        let messages: Vec<SeriesResponse> = frame.messages().unwrap();
+        let total: usize = messages.iter().map(|m| PREFIX + m.encoded_len()).sum();
+        assert_eq!(total, frame.pieces.iter().map(Bytes::len).sum::<usize>());
+        let series = |m: SeriesResponse| match m.result.unwrap() {
             series_response::Result::Series(s) => vec![s],
             series_response::Result::Batch(b) => b.series,
             other => panic!("{other:?}"),
-        }
+        };
+        messages.into_iter().map(|m| (m.encoded_len(), series(m))).collect()
     }
 
-    fn wire(labels: &Labels, chunks: &[Aggr]) -> Series {
-        let chunk = |s: &Slot| proto::thanos::Chunk { r#type: s.encoding, data: s.data.clone(), hash: 0 };
-        let of = |a: &Aggr| {
-            let slot = |n| a.slots.iter().find(|s| s.field == n).map(chunk);
+    fn wire(labels: &Labels, chunks: &[Aggr<'_>]) -> Series {
+        let chunk = |s: &Slot<'_>| proto::thanos::Chunk { r#type: s.encoding, data: s.data.slice(), hash: 0 };
+        let of = |a: &Aggr<'_>| {
+            let slot = |n| a.slots().find(|s| s.field == n).map(chunk);
             proto::thanos::AggrChunk {
                 min_time: a.min_t,
                 max_time: a.max_t,
@@ -272,15 +398,20 @@ mod tests {
         Series { labels: proto::labels::encode(labels), chunks: chunks.iter().map(of).collect() }
     }
 
-    fn slot() -> impl Strategy<Value = Slot> {
+    fn slot() -> impl Strategy<Value = Slot<'static>> {
         let data = prop_oneof![0..5usize, 500..520usize, Just(20_000)].prop_map(|n| Bytes::from(vec![9; n]));
-        (3u8..9, 0i32..7, data).prop_map(|(field, encoding, data)| Slot { field, encoding, data })
+        (3u8..9, 0i32..7, data).prop_map(|(field, encoding, data)| Slot { field, encoding, data: Data::Slice(data) })
     }
 
-    fn aggr() -> impl Strategy<Value = Aggr> {
+    fn aggr() -> impl Strategy<Value = Aggr<'static>> {
         let slots = prop::collection::btree_map(3u8..9, slot(), 0..6)
-            .prop_map(|m| m.into_iter().map(|(field, s)| Slot { field, ..s }).collect::<Vec<_>>());
-        (any::<i64>(), any::<i64>(), slots).prop_map(|(min_t, max_t, slots)| Aggr { min_t, max_t, slots })
+            .prop_map(|m| m.into_iter().map(|(field, s)| Slot { field, ..s }));
+        (any::<i64>(), any::<i64>(), slots).prop_map(|(min_t, max_t, mut slots)| Aggr {
+            min_t,
+            max_t,
+            first: slots.next(),
+            rest: slots.collect(),
+        })
     }
 
     proptest! {
@@ -290,17 +421,21 @@ mod tests {
             all in prop::collection::vec((prop::collection::btree_map("[a-z]{1,9}", "[a-zé]{1,200}", 0..9), prop::collection::vec(aggr(), 0..30)), 0..12),
             batch in 0usize..5,
         ) {
-            let all: Vec<(Labels, Vec<Aggr>)> = all.into_iter().map(|(l, c)| (Labels::from_pairs(l), c)).collect();
-            let mut framer = Framer::new(batch);
+            let all: Vec<(Labels, Vec<Aggr<'_>>)> = all.into_iter().map(|(l, c)| (Labels::from_pairs(l), c)).collect();
+            let mut framer = Framer::new(batch, 1000);
+            let mut frames = Vec::new();
             for (labels, chunks) in &all {
                 framer.push(labels, chunks);
+                frames.extend(framer.full());
             }
-            framer.flush();
-            let frames = framer.take();
-            prop_assert!(frames.iter().all(|f| f.length <= FRAME_MAX + 200_000 && (batch > 1 || read(f).len() == 1)));
-            prop_assert!(frames.iter().all(|f| read(f).len() <= batch.max(1)));
+            frames.extend(framer.take());
+            let messages: Vec<(usize, Vec<Series>)> = frames.iter().flat_map(read).collect();
+            prop_assert!(messages.iter().all(|(size, series)| *size <= FRAME_MAX + 200_000 && series.len() <= batch.max(1)));
+            // None is much larger than it has to be: a series has up to 30 times 5 slots of 20 kB.
+            let total = |f: &Frame| f.pieces.iter().map(Bytes::len).sum::<usize>();
+            prop_assert!(frames.iter().all(|f| total(f) <= TOGETHER + 30 * 5 * 20_100));
             let mut found: Vec<Series> = Vec::new();
-            for s in frames.iter().flat_map(read) {
+            for s in messages.into_iter().flat_map(|(_, series)| series) {
                 match found.last_mut() {
                     Some(l) if l.labels == s.labels => l.chunks.extend(s.chunks),
                     _ => found.push(s),
@@ -319,20 +454,29 @@ mod tests {
     }
 
     #[test]
-    fn large_chunks_are_slices() {
-        let data = Bytes::from(vec![1; 4096]);
-        let slot = Slot { field: RAW, encoding: 0, data: data.clone() };
-        let mut framer = Framer::new(64);
-        framer.push(&Labels::from_pairs([("a", "1")]), &[Aggr { min_t: 1, max_t: 2, slots: vec![slot] }]);
-        framer.flush();
-        let frames = framer.take();
-        assert!(frames[0].pieces().iter().any(|p| p.as_ptr() == data.as_ptr()));
+    fn large_chunks_are_slices_and_small_messages_go_together() {
+        let labels = Labels::from_pairs([("a", "1")]);
+        let chunk = |data: &Bytes| Aggr {
+            min_t: 1,
+            max_t: 2,
+            first: Some(Slot { field: RAW, encoding: 0, data: Data::Slice(data.clone()) }),
+            rest: Vec::new(),
+        };
+        let (large, small) = (Bytes::from(vec![1; 4096]), Bytes::from(vec![1; 300]));
+        for batch in [1, 64] {
+            let mut framer = Framer::new(batch, 0);
+            (0..10).for_each(|_| framer.push(&labels, &[chunk(&small)]));
+            framer.push(&labels, &[chunk(&large), chunk(&small)]);
+            (0..10).for_each(|_| framer.push(&labels, &[chunk(&small)]));
+            let frame = framer.take().unwrap();
+            assert_eq!(read(&frame).len(), if batch == 1 { 21 } else { 1 });
+            let pieces = frame.pieces();
+            assert!(pieces.len() <= 5 && pieces.iter().any(|p| p.as_ptr() == large.as_ptr()), "{}", pieces.len());
+        }
         // A huge series goes in parts below the size of a frame.
-        let slot = Slot { field: RAW, encoding: 0, data: Bytes::from(vec![1; 100_000]) };
-        let chunks = vec![Aggr { min_t: 1, max_t: 2, slots: vec![slot] }; 50];
-        framer.push(&Labels::from_pairs([("a", "1")]), &chunks);
-        framer.flush();
-        let frames = framer.take();
-        assert!(frames.len() >= 5 && frames.iter().all(|f| f.length <= FRAME_MAX + 100));
+        let mut framer = Framer::new(64, 0);
+        framer.push(&labels, &vec![chunk(&Bytes::from(vec![1; 100_000])); 50]);
+        let messages = read(&framer.take().unwrap());
+        assert!(messages.len() >= 5 && messages.iter().all(|(size, _)| *size <= FRAME_MAX + 100));
     }
 }

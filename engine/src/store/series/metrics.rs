@@ -23,10 +23,10 @@ struct Reason {
 /// The metrics.
 #[derive(Clone, Debug)]
 pub struct Metrics {
-    touched: Family<DataType, Counter>,
-    fetched: Family<DataType, Counter>,
-    touched_bytes: Family<DataType, Counter>,
-    fetched_bytes: Family<DataType, Counter>,
+    touched: ByType,
+    fetched: ByType,
+    touched_bytes: ByType,
+    fetched_bytes: ByType,
     blocks: Histogram,
     series: Histogram,
     all: Histogram,
@@ -38,7 +38,24 @@ pub struct Metrics {
     lazy_groups: Family<Reason, Counter>,
     /// Requests that are being answered.
     pub in_flight: Gauge,
-    gate: Histogram,
+    /// Requests that are being answered, or wait for their turn.
+    pub pending: Gauge,
+    turns: Counter,
+    gate: [Histogram; 2],
+    merge: Histogram,
+    requested: Histogram,
+    chunks: Histogram,
+}
+
+type ByType = Family<DataType, Histogram, fn() -> Histogram>;
+
+/// Thanos's buckets of numbers of items, and of bytes.
+fn items() -> Histogram {
+    Histogram::new(exponential_buckets(200.0, 2.0, 15))
+}
+
+fn bytes() -> Histogram {
+    Histogram::new(exponential_buckets(1024.0, 2.0, 15))
 }
 
 fn seconds() -> Histogram {
@@ -54,19 +71,17 @@ impl Metrics {
             Gauge::<i64>::default(),
         );
         most.set(i64::try_from(concurrency).unwrap_or(i64::MAX));
-        let family = |name: &str, help: &str| registry.register(name, help, Family::default());
         let counter = |name: &str, help: &str| registry.register(name, help, Counter::default());
+        let time = |name: &str, help: &str| registry.register(name, help, seconds());
+        let by_type = |name: &str, help: &str, histogram: fn() -> Histogram| -> ByType {
+            let name = format!("thanos_bucket_store_series_data_{name}");
+            registry.register(&name, help, Family::new_with_constructor(histogram))
+        };
         Self {
-            touched: family("thanos_bucket_store_series_data_touched", "Items that Series requests looked at"),
-            fetched: family("thanos_bucket_store_series_data_fetched", "Items that Series requests read"),
-            touched_bytes: family(
-                "thanos_bucket_store_series_data_size_touched_bytes",
-                "Bytes of what Series requests looked at",
-            ),
-            fetched_bytes: family(
-                "thanos_bucket_store_series_data_size_fetched_bytes",
-                "Bytes that Series requests read",
-            ),
+            touched: by_type("touched", "Items that a Series request looked at", items),
+            fetched: by_type("fetched", "Items that a Series request read", items),
+            touched_bytes: by_type("size_touched_bytes", "Bytes of what a Series request looked at", bytes),
+            fetched_bytes: by_type("size_fetched_bytes", "Bytes that a Series request read", bytes),
             blocks: registry.register(
                 "thanos_bucket_store_series_blocks_queried",
                 "Blocks that a Series request read",
@@ -75,12 +90,30 @@ impl Metrics {
             series: registry.register(
                 "thanos_bucket_store_series_result_series",
                 "Series that a Series request gave",
+                Histogram::new(exponential_buckets(100.0, 2.0, 15)),
+            ),
+            all: time(
+                "thanos_bucket_store_series_get_all_duration_seconds",
+                "How long a Series request looked for its series",
+            ),
+            merge: time(
+                "thanos_bucket_store_series_merge_duration_seconds",
+                "How long a Series request merged, read chunks and sent",
+            ),
+            requested: registry.register(
+                "thanos_store_server_series_requested",
+                "Series that a Series request gave",
                 Histogram::new(exponential_buckets(1.0, 10.0, 7)),
             ),
-            all: registry.register(
-                "thanos_bucket_store_series_get_all_duration_seconds",
-                "How long a Series request took",
-                seconds(),
+            chunks: registry.register(
+                "thanos_store_server_chunks_requested",
+                "Chunks that a Series request gave",
+                Histogram::new([1.0, 100.0, 1e3, 1e4, 1e5, 1e7, 1e8, 1e9]),
+            ),
+            pending: registry.register(
+                "thanos_store_server_pending_series_requests",
+                "Series requests that are being answered or wait for their turn",
+                Gauge::default(),
             ),
             sent: registry.register(
                 "thanos_bucket_store_sent_chunk_size_bytes",
@@ -110,35 +143,42 @@ impl Metrics {
                 "Series requests that are being answered",
                 Gauge::default(),
             ),
-            gate: registry.register(
-                "thanos_bucket_store_series_gate_duration_seconds",
-                "How long Series requests waited for their turn",
-                seconds(),
-            ),
+            turns: counter("thanos_bucket_store_series_gate_queries", "Series requests that got their turn"),
+            // Thanos's alert reads the first name, its store has the second one.
+            gate: ["gate", "gate_queries"].map(|gate| {
+                time(
+                    &format!("thanos_bucket_store_series_{gate}_duration_seconds"),
+                    "How long Series requests waited for their turn",
+                )
+            }),
         }
     }
 
     /// A request got its turn.
     pub fn turn(&self, waited: Duration) {
-        self.gate.observe(waited.as_secs_f64());
+        self.turns.inc();
+        self.gate.iter().for_each(|gate| gate.observe(waited.as_secs_f64()));
     }
 
-    /// A request has ended.
-    pub fn ended(&self, stats: &Stats, took: Duration) {
+    /// A request has ended: it `looked` for series so long, of all the time that it took.
+    pub fn ended(&self, stats: &Stats, looked: Duration, took: Duration) {
         let n = |c: &AtomicU64| c.load(Relaxed);
         for (data_type, counts) in [("postings", &stats.postings), ("series", &stats.entries), ("chunks", &stats.data)]
         {
             let Counts { touched, touched_bytes, fetched, fetched_bytes, .. } = counts;
             let label = DataType { data_type };
-            self.touched.get_or_create(&label).inc_by(n(touched));
-            self.fetched.get_or_create(&label).inc_by(n(fetched));
-            self.touched_bytes.get_or_create(&label).inc_by(n(touched_bytes));
-            self.fetched_bytes.get_or_create(&label).inc_by(n(fetched_bytes));
+            self.touched.get_or_create(&label).observe(n(touched) as f64);
+            self.fetched.get_or_create(&label).observe(n(fetched) as f64);
+            self.touched_bytes.get_or_create(&label).observe(n(touched_bytes) as f64);
+            self.fetched_bytes.get_or_create(&label).observe(n(fetched_bytes) as f64);
         }
         self.blocks.observe(n(&stats.blocks) as f64);
         self.series.observe(n(&stats.series) as f64);
         self.sent.observe(n(&stats.chunk_bytes) as f64);
-        self.all.observe(took.as_secs_f64());
+        self.all.observe(looked.as_secs_f64());
+        self.merge.observe(took.saturating_sub(looked).as_secs_f64());
+        self.requested.observe(n(&stats.series) as f64);
+        self.chunks.observe(n(&stats.chunks) as f64);
         self.series_refetches.inc_by(n(&stats.entry_refetches));
         self.chunk_refetches.inc_by(n(&stats.chunk_refetches));
         self.empty.inc_by(n(&stats.empty));

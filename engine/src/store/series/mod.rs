@@ -7,6 +7,7 @@
 //! ```
 //!
 //! Series are merged by their labels before a single chunk is read; chunks are read for one window of series after the other.
+//! Of a window that was read, messages are made a few at a time, when there is room for them towards the caller.
 //! So memory depends on the window and the number of blocks, not on the answer, and every moment has a label set up to which
 //! the answer is complete: when a block turns out to be gone or damaged, the rest is planned anew from there.
 
@@ -21,6 +22,7 @@ pub mod open;
 pub mod request;
 pub mod spans;
 pub mod spec;
+pub mod turn;
 
 use super::blocks::{Block, Served, Set};
 use super::cpu::Cpu;
@@ -30,13 +32,14 @@ use super::select::blocks::{Facts, choose, hinted};
 use super::select::parts::Loaded;
 use crate::storeapi::wire::Shard;
 use crate::storeapi::{external, frames};
-use build::{Built, Reading};
+use build::Reading;
 use cursor::Cursor;
 use encode::Frame;
 use fault::Fault;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use merge::{Merge, Planned, Window};
 use missing::Lacks;
+use model::world::World;
 use model::{BlockId, Labels, Matcher};
 use open::Opener;
 use spec::{Aggregates, Spec, Stats, Stop};
@@ -48,22 +51,24 @@ use tokio::sync::mpsc::error::SendTimeoutError;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_util::task::AbortOnDropHandle;
 use tonic::Status;
+use turn::Turn;
 
 /// Blocks that one request opens, and files that it reads, at the same time.
 const CONCURRENT: usize = 32;
 /// Bytes of chunks that are read together.
 const WINDOW: u64 = 8 << 20;
-/// Windows that are read at the same time.
-const AHEAD: usize = 2;
 /// Bytes of index entries that a request holds in all its blocks, about, and what it reads of one block at least and at most.
 const ENTRIES: u64 = 32 << 20;
 const PART: std::ops::RangeInclusive<u64> = 16 << 10..=8 << 20;
-/// Bytes of messages that are passed on together, about.
-const TOGETHER: usize = 256 << 10;
 /// How often a request is planned anew before it fails.
 const ATTEMPTS: usize = 32;
 /// How long a caller may not read at all: a querier that merges lazily reads nothing here while another store has its turn.
 const STALL: Duration = Duration::from_secs(300);
+/// How long a request that waits for its caller keeps its turn.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// Where frames go.
+pub type Out = mpsc::Sender<Result<Frame, Status>>;
 
 /// What a request asks for.
 #[derive(Clone, Debug)]
@@ -97,6 +102,8 @@ pub struct Asked {
 pub struct Shared {
     /// The blocks.
     pub set: Set,
+    /// Time.
+    pub world: World,
     /// Where the CPU's work goes.
     pub cpu: Cpu,
     /// What the process may hold.
@@ -118,12 +125,15 @@ pub struct Answer<'a> {
     pub stats: Arc<Stats>,
     /// Blocks that were read.
     pub queried: BTreeSet<BlockId>,
+    /// How long it looked for series in them.
+    pub looked: Duration,
     lacks: Lacks,
     excluded: BTreeSet<BlockId>,
     /// The answer is complete up to here.
     last: Option<Labels>,
     given: usize,
-    out: &'a mpsc::Sender<Result<Vec<Frame>, Status>>,
+    turn: Turn,
+    out: &'a Out,
 }
 
 /// Which of the blocks that are served a request wants.
@@ -173,14 +183,14 @@ pub fn choose_blocks(served: &Served, wanted: Wanted<'_>) -> Vec<Chosen> {
 }
 
 impl<'a> Answer<'a> {
-    /// An answer that goes to `out`.
+    /// An answer that goes to `out`, with its turn.
     pub fn new(
         shared: &'a Shared,
         asked: Asked,
         used: Used,
         budget: Budget,
         stop: Stop,
-        out: &'a mpsc::Sender<Result<Vec<Frame>, Status>>,
+        (turn, out): (Turn, &'a Out),
     ) -> Self {
         Self {
             shared,
@@ -190,10 +200,12 @@ impl<'a> Answer<'a> {
             stop,
             stats: Arc::default(),
             queried: BTreeSet::new(),
+            looked: Duration::ZERO,
             lacks: Lacks::default(),
             excluded: BTreeSet::new(),
             last: None,
             given: 0,
+            turn,
             out,
         }
     }
@@ -243,7 +255,7 @@ impl<'a> Answer<'a> {
             if self.asked.abort {
                 return Err(Status::aborted(text).into());
             }
-            self.send(vec![Frame::of(&frames::warning(text))]).await?;
+            self.send(Frame::of(&frames::warning(text))).await?;
         }
         Ok(())
     }
@@ -253,10 +265,15 @@ impl<'a> Answer<'a> {
         self.tell(rest).await
     }
 
-    /// Sends messages.
-    pub(super) async fn send(&self, frames: Vec<Frame>) -> Result<(), Fault> {
-        match self.out.send_timeout(Ok(frames), STALL).await {
-            Ok(()) => Ok(()),
+    /// Sends messages. While the caller does not read, others have the turn.
+    pub(super) async fn send(&mut self, frame: Frame) -> Result<(), Fault> {
+        let mut sent = self.out.send_timeout(Ok(frame), LINGER).await;
+        if let Err(SendTimeoutError::Timeout(frame)) = sent {
+            self.turn.give_back();
+            sent = self.out.send_timeout(frame, STALL).await;
+        }
+        match sent {
+            Ok(()) => Ok(self.turn.again().await?),
             Err(SendTimeoutError::Closed(_)) => Err(Status::cancelled("the caller is gone").into()),
             Err(SendTimeoutError::Timeout(_)) => {
                 Err(Status::deadline_exceeded(format!("the caller has read nothing for {STALL:?}")).into())
@@ -288,7 +305,11 @@ impl<'a> Answer<'a> {
             stop: self.stop.clone(),
             stats: Arc::clone(&self.stats),
         });
-        let cursors = self.open(blocks, &spec).await?;
+        let clock = Arc::clone(&self.shared.world.clock);
+        let begin = clock.elapsed();
+        let cursors = self.open(blocks, &spec).await;
+        self.looked += clock.elapsed().saturating_sub(begin);
+        let cursors = cursors?;
         let blocks: Vec<Arc<Block>> = cursors.iter().map(|c| Arc::clone(&c.block)).collect();
         let merge = Merge::new(cursors, Arc::clone(&self.used), self.asked.limit, self.given, WINDOW);
         let line = Line {
@@ -302,7 +323,7 @@ impl<'a> Answer<'a> {
             is_cut: AtomicBool::new(false),
         };
         // What is read waits here until what is before it was sent; both go on at the same time.
-        let (to, mut from) = mpsc::channel::<Result<(Built, Room), Fault>>(1);
+        let (to, mut from) = mpsc::channel::<Result<(Reading, Room), Fault>>(1);
         let line = &Arc::new(line);
         let reading = async move {
             // Its end is the end of what is sent.
@@ -311,22 +332,26 @@ impl<'a> Answer<'a> {
                 let line = Arc::clone(line);
                 apart(async move { line.window(merge).await })
             });
-            let built = windows.map_ok(|job| {
+            let built = windows.and_then(|job| {
                 let line = Arc::clone(line);
                 apart(async move { line.build(job).await })
             });
-            let mut built = built.try_buffered(AHEAD).boxed();
-            while let Some(next) = built.next().await {
+            let mut built = std::pin::pin!(built);
+            // Not more than one besides that which is being sent.
+            while let Ok(place) = to.reserve().await
+                && let Some(next) = built.next().await
+            {
                 let is_last = next.is_err();
-                if to.send(next).await.is_err() || is_last {
+                place.send(next);
+                if is_last {
                     return;
                 }
             }
         };
         let sending = async {
             while let Some(next) = from.recv().await {
-                let (built, room) = next?;
-                self.pass_on(built, line).await?;
+                let (window, room) = next?;
+                self.pass_on(window, line).await?;
                 drop(room);
             }
             Ok::<_, Fault>(())
@@ -339,32 +364,28 @@ impl<'a> Answer<'a> {
         Ok(line.is_cut.load(Ordering::Relaxed))
     }
 
-    async fn pass_on(&mut self, built: Built, line: &Line) -> Result<(), Fault> {
-        for (number, text, count) in built.damage {
-            if let Some(block) = line.blocks.get(number as usize) {
-                let more = if count > 1 { format!(" (and {} more like it)", count - 1) } else { String::new() };
-                let reason = format!("a part of it can't be read: {text}{more}");
-                block.flawed(&reason);
-                self.lacks.block(block, &reason);
+    async fn pass_on(&mut self, mut window: Reading, line: &Line) -> Result<(), Fault> {
+        loop {
+            for (number, text, count) in window.damage() {
+                if let Some(block) = line.blocks.get(number as usize) {
+                    let more = if count > 1 { format!(" (and {} more like it)", count - 1) } else { String::new() };
+                    let reason = format!("a part of it can't be read: {text}{more}");
+                    block.flawed(&reason);
+                    self.lacks.block(block, &reason);
+                }
+            }
+            self.tell(None).await?;
+            let (frame, back) = line.frame(window).await?;
+            window = back;
+            match frame {
+                Some(frame) => self.send(frame).await?,
+                None => break,
             }
         }
-        self.tell(None).await?;
-        // Many small ones go together: waking who sends them costs more than a message of a series.
-        let (mut together, mut bytes) = (Vec::new(), 0);
-        for frame in built.frames {
-            bytes += frame.length;
-            together.push(frame);
-            if bytes >= TOGETHER {
-                self.send(std::mem::take(&mut together)).await?;
-                bytes = 0;
-            }
-        }
-        if !together.is_empty() {
-            self.send(together).await?;
-        }
-        self.given += built.series;
-        if built.last.is_some() {
-            self.last = built.last;
+        let (given, last) = window.end();
+        self.given += given;
+        if last.is_some() {
+            self.last = last;
         }
         Ok(())
     }
@@ -498,10 +519,10 @@ impl Line {
         if troubles.is_empty() { Ok(()) } else { Err(Fault::Blocks(troubles)) }
     }
 
-    /// Reads the chunks of a window and makes its frames.
-    async fn build(&self, job: Job) -> Result<(Built, Room), Fault> {
-        let Job { window, mut room, mut damage } = job;
-        let mut reading = Reading::new(window);
+    /// Reads the chunks of a window.
+    async fn build(&self, job: Job) -> Result<(Reading, Room), Fault> {
+        let Job { window, mut room, damage } = job;
+        let mut reading = Reading::new(window, damage);
         let reads: Vec<_> = reading.reads.clone();
         let reads = stream::iter(reads.into_iter().map(|read| async move {
             let block = self.block(read.block)?;
@@ -526,17 +547,21 @@ impl Line {
             return Err(Fault::Blocks(troubles));
         }
         reading.feed(loaded);
+        let spec = Arc::clone(&self.spec);
+        let (longer, mut reading) = self.cpu.run(move || (reading.take(&spec), reading)).await?;
+        if !longer.is_empty() {
+            self.again(longer, &mut reading, &mut room.longer).await?;
+        }
+        Ok((reading, room))
+    }
+
+    /// The next messages of a window; of none are left, nothing.
+    async fn frame(&self, mut window: Reading) -> Result<(Option<Frame>, Reading), Fault> {
+        if window.is_over() {
+            return Ok((None, window));
+        }
         let (spec, batch) = (Arc::clone(&self.spec), self.batch);
-        let taken = self.cpu.run(move || {
-            let longer = reading.take(&spec);
-            if longer.is_empty() { Ok(reading.build(&spec, batch)) } else { Err((longer, reading)) }
-        });
-        let mut built = match taken.await? {
-            Ok(built) => built,
-            Err((longer, reading)) => self.again(longer, reading, &mut room.longer).await?,
-        };
-        built.damage.append(&mut damage);
-        Ok((built, room))
+        Ok(self.cpu.run(move || (window.frame(&spec, batch), window)).await?)
     }
 
     /// Reads the chunks that are longer than what was read of them, so many at a time as fit into a window: a length that is
@@ -544,9 +569,9 @@ impl Line {
     async fn again(
         &self,
         longer: Vec<(usize, std::ops::Range<u64>)>,
-        mut reading: Reading,
+        reading: &mut Reading,
         held: &mut Held,
-    ) -> Result<Built, Fault> {
+    ) -> Result<(), Fault> {
         let mut longer = longer.into_iter().peekable();
         while longer.peek().is_some() {
             let (mut reads, mut bytes) = (Vec::new(), 0);
@@ -571,9 +596,7 @@ impl Line {
                 reading.take_one(chunk, range, bytes);
             }
         }
-        held.set(reading.longer())?;
-        let (spec, batch) = (Arc::clone(&self.spec), self.batch);
-        Ok(self.cpu.run(move || reading.build(&spec, batch)).await?)
+        Ok(held.set(reading.longer())?)
     }
 
     fn block(&self, number: u32) -> Result<Arc<Block>, Fault> {

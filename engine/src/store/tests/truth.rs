@@ -201,10 +201,11 @@ async fn a_block_that_goes_under_a_request_is_replaced_by_its_successor() {
     assert!(replaced.is_finished(), "all was read before the blocks went");
     let mut series = Vec::new();
     for frame in frames {
-        let bytes: Vec<u8> = frame.pieces().iter().flat_map(|p| p.to_vec()).collect();
-        match proto::thanos::SeriesResponse::decode(&*bytes).unwrap().result.unwrap() {
-            proto::thanos::series_response::Result::Batch(b) => series.extend(b.series),
-            other => panic!("{other:?}"),
+        for message in frame.messages::<proto::thanos::SeriesResponse>().unwrap() {
+            match message.result.unwrap() {
+                proto::thanos::series_response::Result::Batch(b) => series.extend(b.series),
+                other => panic!("{other:?}"),
+            }
         }
     }
     let want: Content = all.iter().map(|(l, c)| (l.overlay(&external()), c.clone())).collect();
