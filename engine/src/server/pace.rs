@@ -19,12 +19,14 @@ const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const HEAD: usize = 9;
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
+const PING: u8 = 6;
 const WINDOW_UPDATE: u8 = 8;
 /// What a frame costs that begins a call, in units.
 const CALL: u32 = 16;
 /// What another frame costs that makes work, in units.
 const CONTROL: u32 = 8;
-/// What a frame costs that carries or asks for data, in units: a busy stream has many.
+/// What a frame costs that comes with a busy stream, in units: data, room for more of it, and the pings by which Go's gRPC
+/// measures the way, one in every round trip.
 const FLOW: u32 = 1;
 /// Units that come back in a second: 1,000 calls, or 16,000 updates of a window.
 const RATE: f64 = 16_000.0;
@@ -69,7 +71,7 @@ impl At {
                     if *known == HEAD {
                         let length = usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2]);
                         cost += match head[3] {
-                            WINDOW_UPDATE => FLOW,
+                            WINDOW_UPDATE | PING => FLOW,
                             DATA if length > 0 => FLOW,
                             HEADERS => CALL,
                             _ => CONTROL,
@@ -179,12 +181,20 @@ mod tests {
 
     #[test]
     fn frames_are_counted_wherever_the_bytes_are_cut() {
-        let frames = [frame(4, 6), frame(1, 300), frame(DATA, 5), frame(DATA, 0), frame(WINDOW_UPDATE, 4), frame(3, 4)];
+        let frames = [
+            frame(4, 6),
+            frame(1, 300),
+            frame(DATA, 5),
+            frame(DATA, 0),
+            frame(WINDOW_UPDATE, 4),
+            frame(3, 4),
+            frame(PING, 8),
+        ];
         let bytes = [PREFACE.to_vec(), frames.concat()].concat();
         for size in [1, 2, 5, 9, 10, 64, bytes.len()] {
             let mut at = At::Preface(0);
             let cost: u32 = bytes.chunks(size).map(|piece| at.read(piece)).sum();
-            assert_eq!(cost, CALL + 3 * CONTROL + 2 * FLOW, "pieces of {size}");
+            assert_eq!(cost, CALL + 3 * CONTROL + 3 * FLOW, "pieces of {size}");
             assert!(matches!(at, At::Head(_, 0)));
         }
     }

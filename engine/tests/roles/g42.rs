@@ -193,6 +193,7 @@ async fn bombs_are_refused(querier: &Querier) {
 
 /// Of 20,000 frames that ask for an answer only so many are answered as a connection may send in this time.
 async fn control_frames_are_paced(querier: &Querier) {
+    let begin = Instant::now();
     let mut to = TcpStream::connect(&querier.grpc).await.unwrap();
     to.write_all(&[PREFACE, &frame(SETTINGS, 0, 0, &[]).repeat(20_000)].concat()).await.unwrap();
     let (mut heads, mut buffer) = (0, vec![0; 64 << 10]);
@@ -202,7 +203,12 @@ async fn control_frames_are_paced(querier: &Querier) {
         }
     };
     let _ = tokio::time::timeout(Duration::from_secs(2), read).await;
-    assert!((1..10_000).contains(&heads), "{heads} frames of a flood were acknowledged in 2 s");
+    // 2,000 at once and 2,000 a second, and what one read took in.
+    let most = 4_000.0 + begin.elapsed().as_secs_f64() * 2_000.0;
+    assert!(
+        heads > 0 && (heads as f64) < most,
+        "{heads} frames were acknowledged in 2 s, {most} are the most"
+    );
 }
 
 async fn run() {

@@ -331,4 +331,7 @@ async fn queries_are_the_same_through_any_pair_of_querier_and_store() {
             assert_eq!(answers[2], answers[3], "our querier over both: {expression} {resolution}");
         }
     }
+    // Neither kind of caller is taken for a flood.
+    let metrics = reqwest::get(format!("{}/metrics", ours.http)).await.unwrap().text().await.unwrap();
+    assert!(metrics.contains("panoptes_server_paced_connections_total 0\n"), "{metrics}");
 }
