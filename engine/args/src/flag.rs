@@ -126,7 +126,8 @@ scalar!(
     crate::LogFormat,
     crate::HashFunc,
     crate::HeaderStrategy,
-    crate::DedupFunc
+    crate::DedupFunc,
+    crate::PushDown
 );
 
 impl FlagValue for Switch {

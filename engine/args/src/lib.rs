@@ -17,7 +17,7 @@ pub mod yaml;
 
 pub use compact::CompactArgs;
 pub use flag::{List, Millis, Size, Switch, normalize};
-pub use query::{DedupFunc, QueryArgs};
+pub use query::{DedupFunc, PushDown, QueryArgs};
 pub use server::{HashFunc, HeaderStrategy, LogFormat, LogLevel, ServerArgs};
 pub use sidecar::SidecarArgs;
 pub use store::StoreArgs;

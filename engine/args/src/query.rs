@@ -55,6 +55,10 @@ flags! {
         /// How replicas become one: fill leaves no gap where any has data and no fall that none had; penalty and chain are
         /// Thanos's. (Thanos: penalty.)
         deduplication_func: DedupFunc = "deduplication.func", "fill", since "0.1.0";
+        /// Let queriers behind this one evaluate aggregations over series that only they have: off; exact, where the answer has
+        /// the same bits; close, also sums, whose last bits depend on the order of additions, and where replicas are behind
+        /// one querier. (Thanos: query.mode=distributed.)
+        push_down: PushDown = "query.push-down", "off", since "0.1.0";
         /// Use downsampled data where a request names no resolution: up to a fifth of its step.
         auto_downsampling: Switch = "query.auto-downsampling", "false", since "0.1.0";
         /// Coarsest data of instant queries that name no resolution.
@@ -118,6 +122,18 @@ flags! {
         route_prefix: String = "web.route-prefix", "", since "0.1.0";
         /// Don't send CORS headers.
         disable_cors: Switch = "web.disable-cors", "false", since "0.1.0";
+    }
+}
+
+words! {
+    /// What queriers behind a querier may evaluate.
+    PushDown {
+        /// Nothing.
+        Off = "off",
+        /// What gives the same bits.
+        Exact = "exact",
+        /// And what gives the same but for last bits of sums, and the choice among replicas behind one querier.
+        Close = "close",
     }
 }
 

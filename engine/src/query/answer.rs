@@ -7,7 +7,7 @@ use super::fanout::{Failed, Select};
 use super::merge::{Merge, Step};
 use super::series::Series;
 use super::store::Store;
-use super::warning::{self, Warning};
+use super::warning::{self, Warning, held_by};
 use crate::storeapi::wire::Shard;
 use model::Labels;
 use std::collections::VecDeque;
@@ -28,12 +28,14 @@ pub(super) struct Input {
     strict: bool,
     /// What of the request's range it has data of.
     range: (i64, i64),
+    /// The request's.
+    asked: (i64, i64),
 }
 
 impl Input {
-    pub(super) fn new(from: mpsc::Receiver<Message>, memory: Arc<Call>, store: &Store, range: (i64, i64)) -> Self {
-        let (name, strict) = (store.name(), store.source().strict);
-        Self { from, memory, series: VecDeque::new(), held: None, heard: false, name, strict, range }
+    pub(super) fn new(from: mpsc::Receiver<Message>, memory: Arc<Call>, store: &Store, asked: (i64, i64)) -> Self {
+        let (name, strict, range) = (store.name(), store.source().strict, held_by(store, asked));
+        Self { from, memory, series: VecDeque::new(), held: None, heard: false, name, strict, range, asked }
     }
 
     fn lost(&self, reason: &str) -> Warning {
@@ -148,6 +150,10 @@ impl SeriesStream {
             };
             input.heard = true;
             let (said, fatal) = match message {
+                Some(Message::Place(store)) => {
+                    (input.name, input.range) = (store.name(), held_by(&store, input.asked));
+                    continue;
+                }
                 Some(Message::Series(series, held)) => {
                     (input.series, input.held) = (series.into(), held);
                     continue;

@@ -242,6 +242,7 @@ pub struct Call {
     needed: AtomicBool,
     wake: Notify,
     waiting: AtomicBool,
+    has_waited: AtomicBool,
     grants: Mutex<VecDeque<Grant>>,
 }
 
@@ -253,6 +254,7 @@ impl Call {
             needed: AtomicBool::new(false),
             wake: Notify::new(),
             waiting: AtomicBool::new(false),
+            has_waited: AtomicBool::new(false),
             grants: Mutex::default(),
         })
     }
@@ -280,6 +282,16 @@ impl Call {
         self.waiting.load(Ordering::SeqCst)
     }
 
+    /// True if a message has waited for memory: how long it took says nothing of the store then.
+    pub fn has_waited(&self) -> bool {
+        self.has_waited.load(Ordering::SeqCst)
+    }
+
+    /// Gives back what was granted for messages that nobody will receive.
+    pub fn forget(&self) {
+        self.grants.lock().clear();
+    }
+
     /// The grant of the message that was received next; `None` if it was not counted.
     pub fn received(&self) -> Option<Grant> {
         self.grants.lock().pop_front()
@@ -305,6 +317,7 @@ impl Call {
             return Err(Refused::Message { bytes, limit });
         }
         let _waiting = Waiting::begin(&self.waiting);
+        self.has_waited.store(true, Ordering::SeqCst);
         self.share.whole.waits.inc();
         let grant = tokio::select! {
             biased;
@@ -384,7 +397,7 @@ mod tests {
         assert!(second.is_waiting() && !first.is_waiting());
         second.need();
         waits.await.unwrap();
-        assert!(!second.is_waiting());
+        assert!(!second.is_waiting() && second.has_waited() && !first.has_waited());
         assert_eq!(held(&b), 60);
         let mut grant = second.received().unwrap();
         grant.grow(5);
@@ -398,6 +411,9 @@ mod tests {
         assert!(waits.as_mut().now_or_never().is_none());
         drop(first.received());
         waits.await.unwrap();
+        // A call that was given up holds nothing.
+        first.forget();
+        assert_eq!(held(&b), 0);
     }
 
     #[tokio::test]

@@ -58,6 +58,8 @@ fn strip(store: &Store, select: &Select) -> Vec<String> {
 
 /// A piece of a store's answer.
 pub(super) enum Message {
+    /// What follows is of this place.
+    Place(Arc<Store>),
     /// With the memory that they hold.
     Series(Vec<Series>, Option<Grant>),
     /// It lacks something.
@@ -95,6 +97,17 @@ struct Open<'a> {
     counted: Counted,
 }
 
+/// A call that was given up before it answered: its memory is free when this is dropped.
+struct Unused<'a>(Option<&'a Call>);
+
+impl Drop for Unused<'_> {
+    fn drop(&mut self) {
+        if let Some(memory) = self.0 {
+            memory.forget();
+        }
+    }
+}
+
 impl StoreCall {
     /// Runs the call to its end, its failure, or until nobody listens.
     pub(super) async fn run(self, to: mpsc::Sender<Message>) {
@@ -113,14 +126,21 @@ impl StoreCall {
         let mut broken = BTreeSet::<usize>::new();
         // The last label set that was given on: another place goes on there.
         let mut given: Option<Labels> = None;
+        // Of which place the merge thinks that it hears.
+        let mut told = 0;
         loop {
             // One that was only slower than another is asked again when that breaks.
             let rest: Vec<usize> = (0..self.places.len()).filter(|at| !broken.contains(at)).collect();
             let first = rest.first().and_then(|at| self.places.get(*at..=*at)).unwrap_or_default();
             let delay = self.fanout.hedge_delay(&self.select.terms, first);
             let open = |_, at: &usize| self.open(to, *at);
-            let over = match hedge::first_of(&rest, delay, &self.fanout.hedges, open).await {
+            let held = || self.memory.is_waiting();
+            let over = match hedge::first_of(&rest, delay, &self.fanout.hedges, held, open).await {
                 Ok((nth, open)) => {
+                    if rest.get(nth) != Some(&told) {
+                        told = rest.get(nth).copied().unwrap_or_default();
+                        to.send(Message::Place(Arc::clone(open.store))).await.map_err(|_| None)?;
+                    }
                     let address = open.store.place.address.clone();
                     let Err(end) = self.drain(to, open, &mut given).await else { return Ok(()) };
                     let (code, reason) = end.ok_or(None)?;
@@ -169,9 +189,15 @@ impl StoreCall {
             let first = self.wait(to, store, &memory, deadlines, stream.message()).await?.map_err(status)?;
             Ok::<_, End>((stream, first))
         };
-        match opening.await {
+        let mut unused = Unused(Some(&memory));
+        let opened = opening.await;
+        match opened {
             Ok((stream, first)) => {
-                store.began_after(self.fanout.world.clock.elapsed().saturating_sub(begin));
+                unused.0 = None;
+                if !memory.has_waited() {
+                    store.began_after(self.fanout.world.clock.elapsed().saturating_sub(begin));
+                }
+                drop(unused);
                 Ok(Open { store, memory, deadlines, stream, first, counted })
             }
             Err(end) => {
@@ -186,6 +212,9 @@ impl StoreCall {
     async fn drain(&self, to: &mpsc::Sender<Message>, open: Open<'_>, given: &mut Option<Labels>) -> Result<(), End> {
         let Open { store, memory, deadlines, mut stream, first, mut counted } = open;
         let work = async {
+            if let Some(lie) = store.lies_about_times() {
+                to.send(Message::Warning(lie)).await.map_err(|_| None)?;
+            }
             let status = |s: tonic::Status| Some((s.code(), store.explain(&s)));
             let strip = strip(store, &self.select);
             let resumed = given.clone();
@@ -194,7 +223,8 @@ impl StoreCall {
             let mut held = Taken::new(&self.select.terms.budget);
             let mut next = first;
             while let Some(frame) = next {
-                self.frame(to, frame, &memory, &strip, resumed.as_ref(), given, &mut unsorted, &mut held).await?;
+                self.frame(to, frame, store, &memory, &strip, resumed.as_ref(), given, &mut unsorted, &mut held)
+                    .await?;
                 if !strip.is_empty() || !Arc::ptr_eq(&memory, &self.memory) {
                     // All of it is needed before the first can be given on; and of another place than the first the merge can't
                     // say what it needs.
@@ -222,6 +252,7 @@ impl StoreCall {
         &self,
         to: &mpsc::Sender<Message>,
         frame: SeriesResponse,
+        store: &Store,
         memory: &Call,
         strip: &[String],
         resumed: Option<&Labels>,
@@ -243,6 +274,7 @@ impl StoreCall {
         for s in found {
             batch.push(decode(s, self.source).map_err(|e| Some((Code::DataLoss, e)))?);
         }
+        store.has_sent(batch.iter().flat_map(|s| &s.chunks).map(|c| (c.min_time, c.max_time)));
         if strip.is_empty() {
             // The last series may have been sent in part.
             batch.retain(|s| resumed.is_none_or(|last| s.labels >= *last));

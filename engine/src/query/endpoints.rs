@@ -363,9 +363,12 @@ impl Endpoints {
         let label = self.label();
         let mut stores: Vec<(bool, Option<Labels>, Vec<Arc<Store>>)> = Vec::new();
         let mut missing = Vec::new();
-        let (mut seen, mut twice) = (BTreeSet::new(), BTreeSet::new());
+        let (mut seen, mut twice) = (BTreeMap::new(), BTreeSet::new());
         let entries: Vec<Arc<Entry>> = self.entries.lock().iter().map(|(e, _)| Arc::clone(e)).collect();
         let all = (question.mint, question.maxt);
+        let own: Vec<Arc<Store>> =
+            entries.iter().filter(|e| e.source().link.is_none()).flat_map(|e| e.stores()).collect();
+        let counting = counting(&own);
         let live: BTreeSet<String> = entries.iter().flat_map(|e| e.stores()).map(|s| s.place.address.clone()).collect();
         for entry in entries {
             let source = entry.source();
@@ -376,9 +379,15 @@ impl Endpoints {
             let gone_now: Vec<&Arc<Store>> = gone.iter().filter(|g| !live.contains(&g.place.address)).collect();
             for store in of_entry.iter().chain(gone_now.iter().copied()) {
                 let here = of_entry.iter().any(|s| Arc::ptr_eq(s, store));
-                if here && source.link.is_none() && !seen.insert(store.place.address.clone()) {
-                    twice.insert(store.place.address.clone());
-                    continue;
+                if here && source.link.is_none() {
+                    // Names that share a store are no mistake.
+                    let known = seen.insert(store.place.address.clone(), discovered(&source));
+                    if known.is_some_and(|by_name| !(by_name && discovered(&source))) {
+                        twice.insert(store.place.address.clone());
+                    }
+                    if counting.get(&store.place.address).is_some_and(|s| !Arc::ptr_eq(s, store)) {
+                        continue;
+                    }
                 }
                 match store.relation(question) {
                     Relation::Irrelevant => {}
@@ -445,16 +454,18 @@ impl Endpoints {
         self.wanted.lock().cluster_label.clone().unwrap_or_else(|| self.cluster_label.clone())
     }
 
-    /// All stores that are shown, with their entry's order; one that is behind several names, once.
+    /// All stores that are shown, own ones first, in the order of their entries; one that is behind several names, once.
     pub fn stores(&self) -> Vec<Arc<Store>> {
         let now = self.world.clock.now_ms();
         let entries = self.entries.lock();
-        let mut seen = BTreeSet::new();
         let all = entries
             .iter()
             .flat_map(|(e, _)| e.resolved.lock().stores.iter().map(|(s, _)| Arc::clone(s)).collect::<Vec<_>>());
-        let shown = all.filter(|s| s.listed(now, self.unlisted_after));
-        shown.filter(|s| s.source().link.is_some() || seen.insert(s.place.address.clone())).collect()
+        let (links, own): (Vec<_>, Vec<_>) =
+            all.filter(|s| s.listed(now, self.unlisted_after)).partition(|s| s.source().link.is_some());
+        let counting = counting(&own);
+        let counts = |s: &Arc<Store>| counting.get(&s.place.address).is_some_and(|c| Arc::ptr_eq(c, s));
+        own.iter().filter(|s| counts(s)).cloned().chain(links).collect()
     }
 
     /// What this querier advertises: label sets and time range of all stores in use.
@@ -521,6 +532,27 @@ impl Endpoints {
         }
         owners
     }
+}
+
+/// True if the stores of an entry are found by a name that may have several.
+fn discovered(source: &Source) -> bool {
+    source.address.contains('+')
+}
+
+/// Of several entries' stores at one address the one that counts: each asks on its own whether it is there, and one may have
+/// asked at a bad moment, or in a wrong way.
+fn counting(stores: &[Arc<Store>]) -> BTreeMap<String, Arc<Store>> {
+    let mut counting: BTreeMap<String, Arc<Store>> = BTreeMap::new();
+    for store in stores {
+        match counting.get_mut(&store.place.address) {
+            None => drop(counting.insert(store.place.address.clone(), Arc::clone(store))),
+            Some(first) if !first.truth().up && store.truth().up && !model::protection::off("store-counts") => {
+                *first = Arc::clone(store);
+            }
+            Some(_) => {}
+        }
+    }
+    counting
 }
 
 /// True if an entry without any known store would have to be asked.

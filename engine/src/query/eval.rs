@@ -5,6 +5,7 @@ use super::budget::Budget;
 use super::downsampled::{self, View};
 use super::fanout::{self, Detail, Fanout, Select, Terms};
 use super::flow::{Ending, Flow, Opened};
+use super::push::{self, Coming, Push, Pushed};
 use super::samples::{Input, Inputs, Selected};
 use super::series::Series;
 use super::warning::{self, Warning};
@@ -20,6 +21,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use promql::exec::{
     Account, EngineOptions, Explained, Helpers, Plan, QueryError, QueryResult, SelectRequest, Stop, Times,
 };
+use promql::parse::{Expr, parse_expr};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
@@ -91,6 +93,7 @@ pub struct Evaluator {
     base: EngineOptions,
     admission: Arc<Admission>,
     selects_at_once: usize,
+    push: Arc<Push>,
     dedup: DedupFunc,
     dynamic_lookback: bool,
     places: Arc<Semaphore>,
@@ -112,6 +115,7 @@ impl Evaluator {
         let admission = Arc::new(Admission::new(args, places, metrics));
         let process = Some(admission.budget());
         Ok(Self {
+            push: Arc::new(Push::new(args, world.clone(), metrics)),
             fanout,
             world,
             base: EngineOptions { process, helpers: helpers(args.threads), ..options(args)? },
@@ -148,8 +152,16 @@ impl Evaluator {
         &self.base
     }
 
-    /// Parses and plans.
+    /// Parses and plans, with what others evaluate as the stores are now.
     pub fn plan(&self, query: &str, times: Times, settings: &Settings) -> Result<Plan, QueryError> {
+        let (options, expr) = self.parse(query, settings)?;
+        match self.distribute(query, &expr, times, settings, &options)? {
+            Some((plan, _)) => Ok(plan),
+            None => Plan::from_expr(query, &expr, times, &options),
+        }
+    }
+
+    fn parse(&self, query: &str, settings: &Settings) -> Result<(EngineOptions, Expr), QueryError> {
         let options = EngineOptions {
             lookback_ms: match self.dynamic_lookback {
                 true => downsampled::lookback_for(settings.lookback_ms, settings.max_resolution_ms),
@@ -159,21 +171,56 @@ impl Evaluator {
             count_samples: settings.count_samples,
             ..self.base.clone()
         };
-        Plan::new(query, times, &options)
+        let expr = parse_expr(query, &options.parser)?;
+        Ok((options, expr))
+    }
+
+    /// The plan in which others evaluate parts of the query, if there are any.
+    fn distribute(
+        &self,
+        query: &str,
+        expr: &Expr,
+        times: Times,
+        settings: &Settings,
+        options: &EngineOptions,
+    ) -> Result<Option<(Plan, Arc<Pushed>)>, QueryError> {
+        let split = self.push.distribute(self.fanout.endpoints(), expr, times, settings, options);
+        let Some((expr, pushed)) = split else { return Ok(None) };
+        let mut options = options.clone();
+        // They are asked of the source, and not of what it gives.
+        options.dropped_labels.get_or_insert_default().extend(push::RESERVED.map(str::to_owned));
+        Ok(Some((Plan::from_expr(query, &expr, times, &options)?, pushed)))
     }
 
     /// Parses, fetches, evaluates. Dropping the future stops all of it.
     pub async fn run(&self, query: &str, times: Times, settings: &Settings) -> Result<Answer, QueryError> {
-        let plan = self.plan(query, times, settings)?;
-        match tokio::time::timeout(settings.timeout, self.run_plan(plan, settings)).await {
+        let (options, expr) = self.parse(query, settings)?;
+        let begin = self.world.clock.elapsed();
+        let work = async {
+            if let Some((plan, pushed)) = self.distribute(query, &expr, times, settings, &options)?
+                && let Some(answer) = self.run_plan(plan, settings, begin, Some(&pushed)).await?
+            {
+                return Ok(answer);
+            }
+            let plan = Plan::from_expr(query, &expr, times, &options)?;
+            let answer = self.run_plan(plan, settings, begin, None).await?;
+            answer.ok_or_else(|| QueryError::Storage("the query was not evaluated".to_owned()))
+        };
+        match tokio::time::timeout(settings.timeout, work).await {
             Ok(answer) => answer,
             Err(_) => Err(QueryError::Timeout),
         }
     }
 
-    async fn run_plan(&self, plan: Plan, settings: &Settings) -> Result<Answer, QueryError> {
+    /// Nothing if the answers of others, for what is `pushed`, are of no use.
+    async fn run_plan(
+        &self,
+        plan: Plan,
+        settings: &Settings,
+        begin: Duration,
+        pushed: Option<&Arc<Pushed>>,
+    ) -> Result<Option<Answer>, QueryError> {
         let clock = &self.world.clock;
-        let begin = clock.elapsed();
         let place = Arc::clone(&self.places).acquire_owned().await.map_err(|_| QueryError::Canceled)?;
         let account = Arc::new(self.admission.enter(&self.base).await);
         let started = clock.elapsed();
@@ -190,7 +237,10 @@ impl Evaluator {
             Some(overrun) => QueryError::TooManyBytes(Box::new(overrun.clone())),
             None => QueryError::Storage(text),
         };
-        let fetched = self.fetch(&plan, &terms, settings, token.clone()).await;
+        let fetched = self.fetch(&plan, &terms, settings, token.clone(), pushed).await;
+        if pushed.is_some_and(|p| p.is_refused()) {
+            return Ok(None);
+        }
         let (inputs, mut missing) = fetched.map_err(|e| why(e.0))?;
         let prepared = clock.elapsed();
         let (booked, analyze) = (Arc::clone(&account), settings.analyze);
@@ -220,7 +270,7 @@ impl Evaluator {
             preparation: prepared.saturating_sub(started),
             evaluation: clock.elapsed().saturating_sub(prepared),
         };
-        Ok(Answer { result, missing, timings, analysis, account })
+        Ok(Some(Answer { result, missing, timings, analysis, account }))
     }
 
     /// Fetches all selects, equal ones once: those that are read once only until an evaluation may begin, the others whole.
@@ -230,7 +280,9 @@ impl Evaluator {
         terms: &Terms,
         settings: &Settings,
         stop: Stop,
+        pushed: Option<&Arc<Pushed>>,
     ) -> Result<(Inputs, Vec<Warning>), fanout::Failed> {
+        let coming = pushed.map(|p| Coming::begin(&self.push, p, &self.fanout, terms, plan.times(), settings));
         let mut distinct: Vec<(Vec<Matcher>, i64, i64, Detail)> = Vec::new();
         let (mut of_select, mut uses) = (Vec::with_capacity(plan.selects().len()), Vec::new());
         for s in plan.selects() {
@@ -249,9 +301,10 @@ impl Evaluator {
         }
         let selects: Vec<Select> = distinct
             .into_iter()
-            .map(|(matchers, mint, maxt, detail)| Select {
+            .map(|(mut matchers, mint, maxt, detail)| Select {
                 mint,
                 maxt,
+                except: pushed.map(|p| p.elsewhere(&mut matchers)).unwrap_or_default(),
                 matchers,
                 without: settings.replica_labels.clone(),
                 skip_chunks: false,
@@ -266,8 +319,14 @@ impl Evaluator {
         // One that waits for its reader must not keep another from being read.
         let all_at_once = selects.len() <= self.selects_at_once && !model::protection::off("select-streams");
         let fetches = selects.clone().into_iter().zip(uses).map(|(select, uses)| {
-            let me = self.clone();
+            let (me, coming) = (self.clone(), coming.as_ref());
+            let answers = pushed.and_then(|p| p.answers(&select.matchers));
             async move {
+                if let (Some(at), Some(coming)) = (answers, coming) {
+                    let answers = coming.take(at).await;
+                    let refused = || fanout::Failed("the answer of a querier behind this one is of no use".to_owned());
+                    return Ok((Input::Whole(answers.ok_or_else(refused)?), Vec::new()));
+                }
                 if uses == 1 && all_at_once {
                     let opened = me.open(select, allowed);
                     opened.flow.begun().await?;

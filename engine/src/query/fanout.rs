@@ -57,6 +57,8 @@ pub struct Select {
     pub detail: Detail,
     /// Only these stores; see [`Question::only`].
     pub only: Arc<Vec<Vec<Matcher>>>,
+    /// Not these stores, by what warnings call them: they have answered otherwise.
+    pub except: Arc<BTreeSet<String>>,
     /// A share of the series.
     pub shard: Option<Arc<Shard>>,
     /// How a missing store is taken, and how long the whole may take.
@@ -169,11 +171,15 @@ impl Fanout {
     /// The stores to ask; those missed become warnings, or the failure.
     fn targets(&self, select: &Select) -> Result<Targets, Failed> {
         let Select { mint, maxt, ref matchers, ref only, .. } = *select;
-        self.offering(&Question { matchers, mint, maxt, offer: Offer::Store, only }, &select.terms)
+        self.asking(&Question { matchers, mint, maxt, offer: Offer::Store, only }, &select.except, &select.terms)
     }
 
     /// The endpoints to ask; those missed become warnings, or the failure.
     pub(super) fn offering(&self, question: &Question<'_>, terms: &Terms) -> Result<Targets, Failed> {
+        self.asking(question, &BTreeSet::new(), terms)
+    }
+
+    fn asking(&self, question: &Question<'_>, except: &BTreeSet<String>, terms: &Terms) -> Result<Targets, Failed> {
         let partial = terms.partial;
         if !partial && self.endpoints.is_empty() {
             return Err(Failed("no store is configured, so nothing can be complete".to_owned()));
@@ -181,6 +187,8 @@ impl Fanout {
         let (mut stores, mut warnings, mut failed) = (Vec::new(), Vec::new(), Vec::new());
         for asked in self.endpoints.ask(question) {
             let (name, reason, strict, range) = match asked {
+                Asked::Store(places) if places.iter().any(|s| except.contains(&s.name())) => continue,
+                Asked::Missing { name, .. } if except.contains(&name) => continue,
                 Asked::Store(mut places) => {
                     let silent = terms.silent.lock();
                     let first = places.first().map(Arc::clone);
@@ -230,8 +238,7 @@ impl Fanout {
             // One message waits here, one is being read, as far as there is memory to read ahead.
             let (to, from) = mpsc::channel(1);
             let memory = Call::new(&select.terms.buffers);
-            let range = held_by(store, (select.mint, select.maxt));
-            inputs.push(Input::new(from, Arc::clone(&memory), store, range));
+            inputs.push(Input::new(from, Arc::clone(&memory), store, (select.mint, select.maxt)));
             let source = u32::try_from(source).unwrap_or(u32::MAX);
             let call = StoreCall { places, select: Arc::clone(&shared), batch, source, memory, fanout: self.clone() };
             tasks.spawn(call.run(to));
@@ -250,7 +257,7 @@ impl Fanout {
             calls.spawn(async move {
                 let delay = me.hedge_delay(&select.terms, &places);
                 let ask = |_, store| me.labels_of(&asked, &select, store);
-                let answer = hedge::first_of(&places, delay, &me.hedges, ask).await;
+                let answer = hedge::first_of(&places, delay, &me.hedges, || false, ask).await;
                 (places, answer.map(|(_, found)| found).map_err(|reasons| said_by(&reasons)))
             });
         }

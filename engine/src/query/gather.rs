@@ -126,7 +126,7 @@ impl Fanout {
             calls.spawn(async move {
                 let delay = me.hedge_delay(&terms, &places);
                 let one = |_, store| me.gather_one(method, &terms, store, &ask);
-                let answer = hedge::first_of(&places, delay, &me.hedges, one).await;
+                let answer = hedge::first_of(&places, delay, &me.hedges, || false, one).await;
                 (index, places, answer)
             });
         }

@@ -4,7 +4,9 @@
 use super::call;
 use super::endpoints::Endpoints;
 use super::fanout::{self, Detail, Fanout, LabelCall, Select, Terms};
+use super::push;
 use crate::storeapi::{self, Frames, Limits, frames, request};
+use args::QueryArgs;
 use proto::info::info_server::Info;
 use proto::info::{
     ExemplarsInfo, InfoRequest, InfoResponse, MetricMetadataInfo, QueryApiInfo, RulesInfo, StatusInfo, StoreInfo,
@@ -29,12 +31,13 @@ pub struct QueryStore {
     fanout: Fanout,
     limits: Limits,
     timeout: Duration,
+    settings: Arc<str>,
 }
 
 impl QueryStore {
-    /// Over a fan-out; `timeout` bounds a request that names no deadline.
-    pub fn new(fanout: Fanout, limits: Limits, timeout: Duration) -> Self {
-        Self { fanout, limits, timeout }
+    /// Over a fan-out; the flags' timeout bounds a request that names no deadline.
+    pub fn new(fanout: Fanout, limits: Limits, args: &QueryArgs) -> Self {
+        Self { fanout, limits, timeout: args.timeout.duration(), settings: push::settings(args).into() }
     }
 
     fn terms(&self, disabled: bool, strategy: i32, timeout: Duration) -> Terms {
@@ -71,6 +74,7 @@ impl Store for QueryStore {
             limit: asked.limit,
             detail: Detail { max_resolution: asked.max_resolution, aggregates: asked.aggregates.clone() },
             only: Arc::default(),
+            except: Arc::default(),
             shard: asked.shard.clone().map(Arc::new),
             terms: self.fanout.terms(!asked.abort, timeout, MAX_BYTES),
         };
@@ -122,6 +126,7 @@ impl Store for QueryStore {
             limit: request::limit(r.limit),
             detail: Detail::default(),
             only: Arc::default(),
+            except: Arc::default(),
             shard: None,
             terms: self.terms(r.partial_response_disabled, r.partial_response_strategy, timeout),
         };
@@ -145,6 +150,7 @@ impl Store for QueryStore {
             limit: request::limit(r.limit),
             detail: Detail::default(),
             only: Arc::default(),
+            except: Arc::default(),
             shard: None,
             terms: self.terms(r.partial_response_disabled, r.partial_response_strategy, timeout),
         };
@@ -177,7 +183,7 @@ impl Info for QueryStore {
             metric_metadata: Some(MetricMetadataInfo {}),
             targets: Some(TargetsInfo {}),
             exemplars: Some(ExemplarsInfo { min_time, max_time }),
-            query: Some(QueryApiInfo {}),
+            query: Some(QueryApiInfo { settings: self.settings.to_string() }),
             status: Some(StatusInfo {}),
         }))
     }

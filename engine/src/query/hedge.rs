@@ -51,11 +51,13 @@ pub(super) fn delay(usual: Option<Duration>, most: Duration) -> Duration {
 }
 
 /// Asks the places in their order, and gives the first answer with its place. The next one is asked when one fails, or once if
-/// there is no answer after `delay`. Calls that are not needed any more are dropped. All errors if nobody answers.
+/// there is no answer after `delay`, unless it is `held` back by us. Calls that are not needed any more are dropped. All errors
+/// if nobody answers.
 pub(super) async fn first_of<'p, P, T, E, F: Future<Output = Result<T, E>>>(
     places: &'p [P],
     delay: Duration,
     hedges: &Hedges,
+    held: impl Fn() -> bool,
     mut ask: impl FnMut(usize, &'p P) -> F,
 ) -> Result<(usize, T), Vec<E>> {
     let mut next = places.iter().enumerate();
@@ -87,6 +89,11 @@ pub(super) async fn first_of<'p, P, T, E, F: Future<Output = Result<T, E>>>(
                 }
             },
             () = lags.as_mut(), if !hedged => {
+                // What waits for memory does not lag, and a second call would wait for the same.
+                if held() && !model::protection::off("hedge-memory") {
+                    lags.set(tokio::time::sleep(delay.max(LEAST)));
+                    continue;
+                }
                 hedged = true;
                 if next.len() > 0 && hedges.spend()
                     && let Some((at, place)) = next.next()
@@ -107,14 +114,24 @@ mod tests {
 
     /// Places by how long each takes, and whether it answers.
     async fn ask(places: &[(u64, bool)], hedges: &Hedges) -> (Result<(usize, u64), Vec<u64>>, u32) {
+        ask_held(places, hedges, false).await
+    }
+
+    async fn ask_held(places: &[(u64, bool)], hedges: &Hedges, held: bool) -> (Result<(usize, u64), Vec<u64>>, u32) {
         let asked = AtomicU32::new(0);
-        let outcome = first_of(places, WAIT, hedges, |_, (ms, good)| {
-            asked.fetch_add(1, Ordering::SeqCst);
-            async move {
-                tokio::time::sleep(Duration::from_millis(*ms)).await;
-                if *good { Ok(*ms) } else { Err(*ms) }
-            }
-        })
+        let outcome = first_of(
+            places,
+            WAIT,
+            hedges,
+            || held,
+            |_, (ms, good)| {
+                asked.fetch_add(1, Ordering::SeqCst);
+                async move {
+                    tokio::time::sleep(Duration::from_millis(*ms)).await;
+                    if *good { Ok(*ms) } else { Err(*ms) }
+                }
+            },
+        )
         .await;
         (outcome, asked.into_inner())
     }
@@ -129,6 +146,13 @@ mod tests {
         // The first may be the quicker one after all.
         let hedges = Hedges::default();
         assert_eq!(ask(&[(150, true), (5000, true)], &hedges).await, (Ok((0, 150)), 2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_we_hold_back_does_not_lag() {
+        let hedges = Hedges::default();
+        assert_eq!(ask_held(&[(5000, true), (30, true)], &hedges, true).await, (Ok((0, 5000)), 1));
+        assert_eq!(ask_held(&[(50, false), (30, true)], &hedges, true).await, (Ok((1, 30)), 2), "it has failed");
     }
 
     #[tokio::test(start_paused = true)]

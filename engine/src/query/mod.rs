@@ -23,6 +23,7 @@ pub mod merge;
 pub mod metered;
 pub mod metrics;
 pub mod pairwise;
+mod push;
 mod retry;
 pub mod samples;
 pub mod series;
@@ -74,7 +75,7 @@ pub async fn run_with(
     let evaluator = Evaluator::new(&args, fanout.clone(), world.clone(), &context.metrics)?;
     context.metrics.register_collector(metrics::Connections(Arc::clone(&endpoints)));
     let limits = Limits::new(args.limit_series, args.limit_samples, &context.metrics);
-    let store = QueryStore::new(fanout, limits, args.timeout.duration());
+    let store = QueryStore::new(fanout, limits, &args);
     let grpc = tonic::service::Routes::new(
         StoreServer::new(store.clone())
             .max_decoding_message_size(RECEIVE_MAX)

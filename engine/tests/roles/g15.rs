@@ -255,7 +255,7 @@ async fn rounds(
         for n in 0..stores {
             churning.spawn(Arc::clone(fleet).churn(n, goal.rng(&format!("store {n} {round}")), least));
         }
-        let (begin, until_losses) = (Instant::now(), losses.min(fleet.losses.load(Ordering::SeqCst) + 8 * stores));
+        let (begin, until_losses) = (Instant::now(), losses.min(fleet.losses.load(Ordering::SeqCst) + 16 * stores));
         while fleet.losses.load(Ordering::SeqCst) < until_losses && begin.elapsed() < Duration::from_secs(20) {
             let (partial, strict) = tokio::join!(ask(base, ""), ask(base, "&partial_response=false"));
             told.note(partial.0, &partial.1, stores, lists);

@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use testkit::goal::{Goal, Rng, Size};
 use testkit::process::Process;
+use testkit::thanos::Thanos;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 use tsdb::block::Writer;
@@ -292,6 +293,70 @@ fn p99(took: &mut [Duration]) -> Duration {
     took.get((took.len() * 99 / 100).min(took.len().saturating_sub(1))).copied().unwrap_or_default()
 }
 
+/// The same queries to Thanos's querier and store in groups of the same size.
+async fn baseline(dir: &Path, rng: &mut Rng, count: usize, at_once: usize) -> String {
+    let config = dir.join("objstore.yml");
+    let text = format!("type: FILESYSTEM\nconfig:\n  directory: {}\n", dir.join("bucket").display());
+    std::fs::write(&config, text).unwrap();
+    let flags = [
+        format!("--objstore.config-file={}", config.display()),
+        format!("--data-dir={}", dir.join("thanos").display()),
+        // It is given the chance to keep within it.
+        "--enable-auto-gomemlimit".to_owned(),
+    ];
+    let more = ["--query.replica-label=replica".to_owned(), "--enable-auto-gomemlimit".to_owned()];
+    let (store, querier) = tokio::task::block_in_place(|| {
+        let store = Thanos::start("store", &flags).unwrap();
+        let args = [&[format!("--endpoint={}", store.grpc_address())][..], &more].concat();
+        let querier = Thanos::start("query", &args).unwrap();
+        (store, querier)
+    });
+    let all = [&querier, &store];
+    let groups: Vec<Option<PathBuf>> =
+        all.iter().zip(["thanos-query", "thanos-store"]).map(|(_, name)| group(name)).collect();
+    for (part, group) in all.iter().zip(&groups) {
+        if let Some(group) = group {
+            std::fs::write(group.join("cgroup.procs"), part.process().id().to_string()).unwrap();
+        }
+    }
+    let end = BEGIN / 1000 + SAMPLES * STEP / 1000 - 30;
+    until("Thanos to see the block", async || {
+        let answer = reqwest::get(format!("{}/api/v1/query?query=count(m)&time={end}", querier.url())).await;
+        answer.is_ok_and(|a| a.status().is_success())
+    })
+    .await;
+    let status =
+        |part: &Thanos| std::fs::read_to_string(format!("/proc/{}/status", part.process().id())).unwrap_or_default();
+    let killed = |part: &Thanos| status(part).is_empty() || status(part).contains("State:\tZ");
+    let (mut answered, mut refused, mut broke, mut asked) = (0, 0, 0, 0);
+    while asked < count && !all.iter().any(|part| killed(part)) {
+        let mut each: Vec<Rng> = (0..at_once).map(|_| Rng(rng.next_u64())).collect();
+        let url = querier.url();
+        for outcome in futures::future::join_all(each.iter_mut().map(|r| hostile(&url, r))).await {
+            asked += 1;
+            match outcome {
+                Ok(true) => answered += 1,
+                Ok(false) => refused += 1,
+                Err(_) => broke += 1,
+            }
+        }
+    }
+    let peak = |part: &Thanos| {
+        let text = status(part);
+        let peak = text.lines().find_map(|l| l.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB"));
+        peak.map_or("killed".to_owned(), |kb| format!("{} MiB", kb.trim().parse::<u64>().unwrap() >> 10))
+    };
+    let text = format!(
+        "; Thanos's querier and store, {asked} of them: {answered} answered, {refused} refused, {broke} broke; querier {}, store {}",
+        peak(&querier),
+        peak(&store)
+    );
+    drop((store, querier));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    groups.iter().flatten().for_each(|group| drop(std::fs::remove_dir(group)));
+    text
+}
+
 #[test]
 fn goal_g18_no_oom() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
@@ -352,11 +417,16 @@ async fn run() {
     if goal.size() != Size::Ci {
         assert!(beside <= most, "light queries take {beside:?} (p99) beside hostile ones, {quiet:?} alone");
     }
-    goal.figure(&format!(
+    let mut figure = format!(
         "{count} hostile queries ({answered} answered, {refused} refused), {calls} hostile calls of the store: 0 kills, at most {} and \
          {} MiB of {} each; light queries p99 {quiet:?} alone, {beside:?} beside",
         memory.0,
         memory.1,
         GROUP >> 20
-    ));
+    );
+    if goal.size() != Size::Ci && std::env::var_os("PANOPTES_BREAK").is_none() && !testkit::peers::skip(&["thanos"]) {
+        drop((querier, store));
+        figure.push_str(&baseline(dir.path(), &mut goal.rng("Thanos"), count, at_once).await);
+    }
+    goal.figure(&figure);
 }

@@ -108,7 +108,9 @@ async fn run() {
     let before = (tasks(), handles());
     let count = goal.pick(200, 1_000, 100_000);
     let slowest = clients(&querier.http, Some(&querier), &stores, &mut rng, count).await;
-    assert!(slowest <= SOON, "calls to stores are still open {slowest:?} after their clients have left");
+    // On a machine that others use, too, the stores' own deadline of 30 s is what it must differ from.
+    let most = goal.pick(SOON * 5, SOON, SOON);
+    assert!(slowest < most, "calls to stores are still open {slowest:?} after their clients have left");
     // A connection that the test's own client keeps is none of the querier's.
     let mut now = (0, 0);
     until("nothing to be left", async || {

@@ -20,6 +20,7 @@ mod hostile;
 mod lies;
 mod links;
 mod penalty;
+mod push;
 mod querier;
 mod recorded;
 mod reload;

@@ -3,7 +3,7 @@
 
 use super::common::{Sidecar, until};
 use super::querier::{Querier, args};
-use args::{QueryArgs, SidecarArgs};
+use args::{DedupFunc, PushDown, QueryArgs, SidecarArgs};
 use serde_json::Value;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use testkit::metrics_source::MetricsSource;
@@ -240,6 +240,53 @@ async fn services_are_those_of_thanos_in_both_directions() {
             .any(|l| l.starts_with("grpc_server_handled_total") && l.contains("thanos.Query") && l.contains("\"OK\""))
     })
     .await;
+
+    // And ours hands parts down to a Thanos querier: what that evaluates as we do, bit by bit.
+    let pushing = async |push_down, deduplication_func| {
+        let args = QueryArgs { push_down, deduplication_func, ..packed(&[thanos.grpc_address()]) };
+        let querier = Querier::start(args).await;
+        until("ours to see Thanos", async || {
+            data(&querier.http, "/api/v1/stores").as_object().is_some_and(|s| !s.is_empty())
+        })
+        .await;
+        querier
+    };
+    let pushed = async |querier: &Querier| {
+        let metrics = querier.get("/metrics").await.unwrap().1;
+        ["panoptes_query_pushed_down_total ", "panoptes_query_push_down_refused_total "]
+            .map(|name| metrics.lines().find_map(|l| l.strip_prefix(name)).unwrap().parse::<u64>().unwrap())
+    };
+    let in_order = |answer: &mut Value| {
+        let mut all = answer["result"].take();
+        all.as_array_mut().unwrap().sort_by_key(|e| e["metric"].to_string());
+        all
+    };
+    // Replicas are told apart by label, or the querier picks among them as Thanos does.
+    for (push_down, dedup, more) in
+        [(PushDown::Exact, DedupFunc::Fill, "&dedup=false"), (PushDown::Close, DedupFunc::Penalty, "")]
+    {
+        let ours = pushing(push_down, dedup).await;
+        let queries = [
+            "count by (code) (requests_total)",
+            "max by (instance) (temperature_celsius)",
+            "min(min_over_time(up[5s]))",
+        ];
+        for query in queries {
+            let query = testkit::http::encode(query);
+            for path in [
+                format!("/api/v1/query?query={query}&time={at}{more}"),
+                format!("/api/v1/query_range?query={query}&start={}&end={at}&step=1{more}", at - 5.0),
+            ] {
+                let mut answers = [data(&ours.http, &path), data(&thanos.url(), &path)];
+                let [mine, its] = answers.each_mut().map(in_order);
+                assert_eq!(mine, its, "{path}");
+                assert!(!mine.as_array().unwrap().is_empty(), "{path}");
+            }
+        }
+        assert_eq!(pushed(&ours).await, [2 * queries.len() as u64, 0], "{push_down:?}");
+        let (_, plan) = ours.json(&format!("/api/v1/query_explain?query=count(up)&time={at}{more}")).await;
+        assert!(plan.to_string().contains(&thanos.grpc_address()), "{plan}");
+    }
 
     // Who is missing is told, and in strict mode the answer fails.
     drop(theirs);

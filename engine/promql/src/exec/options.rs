@@ -90,18 +90,23 @@ impl Rewrites {
 /// Threads that running queries of a process may borrow beside their own; clones share them. Answers do not depend on
 /// how many a query gets, not in a single bit, nor does what is refused for its samples.
 #[derive(Clone, Debug, Default)]
-pub struct Helpers(Arc<AtomicUsize>);
+pub struct Helpers(Arc<(AtomicUsize, usize)>);
 
 impl Helpers {
     /// `n` threads beside the callers'; 0 = every query runs on its caller's thread alone.
     pub fn new(n: usize) -> Self {
-        Self(Arc::new(AtomicUsize::new(n)))
+        Self(Arc::new((AtomicUsize::new(n), n)))
+    }
+
+    /// True if there may be some, now or later.
+    pub(super) fn any(&self) -> bool {
+        self.0.1 > 0
     }
 
     /// Takes up to `most` of those that are free.
     pub(super) fn borrow(&self, most: usize) -> Borrowed<'_> {
         let mut taken = 0;
-        let _ = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |free| {
+        let _ = self.0.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |free| {
             taken = free.min(most);
             Some(free - taken)
         });
@@ -117,7 +122,7 @@ pub(super) struct Borrowed<'h> {
 
 impl Drop for Borrowed<'_> {
     fn drop(&mut self) {
-        self.from.0.fetch_add(self.count, Ordering::Relaxed);
+        self.from.0.0.fetch_add(self.count, Ordering::Relaxed);
     }
 }
 

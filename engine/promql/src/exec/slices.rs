@@ -7,6 +7,7 @@ use super::annotations::Annotations;
 use super::budget::{Cost, Holder};
 use super::column::SeriesColumn;
 use super::eval::{Exec, Sink, unexpected};
+use super::options::Borrowed;
 use super::source::{Entry, SeriesSet};
 use crate::plan::{Grid, Node};
 use std::cell::RefCell;
@@ -40,7 +41,8 @@ struct Yard<'s> {
 struct State<'s> {
     waiting: VecDeque<(usize, Vec<Entry<'s>>)>,
     done: BTreeMap<usize, Result<Done, QueryError>>,
-    closed: bool,
+    /// Helpers at work.
+    helping: usize,
 }
 
 impl<'s> Yard<'s> {
@@ -50,6 +52,23 @@ impl<'s> Yard<'s> {
 
     fn wait<'g>(&self, guard: MutexGuard<'g, State<'s>>) -> MutexGuard<'g, State<'s>> {
         self.changed.wait(guard).unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds a slice; how many help.
+    fn wait_for(&self, number: usize, slice: Vec<Entry<'s>>) -> usize {
+        let mut state = self.lock();
+        state.waiting.push_back((number, slice));
+        state.helping
+    }
+
+    /// The next slice for a helper, who goes when there is none.
+    fn take_or_leave(&self) -> Option<(usize, Vec<Entry<'s>>)> {
+        let mut state = self.lock();
+        let next = state.waiting.pop_front();
+        if next.is_none() {
+            state.helping -= 1;
+        }
+        next
     }
 
     fn put(&self, number: usize, done: Result<Done, QueryError>) {
@@ -63,11 +82,7 @@ struct Close<'y, 's>(&'y Yard<'s>);
 
 impl Drop for Close<'_, '_> {
     fn drop(&mut self) {
-        let mut state = self.0.lock();
-        state.closed = true;
-        state.waiting.clear();
-        drop(state);
-        self.0.changed.notify_all();
+        self.0.lock().waiting.clear();
     }
 }
 
@@ -84,8 +99,7 @@ impl<'q> Exec<'q> {
         if first.len() == most {
             self.fill(&mut *set, selector.select, most, &mut second)?;
         }
-        let helpers = self.options.helpers.borrow(if second.is_empty() { 0 } else { MOST_HELPERS });
-        if helpers.count == 0 {
+        if second.is_empty() || !self.options.helpers.any() {
             let mut next = Some(second);
             let mut slice = first;
             // The first is evaluated even if it is empty: parameters may be wrong.
@@ -102,18 +116,17 @@ impl<'q> Exec<'q> {
             }
         } else {
             let more = &mut |slice: &mut Vec<Entry<'q>>| self.fill(&mut *set, selector.select, most, slice);
-            self.with_helpers(helpers.count, node, grid, [first, second], more, sink)?;
+            self.with_helpers(node, grid, [first, second], more, sink)?;
         }
-        drop(helpers);
         for warning in set.warnings() {
             self.notes.borrow_mut().add_source_warning(warning);
         }
         Ok(())
     }
 
+    /// Other threads take slices as long as there are some that wait: while the source has none to give, helpers are others'.
     fn with_helpers(
         &self,
-        helpers: usize,
         node: &Node,
         grid: &Grid,
         begun: [Vec<Entry<'q>>; 2],
@@ -122,46 +135,48 @@ impl<'q> Exec<'q> {
     ) -> Result<(), QueryError> {
         let yard = Yard { state: Mutex::default(), changed: Condvar::new() };
         let (mut issued, mut consumed, mut ended) = (0, 0, false);
-        for slice in begun {
-            yard.lock().waiting.push_back((issued, slice));
-            issued += 1;
-        }
         // Threads get what they share by reference; notes stay with each.
         let (shared, tally) = (self.shared, self.tally());
-        let help = || {
+        let help = |_borrowed: Borrowed<'_>| {
             let exec = Exec { tally: RefCell::new(tally.clone()), ..Exec::of(shared) };
-            let mut state = yard.lock();
-            while !state.closed {
-                match state.waiting.pop_front() {
-                    Some((number, slice)) => {
-                        drop(state);
-                        yard.put(number, exec.guarded(node, grid, slice));
-                        state = yard.lock();
-                    }
-                    None => state = yard.wait(state),
-                }
+            while let Some((number, slice)) = yard.take_or_leave() {
+                yard.put(number, exec.guarded(node, grid, slice));
             }
         };
         std::thread::scope(|scope| {
             let _close = Close(&yard);
-            for _ in 0..helpers {
-                scope.spawn(help);
+            // One more slice, and a helper for it if one is free.
+            let issue = |number: usize, slice: Vec<Entry<'q>>| {
+                let helping = yard.wait_for(number, slice);
+                if helping < MOST_HELPERS && yard.lock().waiting.len() > 1 {
+                    let borrowed = self.options.helpers.borrow(1);
+                    if borrowed.count > 0 {
+                        yard.lock().helping += 1;
+                        scope.spawn(move || help(borrowed));
+                    }
+                }
+            };
+            for slice in begun {
+                issue(issued, slice);
+                issued += 1;
             }
             loop {
                 // Enough ahead that nobody waits, not so much that memory fills with what is done.
-                while !ended && issued - consumed < 2 * (helpers + 1) {
+                while !ended && issued - consumed < 2 * (yard.lock().helping + 1) {
                     let mut slice = Vec::new();
                     more(&mut slice)?;
                     if slice.is_empty() {
                         ended = true;
                     } else {
-                        yard.lock().waiting.push_back((issued, slice));
-                        yard.changed.notify_one();
+                        issue(issued, slice);
                         issued += 1;
                     }
                 }
                 if consumed == issued {
-                    return Ok(());
+                    if ended {
+                        return Ok(());
+                    }
+                    continue;
                 }
                 let mut state = yard.lock();
                 if let Some(done) = state.done.remove(&consumed) {
@@ -224,5 +239,75 @@ impl<'q> Exec<'q> {
         self.budget.pass(done.peak_samples)?;
         self.budget.release(Holder::Slices, Cost { samples: 0, ..done.cost });
         done.series.into_iter().try_for_each(sink)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::exec::{
+        Encoded, EngineOptions, Entry, Helpers, Plan, QueryError, Samples, SelectRequest, SeriesSet, Source, Stop,
+        Times,
+    };
+    use model::Labels;
+    use std::sync::Mutex;
+    use std::sync::mpsc::{Receiver, Sender, channel};
+    use std::time::Duration;
+
+    const SERIES: usize = 1000;
+
+    /// Gives some series, tells that it did, and no more until it is told to.
+    struct Hangs {
+        given: Sender<()>,
+        go_on: Mutex<Receiver<()>>,
+    }
+
+    struct Set<'s>(&'s Hangs, usize);
+
+    struct One;
+
+    impl Encoded for One {
+        fn decode(&self, out: &mut Samples) -> Result<(), QueryError> {
+            (0..100).for_each(|t| out.push(t * 1000, t as f64));
+            Ok(())
+        }
+    }
+
+    impl Source for Hangs {
+        fn select<'s>(&'s self, _: &SelectRequest) -> Result<Box<dyn SeriesSet<'s> + 's>, QueryError> {
+            Ok(Box::new(Set(self, 0)))
+        }
+    }
+
+    impl<'s> SeriesSet<'s> for Set<'s> {
+        fn next_series(&mut self) -> Result<Option<Entry<'s>>, QueryError> {
+            if self.1 == SERIES {
+                self.0.given.send(()).unwrap();
+                self.0.go_on.lock().unwrap().recv().unwrap();
+                return Ok(None);
+            }
+            self.1 += 1;
+            let labels = Labels::from_pairs([("n", format!("{:04}", self.1))]);
+            Ok(Some(Entry { labels, data: Box::new(One) }))
+        }
+    }
+
+    #[test]
+    fn helpers_are_free_while_a_source_is_silent() {
+        let options = EngineOptions { helpers: Helpers::new(1), ..EngineOptions::default() };
+        let times = Times::Range { start: 0, end: 100_000, step: 100 };
+        let plan = Plan::new("sum(rate(m[10s]))", times, &options).unwrap();
+        let ((given, silent), (tell, go_on)) = (channel(), channel());
+        let query = std::thread::spawn(move || {
+            plan.execute(&Hangs { given, go_on: Mutex::new(go_on) }, &Stop::new()).unwrap().stats.series_read
+        });
+        silent.recv().unwrap();
+        // It may still be at work on the last slice.
+        let free = (0..1000).any(|_| {
+            std::thread::sleep(Duration::from_millis(10));
+            options.helpers.borrow(1).count == 1
+        });
+        tell.send(()).unwrap();
+        assert_eq!(query.join().unwrap(), SERIES as u64);
+        assert!(free, "the helper waits for a store");
     }
 }

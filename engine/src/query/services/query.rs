@@ -14,7 +14,7 @@ use prost::Message;
 use proto::prometheus::{Sample, TimeSeries};
 use proto::thanos::query_server::Query;
 use proto::thanos::{
-    QueryRangeRequest, QueryRangeResponse, QueryRequest, QueryResponse, QueryStats, ShardInfo, StoreMatchers,
+    Precise, QueryRangeRequest, QueryRangeResponse, QueryRequest, QueryResponse, QueryStats, ShardInfo, StoreMatchers,
     TimeSeriesBatch, query_range_response, query_response,
 };
 use std::pin::Pin;
@@ -44,6 +44,8 @@ struct Asked {
     shard: Option<ShardInfo>,
     lookback_seconds: i64,
     batch: i64,
+    /// One of ours asks.
+    precise: Option<Precise>,
 }
 
 /// A part of an answer.
@@ -74,15 +76,21 @@ impl Services {
             timeout: timeout.map_or(deadline, |t| t.min(deadline)),
             partial: asked.partial,
             replica_labels,
-            lookback_ms: Some(millis(asked.lookback_seconds)).filter(|l| *l > 0).unwrap_or(self.args.lookback_delta.0),
+            lookback_ms: Some(asked.precise.as_ref().map_or(millis(asked.lookback_seconds), |p| p.lookback_delta_ms))
+                .filter(|l| *l > 0)
+                .unwrap_or(self.args.lookback_delta.0),
             analyze: false,
             count_samples: false,
-            max_resolution_ms: millis(asked.max_resolution_seconds.max(0)),
+            max_resolution_ms: asked
+                .precise
+                .as_ref()
+                .map_or(millis(asked.max_resolution_seconds), |p| p.max_resolution_ms)
+                .max(0),
             only: Arc::new(only),
             shard,
         };
         let answer = self.evaluator.run(&asked.query, asked.times, &settings).await.map_err(status)?;
-        Parts::new(&asked.query, answer, asked.batch)
+        Parts::new(&asked.query, answer, asked.batch, asked.precise.is_some())
     }
 }
 
@@ -110,9 +118,11 @@ struct Parts {
 }
 
 impl Parts {
-    fn new(query: &str, answer: Answer, batch: i64) -> Result<Self, Status> {
+    fn new(query: &str, answer: Answer, batch: i64, with_infos: bool) -> Result<Self, Status> {
         let mut warnings: Vec<String> = answer.missing.into_iter().map(|w| w.text).collect();
-        warnings.extend(answer.result.annotations.strings(query, ANNOTATIONS).0);
+        let (told, infos) = answer.result.annotations.strings(query, ANNOTATIONS);
+        warnings.extend(told);
+        warnings.extend(infos.into_iter().filter(|_| with_infos));
         Ok(Self {
             warnings: warnings.into_iter(),
             series: time_series(answer.result.value)?,
@@ -215,6 +225,7 @@ impl Query for Services {
             shard: r.shard_info,
             lookback_seconds: r.lookback_delta_seconds,
             batch: r.response_batch_size,
+            precise: None,
         };
         use query_response::Result as R;
         let wrap = |p| QueryResponse {
@@ -234,8 +245,11 @@ impl Query for Services {
     ) -> Result<Response<Self::QueryRangeStream>, Status> {
         let deadline = self.timeout(&request);
         let r = request.into_inner();
-        let (start, end) = (r.start_time_seconds.saturating_mul(1000), r.end_time_seconds.saturating_mul(1000));
-        let step = r.interval_seconds.saturating_mul(1000);
+        let millis = |seconds: i64| seconds.saturating_mul(1000);
+        let (start, end, step) = match &r.precise {
+            Some(p) => (p.start_ms, p.end_ms, p.step_ms),
+            None => (millis(r.start_time_seconds), millis(r.end_time_seconds), millis(r.interval_seconds)),
+        };
         // A range of one point may come without a step.
         let times = match (step, end.cmp(&start)) {
             (_, std::cmp::Ordering::Less) => return Err(Status::invalid_argument("the range ends before it begins")),
@@ -258,6 +272,7 @@ impl Query for Services {
             shard: r.shard_info,
             lookback_seconds: r.lookback_delta_seconds,
             batch: r.response_batch_size,
+            precise: r.precise,
         };
         use query_range_response::Result as R;
         let wrap = |p| QueryRangeResponse {

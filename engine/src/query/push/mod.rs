@@ -1,0 +1,231 @@
+//! Aggregations that queriers behind this one evaluate: their answers travel instead of their series.
+//!
+//! Which parts of a query may be is [`split`]'s, by whom [`proof`]'s, how they are asked [`ask`]'s. It is done only where the
+//! answer is the same, and whatever is in doubt when the answers come (a warning, an error, silence, a histogram, labels or times
+//! that nobody asked for) ends it: then the query is answered from series, as without.
+
+mod ask;
+mod proof;
+mod split;
+
+pub(super) use ask::Coming;
+pub(super) use split::RESERVED;
+
+use super::endpoints::{Asked, Endpoints};
+use super::eval::Settings;
+use super::store::{Offer, Question, Store};
+use crate::server::metrics::Metrics;
+use args::{DedupFunc, PushDown, QueryArgs};
+use model::Matcher;
+use model::world::World;
+use parking_lot::Mutex;
+use prometheus_client::metrics::counter::Counter;
+use promql::exec::{EngineOptions, Plan, Times};
+use promql::parse::{AggregateExpr, Expr, VectorSelector};
+use split::Grade;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+/// How long a querier that failed, or a part whose answer did not fit, is not tried again.
+const PAUSE: Duration = Duration::from_secs(30);
+/// Most parts that are remembered as unfit.
+const MAX_UNFIT: usize = 1000;
+
+/// What decides how a querier with these flags evaluates; two with the same text give the same answers to the same data.
+pub(super) fn settings(args: &QueryArgs) -> String {
+    let mut features = super::split_list(args.features.iter().map(String::as_str));
+    features.sort();
+    features.dedup();
+    format!(
+        "1 deduplication.func={} dynamic-lookback-delta={} enable-x-functions={} default-evaluation-interval={} features={}",
+        args.deduplication_func,
+        args.dynamic_lookback_delta,
+        args.x_functions,
+        args.default_evaluation_interval,
+        features.join(",")
+    )
+}
+
+/// Decides what is evaluated elsewhere.
+pub(super) struct Push {
+    mode: PushDown,
+    dedup: DedupFunc,
+    settings: String,
+    world: World,
+    /// Stores that failed, and parts that did not fit, until when.
+    paused: Mutex<BTreeMap<String, Duration>>,
+    asked: Counter,
+    refused: Counter,
+}
+
+/// A part of a query, and who evaluates it.
+struct Slot {
+    /// With the text that each is asked.
+    by: Vec<(Arc<Store>, String)>,
+    /// The labels of an answer: these, or all but these.
+    grouping: Vec<String>,
+    without: bool,
+}
+
+/// What of one query is evaluated elsewhere.
+pub(super) struct Pushed {
+    slots: Vec<Slot>,
+    refused: AtomicBool,
+}
+
+impl Push {
+    pub(super) fn new(args: &QueryArgs, world: World, metrics: &Metrics) -> Self {
+        let counter = |name: &str, help: &str| metrics.register(name, help, Counter::default());
+        Self {
+            mode: args.push_down,
+            dedup: args.deduplication_func,
+            settings: settings(args),
+            world,
+            paused: Mutex::default(),
+            asked: counter(
+                "panoptes_query_pushed_down",
+                "Parts of queries that queriers behind this one were asked for",
+            ),
+            refused: counter(
+                "panoptes_query_push_down_refused",
+                "Queries that were answered from series after all, since an answer of a querier behind this one did not fit",
+            ),
+        }
+    }
+
+    /// The query with its parts replaced that others evaluate; nothing if there is none.
+    pub(super) fn distribute(
+        &self,
+        endpoints: &Endpoints,
+        expr: &Expr,
+        times: Times,
+        settings: &Settings,
+        options: &EngineOptions,
+    ) -> Option<(Expr, Arc<Pushed>)> {
+        // Samples that others read are not counted here.
+        if self.mode == PushDown::Off || settings.shard.is_some() || settings.count_samples {
+            return None;
+        }
+        let mut expr = expr.clone();
+        let mut taken = false;
+        let reserved = |v: &VectorSelector| v.matchers.iter().any(|m| RESERVED.contains(&m.name.as_str()));
+        split::selectors(&mut expr, &mut |v| taken |= reserved(v));
+        let (first, step) = match times {
+            Times::Instant(t) => (t, 0),
+            Times::Range { start, step, .. } => (start, step),
+        };
+        // 0 means now to Thanos.
+        if taken || first <= 0 {
+            return None;
+        }
+        let whole = |ms: i64| ms % 1000 == 0;
+        let plain = whole(first) && whole(step) && whole(settings.lookback_ms) && settings.max_resolution_ms == 0;
+        let mut slots: Vec<Slot> = Vec::new();
+        let close = self.mode == PushDown::Close;
+        split::replace(&mut expr, close, &mut |part, grade| {
+            let by = self.able(endpoints, part, grade, plain, times, settings, options);
+            let (_, query) = by.first()?;
+            let names: Vec<String> = by.iter().map(|(store, _)| store.name()).collect();
+            // What stands in a query twice is asked once.
+            let texts = |by: &[(Arc<Store>, String)]| by.iter().map(|(s, q)| (s.name(), q.clone())).collect::<Vec<_>>();
+            let known = slots.iter().position(|s| texts(&s.by) == texts(&by));
+            let new = split::replacement(part, known.unwrap_or(slots.len()), query, &names.join(", "));
+            if known.is_none() {
+                slots.push(Slot { by, grouping: part.grouping.clone(), without: part.without });
+            }
+            Some(new)
+        });
+        let pushed = Pushed { slots, refused: AtomicBool::new(false) };
+        (!pushed.slots.is_empty()).then(|| (expr, Arc::new(pushed)))
+    }
+
+    /// Who may evaluate a part, and what each is to be asked.
+    #[allow(clippy::too_many_arguments, reason = "all of one question")]
+    fn able(
+        &self,
+        endpoints: &Endpoints,
+        part: &AggregateExpr,
+        grade: Grade,
+        plain: bool,
+        times: Times,
+        settings: &Settings,
+        options: &EngineOptions,
+    ) -> Vec<(Arc<Store>, String)> {
+        let alone = Expr::Aggregate(Box::new(part.clone()));
+        let Ok(plan) = Plan::from_expr("", &alone, times, options) else { return Vec::new() };
+        let [select] = plan.selects() else { return Vec::new() };
+        let (matchers, mint, maxt) = (select.matchers.as_slice(), select.mint, select.maxt);
+        let all = endpoints.ask(&Question { matchers, mint, maxt, offer: Offer::Store, only: &settings.only });
+        let stores: Vec<Vec<Arc<Store>>> = all
+            .into_iter()
+            .filter_map(|asked| match asked {
+                Asked::Store(places) => Some(places),
+                Asked::Missing { .. } => None,
+            })
+            .collect();
+        let request = proof::Request {
+            matchers,
+            dropped: &settings.replica_labels,
+            plain,
+            thanos_dedup: settings.replica_labels.is_empty() || self.dedup == DedupFunc::Penalty,
+            settings: &self.settings,
+            close: self.mode == PushDown::Close,
+        };
+        let mut able = Vec::new();
+        for (i, places) in stores.iter().enumerate() {
+            // Of a group every place is the same store.
+            let Some(store) = places.first() else { continue };
+            let others = stores.iter().enumerate().filter(|(j, _)| *j != i).flat_map(|(_, s)| s).map(|s| &**s);
+            if !request.may(store, grade, others) || self.is_paused(&store.name()) {
+                continue;
+            }
+            let text = split::text(part, store.guard().as_ref());
+            if !self.is_paused(&text) {
+                able.push((Arc::clone(store), text));
+            }
+        }
+        able
+    }
+
+    fn is_paused(&self, what: &str) -> bool {
+        let now = self.world.clock.elapsed();
+        self.paused.lock().get(what).is_some_and(|until| *until > now)
+    }
+
+    /// Does not try this again for a while.
+    fn pause(&self, what: String) {
+        let now = self.world.clock.elapsed();
+        let mut paused = self.paused.lock();
+        paused.retain(|_, until| *until > now);
+        if paused.len() < MAX_UNFIT {
+            paused.insert(what, now + PAUSE);
+        }
+    }
+}
+
+impl Pushed {
+    /// True if the query is to be answered from series after all.
+    pub(super) fn is_refused(&self) -> bool {
+        self.refused.load(Ordering::Relaxed)
+    }
+
+    /// The part whose answers a selector with these conditions reads.
+    pub(super) fn answers(&self, matchers: &[Matcher]) -> Option<usize> {
+        number(matchers, split::PUSHED).filter(|at| *at < self.slots.len())
+    }
+
+    /// Takes out of a selector's conditions what says who is not to be asked, and gives their names.
+    pub(super) fn elsewhere(&self, matchers: &mut Vec<Matcher>) -> Arc<BTreeSet<String>> {
+        let Some(slot) = number(matchers, split::ELSEWHERE).and_then(|at| self.slots.get(at)) else {
+            return Arc::default();
+        };
+        matchers.retain(|m| m.name != split::ELSEWHERE);
+        Arc::new(slot.by.iter().map(|(store, _)| store.name()).collect())
+    }
+}
+
+fn number(matchers: &[Matcher], label: &str) -> Option<usize> {
+    matchers.iter().find(|m| m.name == label).and_then(|m| m.value.parse().ok())
+}
