@@ -101,16 +101,24 @@ pub trait Dns: Send + Sync + 'static {
     async fn srv(&self, name: &str) -> Result<Vec<(String, u16)>, String>;
 }
 
-/// All places behind an address, sorted.
-pub async fn resolve(address: &Address, dns: &dyn Dns) -> Result<Vec<Place>, String> {
-    let mut places = Vec::new();
+/// What a look-up has given.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// The places, sorted.
+    pub places: Vec<Place>,
+    /// Targets of a SRV name that could not be looked up, `host:port`, and why: there are stores behind them, too.
+    pub lost: Vec<(String, String)>,
+}
+
+/// All places behind an address.
+pub async fn resolve(address: &Address, dns: &dyn Dns) -> Result<Found, String> {
+    let (mut places, mut lost) = (Vec::new(), Vec::new());
     match address.scheme {
         Scheme::Static | Scheme::Dns | Scheme::DualStack => {
             let port = address.port.unwrap_or_default();
             places = hosts(&address.host, port, dns).await?;
         }
         Scheme::Srv | Scheme::SrvNoA => {
-            let mut error = None;
             for (host, port) in dns.srv(&address.host).await? {
                 let port = address.port.unwrap_or(port);
                 // One dead target must not hide the others.
@@ -122,17 +130,18 @@ pub async fn resolve(address: &Address, dns: &dyn Dns) -> Result<Vec<Place>, Str
                         }
                         places.extend(found);
                     }
-                    Err(e) => error = Some(e),
+                    Err(e) => lost.push((join(&host, port), e)),
                 }
             }
             if places.is_empty() {
-                return Err(error.unwrap_or_else(|| format!("{} has no SRV targets", address.host)));
+                let none = || format!("{} has no SRV targets", address.host);
+                return Err(lost.pop().map_or_else(none, |(_, error)| error));
             }
         }
     }
     places.sort();
     places.dedup_by(|a, b| a.address == b.address);
-    Ok(places)
+    Ok(Found { places, lost })
 }
 
 async fn hosts(host: &str, port: u16, dns: &dyn Dns) -> Result<Vec<Place>, String> {
@@ -220,8 +229,10 @@ mod tests {
     #[tokio::test]
     async fn resolves_all_forms() {
         let of = async |text: &str| {
-            let places = resolve(&Address::parse(text).unwrap(), &Fake).await?;
-            Ok::<_, String>(places.into_iter().map(|p| p.address).collect::<Vec<_>>())
+            let found = resolve(&Address::parse(text).unwrap(), &Fake).await?;
+            let dead: Vec<&str> = found.lost.iter().map(|(target, _)| target.as_str()).collect();
+            assert_eq!(dead.is_empty(), !text.starts_with("dnssrv"), "{dead:?}");
+            Ok::<_, String>(found.places.into_iter().map(|p| p.address).collect::<Vec<_>>())
         };
         assert_eq!(of("1.2.3.4:5").await.unwrap(), ["1.2.3.4:5"]);
         assert_eq!(of("a.example:5").await.unwrap().len(), 3);

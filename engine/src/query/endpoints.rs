@@ -1,6 +1,6 @@
 //! The set of stores, kept in step with files and DNS; the truth about each for `/-/state` and `/api/v1/stores`.
 
-use super::address::{self, Address, Dns, Place, Scheme};
+use super::address::{self, Address, Dns, Found, Place, Scheme};
 use super::retry::Backoff;
 use super::shown::{link_state, shown};
 use super::store::{self, Question, Relation, Store};
@@ -43,6 +43,8 @@ struct Resolved {
     /// Stores that have left while more are expected than there are, the latest first: what they would be asked for is missing.
     gone: Vec<Arc<Store>>,
     error: Option<StoreError>,
+    /// Why targets of its name could not be looked up that had no store before either.
+    lost: Vec<String>,
     tried: bool,
 }
 
@@ -264,18 +266,19 @@ impl Endpoints {
                         self.failed_lookups.inc();
                     }
                     let one = address.scheme == Scheme::Static && !entry.source().group;
-                    found.map(|places| if one { one_of(&entry, places) } else { places })
+                    found.map(|f| Found { places: if one { one_of(&entry, f.places) } else { f.places }, ..f })
                 }
                 Err(e) => Err(e.to_string()),
             };
-            let failed = found.is_err() || entry.stores().iter().any(|s| !s.truth().healthy);
+            let failed = found.as_ref().map_or(true, |f| !f.lost.is_empty())
+                || entry.stores().iter().any(|s| !s.truth().healthy);
             self.take_places(&entry, found);
             let pause = if failed { retry.next(self.world.entropy.as_ref()) } else { retry.reset(self.dns_interval) };
             tokio::time::sleep(pause).await;
         }
     }
 
-    fn take_places(self: &Arc<Self>, entry: &Arc<Entry>, found: Result<Vec<Place>, String>) {
+    fn take_places(self: &Arc<Self>, entry: &Arc<Entry>, found: Result<Found, String>) {
         {
             let mut resolved = entry.resolved.lock();
             resolved.tried = true;
@@ -284,9 +287,17 @@ impl Endpoints {
             match found {
                 // A failed look-up keeps what an earlier one gave.
                 Err(message) => resolved.error = error(ErrorClass::Dns, message),
-                Ok(places) => {
+                Ok(Found { places, lost }) => {
                     resolved.error = None;
                     let mut old = std::mem::take(&mut resolved.stores);
+                    resolved.lost.clear();
+                    for (target, why) in lost {
+                        let known = old.extract_if(.., |(s, _)| s.place.authority == target).collect::<Vec<_>>();
+                        if known.is_empty() {
+                            resolved.lost.push(why);
+                        }
+                        resolved.stores.extend(known);
+                    }
                     for place in places {
                         if let Some(i) = old.iter().position(|(s, _)| s.place == place) {
                             resolved.stores.push(old.swap_remove(i));
@@ -411,7 +422,8 @@ impl Endpoints {
                 stores.extend(asked.into_iter().map(|s| (source.link.is_some(), first(&s), vec![s])));
             }
             missing.append(&mut lost);
-            let lacks = of_entry.is_empty() && gone.is_empty() || unknown > 0 && !source.group;
+            let unfound = entry.resolved.lock().lost.first().cloned();
+            let lacks = of_entry.is_empty() && gone.is_empty() || (unknown > 0 || unfound.is_some()) && !source.group;
             if lacks && wants(&source, question, &label) {
                 let resolved = entry.resolved.lock();
                 if !resolved.tried {
@@ -421,7 +433,7 @@ impl Endpoints {
                     0 => "it has no addresses".to_owned(),
                     n => format!("{n} stores should be behind it, and {} are", resolved.stores.len()),
                 };
-                let reason = resolved.error.as_ref().map_or(known, |e| e.message.clone());
+                let reason = unfound.or_else(|| resolved.error.as_ref().map(|e| e.message.clone())).unwrap_or(known);
                 let name = match &source.link {
                     Some(l) => format!("{} (link {}, cluster {})", source.address, l.name, l.cluster),
                     None => source.address.clone(),

@@ -111,7 +111,8 @@ pub struct Fake {
     evaluation: Option<Evaluation>,
     /// The times that it says it has data of, milliseconds.
     times: (i64, i64),
-    series: Arc<[(Labels, Samples)]>,
+    /// With the chunks of those that are given.
+    series: Arc<[(Labels, Samples, Vec<AggrChunk>)]>,
     manner: Arc<Mutex<Manner>>,
     /// It leaves replica labels out when asked.
     able: bool,
@@ -166,7 +167,7 @@ impl Fake {
             sets,
             evaluation: None,
             times: (i64::MIN, i64::MAX),
-            series: series.into(),
+            series: series.into_iter().map(encoded).collect(),
             manner: Arc::new(Mutex::new(Manner::Good)),
             able: true,
             requests: Arc::default(),
@@ -178,7 +179,7 @@ impl Fake {
     /// With further series, by their full labels.
     pub fn and(mut self, more: impl IntoIterator<Item = (Labels, Samples)>) -> Self {
         let mut series = self.series.to_vec();
-        series.extend(more);
+        series.extend(more.into_iter().map(encoded));
         self.series = series.into();
         self
     }
@@ -243,12 +244,12 @@ impl Fake {
         let without: &[String] = if self.able { &r.without_replica_labels } else { &[] };
         let now = World::real().clock.now_ms();
         let mut found: Vec<(Labels, Vec<AggrChunk>)> = Vec::new();
-        for (labels, samples) in self.series.iter() {
+        for (labels, samples, given) in self.series.iter() {
             if !matchers.iter().all(|m| m.matches_labels(labels)) {
                 continue;
             }
             let chunks: Vec<AggrChunk> = match samples {
-                Samples::Given(samples) => samples.chunks(50).map(chunk).collect(),
+                Samples::Given(_) => given.clone(),
                 Samples::Live => vec![minute(r.max_time.min(now))],
                 Samples::Gone if r.min_time > now - GONE => continue,
                 Samples::Gone => vec![minute(r.max_time.min(now - GONE))],
@@ -264,6 +265,14 @@ impl Fake {
         let select = SeriesRequest { matchers, min_time, max_time, skip_chunks: true, ..Default::default() };
         self.select(&select).iter().map(|s| proto::labels::decode(&s.labels).unwrap()).collect()
     }
+}
+
+fn encoded((labels, samples): (Labels, Samples)) -> (Labels, Samples, Vec<AggrChunk>) {
+    let chunks = match &samples {
+        Samples::Given(samples) => samples.chunks(50).map(chunk).collect(),
+        Samples::Live | Samples::Gone => Vec::new(),
+    };
+    (labels, samples, chunks)
 }
 
 fn minute(end: i64) -> AggrChunk {

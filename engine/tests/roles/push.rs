@@ -214,7 +214,7 @@ async fn random_queries_have_the_same_answers_with_and_without() {
     let a = Fake::new(&[("cluster", "a"), ("replica", "0")], data(3)).start().await;
     let pair = Pair::over(&[a.address.clone(), b.grpc.clone(), c.grpc.clone()], PushDown::Exact, |_| {}).await;
     let mut rng = goal.rng("queries");
-    for i in 0..goal.pick(150, 10_000, 100_000) {
+    for i in 0..goal.pick(80, 10_000, 100_000) {
         let query = random(&mut rng);
         pair.same(&if i % 2 == 0 { instant(&query) } else { range(&query) }).await;
     }

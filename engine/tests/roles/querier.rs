@@ -15,12 +15,18 @@ use tonic::transport::Channel;
 
 /// Names that a test sets.
 #[derive(Default, Clone)]
-pub struct Names(Arc<Mutex<BTreeMap<String, Vec<IpAddr>>>>);
+pub struct Names(Arc<Mutex<BTreeMap<String, Vec<IpAddr>>>>, Arc<Mutex<BTreeMap<String, Vec<(String, u16)>>>>);
 
 impl Names {
     pub fn set(&self, name: &str, ips: &[&str]) {
         let ips = ips.iter().map(|i| i.parse().unwrap()).collect();
         self.0.lock().unwrap().insert(name.to_owned(), ips);
+    }
+
+    /// The targets of a SRV name.
+    pub fn set_srv(&self, name: &str, targets: &[(&str, u16)]) {
+        let targets = targets.iter().map(|(host, port)| ((*host).to_owned(), *port)).collect();
+        self.1.lock().unwrap().insert(name.to_owned(), targets);
     }
 
     pub fn ips_of(&self, name: &str) -> Vec<String> {
@@ -38,7 +44,7 @@ impl Dns for Names {
         self.0.lock().unwrap().get(host).cloned().ok_or_else(|| format!("{host}: no such name"))
     }
     async fn srv(&self, name: &str) -> Result<Vec<(String, u16)>, String> {
-        Err(format!("{name}: no such name"))
+        self.1.lock().unwrap().get(name).cloned().ok_or_else(|| format!("{name}: no such name"))
     }
 }
 

@@ -195,6 +195,31 @@ async fn dns_changes_are_followed() {
     assert!(told().await);
 }
 
+/// A SRV name with two targets, of which one can't be looked up at first, and later not any more.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_target_that_can_not_be_looked_up_is_missed_and_one_that_could_stays() {
+    let port = testkit::ports::free().unwrap();
+    let make = async |ip: &str, cluster: &str| {
+        Fake::new(&[("cluster", cluster)], data("m", 5)).start_at(&format!("{ip}:{port}")).await
+    };
+    let (_a, _b) = (make("127.0.0.2", "a").await, make("127.0.0.3", "b").await);
+    let names = Names::default();
+    names.set_srv("_grpc._tcp.stores.test", &[("a.test", port), ("b.test", port)]);
+    names.set("a.test", &["127.0.0.2"]);
+    let querier = Querier::with_names(args(&["dnssrv+_grpc._tcp.stores.test".to_owned()]), names).await;
+    let seen = async || {
+        let (_, answer) = querier.query("count(m)", "&time=1300").await;
+        (answer["data"]["result"][0]["value"][1].as_str().unwrap_or_default().to_owned(), Querier::warnings(&answer))
+    };
+    let (count, told) = seen().await;
+    assert!(count == "5" && told.len() == 1 && told[0].contains("b.test"), "{count} {told:?}");
+    querier.names.set("b.test", &["127.0.0.3"]);
+    until("both", async || seen().await == ("10".to_owned(), vec![])).await;
+    querier.names.remove("b.test");
+    tokio::time::sleep(Duration::from_millis(1000)).await;
+    assert_eq!(seen().await, ("10".to_owned(), vec![]), "what was found once stays");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_name_that_stands_for_one_store_is_tried_at_all_its_addresses() {
     let port = testkit::ports::free().unwrap();
