@@ -137,7 +137,7 @@ impl StoreCall {
             let held = || self.memory.is_waiting();
             let over = match hedge::first_of(&rest, delay, &self.fanout.hedges, held, open).await {
                 Ok((nth, open)) => {
-                    if rest.get(nth) != Some(&told) {
+                    if rest.get(nth) != Some(&told) && !model::protection::off("place-told") {
                         told = rest.get(nth).copied().unwrap_or_default();
                         to.send(Message::Place(Arc::clone(open.store))).await.map_err(|_| None)?;
                     }
@@ -146,6 +146,9 @@ impl StoreCall {
                     let (code, reason) = end.ok_or(None)?;
                     failed.push((code, (address, reason)));
                     broken.extend(rest.get(nth));
+                    if model::protection::off("slower-again") {
+                        broken.extend(0..nth);
+                    }
                     broken.len() >= self.places.len()
                 }
                 Err(all) => {
@@ -225,7 +228,8 @@ impl StoreCall {
             while let Some(frame) = next {
                 self.frame(to, frame, store, &memory, &strip, resumed.as_ref(), given, &mut unsorted, &mut held)
                     .await?;
-                if !strip.is_empty() || !Arc::ptr_eq(&memory, &self.memory) {
+                let elsewhere = !Arc::ptr_eq(&memory, &self.memory) && !model::protection::off("place-need");
+                if !strip.is_empty() || elsewhere {
                     // All of it is needed before the first can be given on; and of another place than the first the merge can't
                     // say what it needs.
                     memory.need();

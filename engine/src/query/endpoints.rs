@@ -422,7 +422,8 @@ impl Endpoints {
                 stores.extend(asked.into_iter().map(|s| (source.link.is_some(), first(&s), vec![s])));
             }
             missing.append(&mut lost);
-            let unfound = entry.resolved.lock().lost.first().cloned();
+            let unfound =
+                entry.resolved.lock().lost.first().cloned().filter(|_| !model::protection::off("target-missed"));
             let lacks = of_entry.is_empty() && gone.is_empty() || (unknown > 0 || unfound.is_some()) && !source.group;
             if lacks && wants(&source, question, &label) {
                 let resolved = entry.resolved.lock();

@@ -60,6 +60,9 @@ pub(super) async fn first_of<'p, P, T, E, F: Future<Output = Result<T, E>>>(
     held: impl Fn() -> bool,
     mut ask: impl FnMut(usize, &'p P) -> F,
 ) -> Result<(usize, T), Vec<E>> {
+    if let [only] = places {
+        return ask(0, only).await.map(|answer| (0, answer)).map_err(|e| vec![e]);
+    }
     let mut next = places.iter().enumerate();
     let mut running = FuturesUnordered::new();
     let mut failed = Vec::new();
@@ -67,9 +70,7 @@ pub(super) async fn first_of<'p, P, T, E, F: Future<Output = Result<T, E>>>(
         let call = ask(at, place);
         async move { (at, call.await) }
     };
-    if places.len() > 1 {
-        hedges.earn();
-    }
+    hedges.earn();
     if let Some((at, place)) = next.next() {
         running.push(begin(at, place));
     }

@@ -315,6 +315,8 @@ struct Chunks {
     whole: bool,
     /// What the reader gave, before it is cut.
     read: Vec<Sample>,
+    /// The floats of a chunk.
+    columns: Columns,
 }
 
 impl Chunks {
@@ -323,7 +325,16 @@ impl Chunks {
         let coarse = chunks.iter().filter(|c| c.aggregates.is_some()).count();
         let reader = (coarse > 0 || everywhere).then(|| downsampled::Reader::new(view, coarse < chunks.len()));
         let whole = reader.is_some() && view.runs_on();
-        Self { chunks: chunks.into(), mint, maxt, interval: None, reader, whole, read: Vec::new() }
+        Self {
+            chunks: chunks.into(),
+            mint,
+            maxt,
+            interval: None,
+            reader,
+            whole,
+            read: Vec::new(),
+            columns: Columns::default(),
+        }
     }
 }
 
@@ -357,11 +368,20 @@ impl Replica for Chunks {
                 }
             };
             match &mut self.reader {
-                None => {
-                    for sample in open(&c)?.into_iter().flatten() {
-                        take(sample?);
+                None => match &c.raw {
+                    Some(raw) if Encoding::from_store_api(raw.encoding) == Encoding::Xor => {
+                        self.columns.times.clear();
+                        self.columns.values.clear();
+                        chunk::floats(Encoding::Xor, &raw.data, &mut self.columns)?;
+                        let floats = self.columns.times.iter().zip(&self.columns.values);
+                        floats.for_each(|(t, v)| take(Sample { t: *t, v: Value::Float(*v) }));
                     }
-                }
+                    _ => {
+                        for sample in open(&c)?.into_iter().flatten() {
+                            take(sample?);
+                        }
+                    }
+                },
                 Some(reader) => {
                     reader.read(&c, &mut self.read)?;
                     self.read.drain(..).for_each(take);

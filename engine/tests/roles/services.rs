@@ -214,6 +214,9 @@ async fn services_are_those_of_thanos_in_both_directions() {
     });
     until("Thanos to see ours", async || !data(&distributed.url(), "/api/v1/stores").as_object().unwrap().is_empty())
         .await;
+    // Of some seconds before, too, so that nothing is compared with nothing.
+    let before = "/api/v1/query?query=requests_total%20offset%208s";
+    until("samples", async || !data(&querier.http, before)["result"].as_array().unwrap().is_empty()).await;
     let at = now().floor() - 2.0;
     for query in [
         "sum by (code) (requests_total)",

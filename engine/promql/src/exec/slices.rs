@@ -283,9 +283,11 @@ mod tests {
             if self.1 == SERIES {
                 self.0.given.send(()).unwrap();
                 self.0.go_on.lock().unwrap().recv().unwrap();
-                return Ok(None);
             }
             self.1 += 1;
+            if self.1 > SERIES {
+                return Ok(None);
+            }
             let labels = Labels::from_pairs([("n", format!("{:04}", self.1))]);
             Ok(Some(Entry { labels, data: Box::new(One) }))
         }
