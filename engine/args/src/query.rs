@@ -56,8 +56,8 @@ flags! {
         /// Thanos's. (Thanos: penalty.)
         deduplication_func: DedupFunc = "deduplication.func", "fill", since "0.1.0";
         /// Let queriers behind this one evaluate aggregations over series that only they have: off; exact, where the answer has
-        /// the same bits; close, also sums, whose last bits depend on the order of additions, and where replicas are behind
-        /// one querier. (Thanos: query.mode=distributed.)
+        /// the same bits; close, also sums, whose last bits depend on the order of additions, where replicas are behind one
+        /// querier, and by Thanos's queriers. (Thanos: query.mode=distributed.)
         push_down: PushDown = "query.push-down", "off", since "0.1.0";
         /// Use downsampled data where a request names no resolution: up to a fifth of its step.
         auto_downsampling: Switch = "query.auto-downsampling", "false", since "0.1.0";

@@ -91,6 +91,8 @@ pub(super) struct StoreCall {
 struct Open<'a> {
     store: &'a Arc<Store>,
     memory: Arc<Call>,
+    /// The times that it was known to have data of.
+    known: (i64, i64),
     deadlines: Deadlines,
     stream: Streaming<SeriesResponse>,
     first: Option<SeriesResponse>,
@@ -175,6 +177,7 @@ impl StoreCall {
             _ => Call::needed(&self.select.terms.buffers),
         };
         let deadlines = self.fanout.deadlines(&self.select.terms, store);
+        let known = store.says_times();
         let mut counted = self.fanout.begin("server_stream", "Series");
         let begin = self.fanout.world.clock.elapsed();
         let request = request(store, &self.select, self.batch);
@@ -201,7 +204,7 @@ impl StoreCall {
                     store.began_after(self.fanout.world.clock.elapsed().saturating_sub(begin));
                 }
                 drop(unused);
-                Ok(Open { store, memory, deadlines, stream, first, counted })
+                Ok(Open { store, memory, known, deadlines, stream, first, counted })
             }
             Err(end) => {
                 let (code, reason) = end.ok_or(None)?;
@@ -213,7 +216,7 @@ impl StoreCall {
 
     /// Gives on what a place sends.
     async fn drain(&self, to: &mpsc::Sender<Message>, open: Open<'_>, given: &mut Option<Labels>) -> Result<(), End> {
-        let Open { store, memory, deadlines, mut stream, first, mut counted } = open;
+        let Open { store, memory, known, deadlines, mut stream, first, mut counted } = open;
         let work = async {
             if let Some(lie) = store.lies_about_times() {
                 to.send(Message::Warning(lie)).await.map_err(|_| None)?;
@@ -226,8 +229,18 @@ impl StoreCall {
             let mut held = Taken::new(&self.select.terms.budget);
             let mut next = first;
             while let Some(frame) = next {
-                self.frame(to, frame, store, &memory, &strip, resumed.as_ref(), given, &mut unsorted, &mut held)
-                    .await?;
+                self.frame(
+                    to,
+                    frame,
+                    (store, known),
+                    &memory,
+                    &strip,
+                    resumed.as_ref(),
+                    given,
+                    &mut unsorted,
+                    &mut held,
+                )
+                .await?;
                 let elsewhere = !Arc::ptr_eq(&memory, &self.memory) && !model::protection::off("place-need");
                 if !strip.is_empty() || elsewhere {
                     // All of it is needed before the first can be given on; and of another place than the first the merge can't
@@ -256,7 +269,7 @@ impl StoreCall {
         &self,
         to: &mpsc::Sender<Message>,
         frame: SeriesResponse,
-        store: &Store,
+        (store, known): (&Store, (i64, i64)),
         memory: &Call,
         strip: &[String],
         resumed: Option<&Labels>,
@@ -278,7 +291,8 @@ impl StoreCall {
         for s in found {
             batch.push(decode(s, self.source).map_err(|e| Some((Code::DataLoss, e)))?);
         }
-        store.has_sent(batch.iter().flat_map(|s| &s.chunks).map(|c| (c.min_time, c.max_time)));
+        let times = batch.iter().flat_map(|s| &s.chunks).map(|c| (c.min_time, c.max_time));
+        store.has_sent(known, times, self.fanout.world.clock.now_ms());
         if strip.is_empty() {
             // The last series may have been sent in part.
             batch.retain(|s| resumed.is_none_or(|last| s.labels >= *last));

@@ -262,7 +262,7 @@ impl Endpoints {
                         self.lookups.inc();
                     }
                     let found = address::resolve(address, self.dns.as_ref()).await;
-                    if found.is_err() {
+                    if found.as_ref().map_or(true, |f| !f.lost.is_empty()) {
                         self.failed_lookups.inc();
                     }
                     let one = address.scheme == Scheme::Static && !entry.source().group;
@@ -487,6 +487,9 @@ impl Endpoints {
         for store in self.stores().iter().filter(|s| s.used()) {
             let Some(info) = store.truth().info else { continue };
             sets.extend(info.label_sets.iter().cloned());
+            if info.unlabelled || info.label_sets.is_empty() {
+                sets.push(Labels::empty());
+            }
             min = min.min(info.min_time);
             max = max.max(info.max_time);
         }

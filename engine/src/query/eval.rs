@@ -197,13 +197,15 @@ impl Evaluator {
         let (options, expr) = self.parse(query, settings)?;
         let begin = self.world.clock.elapsed();
         let work = async {
-            if let Some((plan, pushed)) = self.distribute(query, &expr, times, settings, &options)?
-                && let Some(answer) = self.run_plan(plan, settings, begin, Some(&pushed)).await?
-            {
-                return Ok(answer);
+            let mut refused = false;
+            if let Some((plan, pushed)) = self.distribute(query, &expr, times, settings, &options)? {
+                refused = true;
+                if let Some(answer) = self.run_plan(plan, settings, begin, Some(&pushed), false).await? {
+                    return Ok(answer);
+                }
             }
             let plan = Plan::from_expr(query, &expr, times, &options)?;
-            let answer = self.run_plan(plan, settings, begin, None).await?;
+            let answer = self.run_plan(plan, settings, begin, None, refused).await?;
             answer.ok_or_else(|| QueryError::Storage("the query was not evaluated".to_owned()))
         };
         match tokio::time::timeout(settings.timeout, work).await {
@@ -212,22 +214,25 @@ impl Evaluator {
         }
     }
 
-    /// Nothing if the answers of others, for what is `pushed`, are of no use.
+    /// Nothing if the answers of others, for what is `pushed`, are of no use: then it is run `again` without.
     async fn run_plan(
         &self,
         plan: Plan,
         settings: &Settings,
         begin: Duration,
         pushed: Option<&Arc<Pushed>>,
+        again: bool,
     ) -> Result<Option<Answer>, QueryError> {
         let clock = &self.world.clock;
         let place = Arc::clone(&self.places).acquire_owned().await.map_err(|_| QueryError::Canceled)?;
         let account = Arc::new(self.admission.enter(&self.base).await);
         let started = clock.elapsed();
         let in_flight = InFlight::new(&self.in_flight);
-        self.queries.inc();
         let queue = started.saturating_sub(begin);
-        self.waited.observe(queue.as_secs_f64());
+        if !again {
+            self.queries.inc();
+            self.waited.observe(queue.as_secs_f64());
+        }
 
         let time_left = settings.timeout.saturating_sub(queue);
         let terms = self.fanout.terms_within(settings.partial, time_left, Budget::of(Arc::clone(&account)));
@@ -304,7 +309,7 @@ impl Evaluator {
             .map(|(mut matchers, mint, maxt, detail)| Select {
                 mint,
                 maxt,
-                except: pushed.map(|p| p.elsewhere(&mut matchers)).unwrap_or_default(),
+                exactly: pushed.and_then(|p| p.elsewhere(&mut matchers)),
                 matchers,
                 without: settings.replica_labels.clone(),
                 skip_chunks: false,

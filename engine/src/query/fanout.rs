@@ -57,13 +57,16 @@ pub struct Select {
     pub detail: Detail,
     /// Only these stores; see [`Question::only`].
     pub only: Arc<Vec<Vec<Matcher>>>,
-    /// Not these stores, by what warnings call them: they have answered otherwise.
-    pub except: Arc<BTreeSet<String>>,
+    /// These stores, each with its places, and no others, whoever is there by now: others have answered otherwise.
+    pub exactly: Option<Stores>,
     /// A share of the series.
     pub shard: Option<Arc<Shard>>,
     /// How a missing store is taken, and how long the whole may take.
     pub terms: Terms,
 }
+
+/// Stores, each with the places where it is offered.
+pub type Stores = Arc<Vec<Vec<Arc<Store>>>>;
 
 /// How coarse data may be, and which aggregates of coarse data are wanted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -171,24 +174,26 @@ impl Fanout {
     /// The stores to ask; those missed become warnings, or the failure.
     fn targets(&self, select: &Select) -> Result<Targets, Failed> {
         let Select { mint, maxt, ref matchers, ref only, .. } = *select;
-        self.asking(&Question { matchers, mint, maxt, offer: Offer::Store, only }, &select.except, &select.terms)
+        let question = Question { matchers, mint, maxt, offer: Offer::Store, only };
+        match &select.exactly {
+            None => self.offering(&question, &select.terms),
+            Some(stores) => self.asking(&question, stores.iter().cloned().map(Asked::Store).collect(), &select.terms),
+        }
     }
 
     /// The endpoints to ask; those missed become warnings, or the failure.
     pub(super) fn offering(&self, question: &Question<'_>, terms: &Terms) -> Result<Targets, Failed> {
-        self.asking(question, &BTreeSet::new(), terms)
+        self.asking(question, self.endpoints.ask(question), terms)
     }
 
-    fn asking(&self, question: &Question<'_>, except: &BTreeSet<String>, terms: &Terms) -> Result<Targets, Failed> {
+    fn asking(&self, question: &Question<'_>, all: Vec<Asked>, terms: &Terms) -> Result<Targets, Failed> {
         let partial = terms.partial;
         if !partial && self.endpoints.is_empty() {
             return Err(Failed("no store is configured, so nothing can be complete".to_owned()));
         }
         let (mut stores, mut warnings, mut failed) = (Vec::new(), Vec::new(), Vec::new());
-        for asked in self.endpoints.ask(question) {
+        for asked in all {
             let (name, reason, strict, range) = match asked {
-                Asked::Store(places) if places.iter().any(|s| except.contains(&s.name())) => continue,
-                Asked::Missing { name, .. } if except.contains(&name) => continue,
                 Asked::Store(mut places) => {
                     let silent = terms.silent.lock();
                     let first = places.first().map(Arc::clone);

@@ -74,7 +74,7 @@ impl Store for QueryStore {
             limit: asked.limit,
             detail: Detail { max_resolution: asked.max_resolution, aggregates: asked.aggregates.clone() },
             only: Arc::default(),
-            except: Arc::default(),
+            exactly: None,
             shard: asked.shard.clone().map(Arc::new),
             terms: self.fanout.terms(!asked.abort, timeout, MAX_BYTES),
         };
@@ -126,7 +126,7 @@ impl Store for QueryStore {
             limit: request::limit(r.limit),
             detail: Detail::default(),
             only: Arc::default(),
-            except: Arc::default(),
+            exactly: None,
             shard: None,
             terms: self.terms(r.partial_response_disabled, r.partial_response_strategy, timeout),
         };
@@ -150,7 +150,7 @@ impl Store for QueryStore {
             limit: request::limit(r.limit),
             detail: Detail::default(),
             only: Arc::default(),
-            except: Arc::default(),
+            exactly: None,
             shard: None,
             terms: self.terms(r.partial_response_disabled, r.partial_response_strategy, timeout),
         };

@@ -82,6 +82,20 @@ pub struct Info {
     pub querier: bool,
     /// It evaluates PromQL, and how.
     pub evaluates: Option<Evaluates>,
+    /// Some of its series may carry none of the label sets.
+    pub unlabelled: bool,
+    /// What tells all that it advertises from anything else; see [`hash_of`].
+    pub advertised: u64,
+}
+
+/// A hash of label sets in their order, the same in every process.
+pub(super) fn hash_of(sets: &[Labels]) -> u64 {
+    let mut hash = xxhash_rust::xxh64::Xxh64::new(0);
+    for set in sets {
+        hash.update(&set.as_packed().len().to_le_bytes());
+        hash.update(set.as_packed().as_bytes());
+    }
+    hash.digest()
 }
 
 /// How a querier evaluates.
@@ -155,6 +169,17 @@ struct Outside {
     times: (i64, i64),
     /// The last good probe when they were found: blocks may have come since.
     known_ms: Option<i64>,
+    /// When they were found for the last time, milliseconds since the epoch.
+    found_ms: i64,
+}
+
+/// For how long what was found out about a store's times counts, milliseconds.
+const REMEMBERED: i64 = 3_600_000;
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store").field("place", &self.place).finish_non_exhaustive()
+    }
 }
 
 /// What decides which stores a request concerns.
@@ -257,15 +282,20 @@ impl Store {
         *usual = Some(usual.map_or(time, |u| (u * 7 + time) / 8));
     }
 
-    /// Takes note of the times of chunks that it has sent.
-    pub(super) fn has_sent(&self, chunks: impl Iterator<Item = (i64, i64)>) {
-        let truth = self.truth.lock();
-        let Some(info) = &truth.info else { return };
-        for (first, last) in chunks.filter(|(first, last)| *last < info.min_time || *first > info.max_time) {
+    /// Takes note of the times of chunks that it has sent in a call that began when it was known to have these.
+    pub(super) fn has_sent(&self, known: (i64, i64), chunks: impl Iterator<Item = (i64, i64)>, now_ms: i64) {
+        for (first, last) in chunks.filter(|(first, last)| *last < known.0 || *first > known.1) {
+            let known_ms = self.truth.lock().last_success_ms;
             let mut outside = self.outside.lock();
-            let known = outside.unwrap_or(Outside { times: (first, last), known_ms: truth.last_success_ms });
-            *outside = Some(Outside { times: (known.times.0.min(first), known.times.1.max(last)), ..known });
+            let found = outside.unwrap_or(Outside { times: (first, last), known_ms, found_ms: now_ms });
+            let times = (found.times.0.min(first), found.times.1.max(last));
+            *outside = Some(Outside { times, found_ms: now_ms, ..found });
         }
+    }
+
+    /// What times it says it has data of, milliseconds since the epoch.
+    pub(super) fn says_times(&self) -> (i64, i64) {
+        self.truth.lock().info.as_ref().map_or((i64::MIN, i64::MAX), |i| (i.min_time, i.max_time))
     }
 
     /// What times it has data of: those that it says, and those that it was found to have.
@@ -383,7 +413,8 @@ impl Store {
             if min_time > maxt || max_time < mint {
                 return Relation::Irrelevant;
             }
-            if !info.label_sets.is_empty() && !info.label_sets.iter().any(|s| agrees(s, matchers)) {
+            let labelled = !info.label_sets.is_empty() && !info.unlabelled;
+            if labelled && !info.label_sets.iter().any(|s| agrees(s, matchers)) {
                 return Relation::Irrelevant;
             }
         }
@@ -436,8 +467,9 @@ impl Store {
         match outcome {
             Ok(info) => {
                 let mut outside = self.outside.lock();
-                // It says so now.
-                *outside = outside.filter(|o| o.times.0 < info.min_time || o.times.1 > info.max_time);
+                // It says so now, or it was long ago.
+                let lies = |o: &Outside| o.times.0 < info.min_time || o.times.1 > info.max_time;
+                *outside = outside.filter(|o| lies(o) && now.saturating_sub(o.found_ms) < REMEMBERED);
                 drop(outside);
                 t.info = Some(Arc::new(info));
                 t.healthy = true;
@@ -477,12 +509,13 @@ impl Store {
         let mut label_sets = Vec::with_capacity(sets.len().min(MAX_LABEL_SETS));
         for set in sets.into_iter().take(MAX_LABEL_SETS) {
             let set = proto::labels::decode_any_order(&set.labels).map_err(|e| format!("advertised label set: {e}"))?;
-            if !set.is_empty() {
-                label_sets.push(set);
-            }
+            label_sets.push(set);
         }
         label_sets.sort();
         label_sets.dedup();
+        let advertised = hash_of(&label_sets);
+        let unlabelled = label_sets.iter().any(Labels::is_empty);
+        label_sets.retain(|set| !set.is_empty());
         let mut clusters: Vec<String> =
             label_sets.iter().filter_map(|s| s.get(&self.cluster_label)).map(str::to_owned).collect();
         clusters.sort();
@@ -505,6 +538,8 @@ impl Store {
                 .query
                 .map(|q| if q.settings.is_empty() { Evaluates::AsThanos } else { Evaluates::Like(q.settings) }),
             component: info.component_type,
+            unlabelled: unlabelled && self.source().link.is_none(),
+            advertised,
             label_sets,
             clusters,
             min_time: store.min_time,

@@ -285,8 +285,14 @@ async fn an_address_that_was_left_may_be_another_stores() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_place_that_was_only_slower_is_asked_again_when_the_quicker_breaks() {
-    let ([_one, two], querier) = group([Manner::Slow(1500), Manner::Resets], 20).await;
-    let (status, answer) = querier.query("sum(count_over_time(m[75s]))", "&time=1300&partial_response=false").await;
+    let ([one, two], querier) = group([Manner::Slow(50_000), Manner::Resets], 20).await;
+    let ask = async { querier.query("sum(count_over_time(m[75s]))", "&time=1300&partial_response=false").await };
+    // Its first call stays slow; when it is asked again it is quick.
+    let quick = async {
+        until("the first to be asked", async || !one.take_asked().is_empty()).await;
+        one.fake.set_manner(Manner::Good);
+    };
+    let ((status, answer), ()) = tokio::join!(ask, quick);
     assert_eq!((status, answer["data"]["result"][0]["value"][1].as_str()), (200, Some("100")), "{answer}");
     assert_eq!(two.take_asked().len(), 1, "it was hedged");
 }

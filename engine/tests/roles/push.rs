@@ -232,12 +232,14 @@ async fn what_may_be_in_two_stores_is_not_pushed() {
     let local = Fake::new(&[("cluster", "b"), ("replica", "1")], data(4000)).start().await;
     let unlabelled = Fake::new(&[], data(5)).start().await;
     let elsewhere = Fake::new(&[("region", "x")], data(6)).start().await;
+    let (_hidden, hides) = below(&[&[("cluster", "f")], &[]], 0).await;
     for (what, endpoints, pushed) in [
         ("replicas behind two queriers", vec![b0.grpc.clone(), b1.grpc.clone()], 0),
         ("replicas behind two queriers, and a third one", vec![b0.grpc.clone(), b1.grpc.clone(), c.grpc.clone()], 1),
         ("a replica in a store beside", vec![b0.grpc.clone(), local.address.clone()], 0),
         ("a store that does not say what it has", vec![c.grpc.clone(), unlabelled.address.clone()], 0),
         ("a store with other labels", vec![c.grpc.clone(), elsewhere.address.clone()], 0),
+        ("a store that does not say what it has behind the querier", vec![hides.grpc.clone(), c.grpc.clone()], 0),
         ("nothing else", vec![c.grpc.clone()], 1),
     ] {
         let pair = Pair::over(&endpoints, in_exact, |_| {}).await;
@@ -313,7 +315,7 @@ async fn an_answer_that_does_not_fit_is_not_used() {
         let evaluation = Evaluation { settings: settings.clone(), wrong, asked: std::sync::Arc::default() };
         let liar = liar.evaluates(evaluation.clone()).start().await;
         let endpoints = [a.address.clone(), b.grpc.clone(), liar.address.clone()];
-        let pair = Pair::over(&endpoints, PushDown::Exact, |a| a.response_timeout = Millis(3000)).await;
+        let pair = Pair::over(&endpoints, PushDown::Exact, |a| a.response_timeout = Millis(15_000)).await;
         let answer = pair.same(&range("count by (cluster) (g)")).await;
         assert_eq!(answer["data"]["result"].as_array().unwrap().len(), 3, "{wrong:?}: {answer}");
         assert!(answer.get("missing").is_none_or(|m| m.as_array().unwrap().is_empty()), "{wrong:?}: {answer}");
@@ -332,12 +334,16 @@ async fn a_querier_of_thanos_is_asked_what_it_evaluates_as_we_do() {
     let evaluation = like_thanos(Wrong::Fails);
     let fake = Fake::new(&[("cluster", "b"), ("replica", "0")], data(0)).evaluates(evaluation.clone()).start().await;
     let endpoints = [fake.address.clone()];
-    // Its deduplication is not ours.
+    // It does not say which Prometheus it is built on, nor which stores it has that say nothing of themselves.
     let pair = Pair::over(&endpoints, PushDown::Exact, |_| {}).await;
+    pair.same(&format!("{}&dedup=false", plain("count(g)"))).await;
+    assert_eq!(pair.counts().await.0, 0);
+    // Its deduplication is not ours.
+    let pair = Pair::over(&endpoints, PushDown::Close, |_| {}).await;
     pair.same(&plain("count(g)")).await;
     assert_eq!(pair.counts().await.0, 0);
     // Without any, it is; but it has no milliseconds, and takes resets out of counters by itself.
-    for path in [range("count(g)"), plain("max(rate(m_total[5m]))"), plain("sum(g)")] {
+    for path in [range("count(g)"), plain("max(rate(m_total[5m]))"), plain("avg(g)")] {
         pair.same(&format!("{path}&dedup=false")).await;
     }
     pair.same(&format!("{}&dedup=false&max_source_resolution=5m", plain("count(g)"))).await;
@@ -347,7 +353,7 @@ async fn a_querier_of_thanos_is_asked_what_it_evaluates_as_we_do() {
     let asked = evaluation.asked.lock().unwrap()[0].clone();
     assert_eq!((asked.start_time_seconds, asked.end_time_seconds, asked.interval_seconds), (1000, 2800, 30));
     assert!(asked.precise.is_none() && !asked.enable_dedup && asked.lookback_delta_seconds == 300, "{asked:?}");
-    let pair = Pair::over(&endpoints, PushDown::Exact, |a| a.deduplication_func = DedupFunc::Penalty).await;
+    let pair = Pair::over(&endpoints, PushDown::Close, |a| a.deduplication_func = DedupFunc::Penalty).await;
     pair.same(&plain("count(g)")).await;
     assert_eq!(pair.counts().await, (1, 1));
 }

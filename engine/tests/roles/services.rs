@@ -266,7 +266,7 @@ async fn services_are_those_of_thanos_in_both_directions() {
     };
     // Replicas are told apart by label, or the querier picks among them as Thanos does.
     for (push_down, dedup, more) in
-        [(PushDown::Exact, DedupFunc::Fill, "&dedup=false"), (PushDown::Close, DedupFunc::Penalty, "")]
+        [(PushDown::Close, DedupFunc::Fill, "&dedup=false"), (PushDown::Close, DedupFunc::Penalty, "")]
     {
         let ours = pushing(push_down, dedup).await;
         let queries = [

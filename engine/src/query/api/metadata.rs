@@ -52,7 +52,7 @@ fn wanted(api: &Api, p: &Params) -> Result<Wanted, ApiError> {
             // Labels of coarse data are labels, too.
             detail: Detail { max_resolution: i64::MAX, ..Detail::default() },
             only,
-            except: Arc::default(),
+            exactly: None,
             shard: None,
             terms,
         },

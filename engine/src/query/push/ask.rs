@@ -1,14 +1,14 @@
 //! Queriers behind this one are asked for their part of a query, and their answers looked at before they are believed.
 
 use super::split::PART;
-use super::{Push, Pushed, Slot};
+use super::{Asking, Push, Pushed, Slot};
 use crate::query::buffers::Call;
 use crate::query::eval::Settings;
 use crate::query::fanout::{Fanout, Terms};
 use crate::query::gather::method;
 use crate::query::samples::Selected;
 use crate::query::series::{Chunk, Series, Slot as Bytes};
-use crate::query::store::{Evaluates, Store};
+use crate::query::store::Evaluates;
 use crate::server::{RECEIVE_MAX, client};
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
@@ -58,9 +58,9 @@ impl Coming {
     ) -> Self {
         let ask = |at: usize| {
             let (push, pushed, fanout) = (Arc::clone(push), Arc::clone(pushed), fanout.clone());
-            let asking = Asking { push, fanout, terms: terms.clone(), times, settings: settings.clone() };
+            let calls = Calls { push, fanout, terms: terms.clone(), times, settings: settings.clone() };
             let mut task = JoinSet::new();
-            task.spawn(async move { asking.slot(&pushed, at).await });
+            task.spawn(async move { calls.slot(&pushed, at).await });
             Mutex::new(task)
         };
         Self((0..pushed.slots.len()).map(ask).collect())
@@ -73,7 +73,7 @@ impl Coming {
     }
 }
 
-struct Asking {
+struct Calls {
     push: Arc<Push>,
     fanout: Fanout,
     terms: Terms,
@@ -81,20 +81,20 @@ struct Asking {
     settings: Settings,
 }
 
-impl Asking {
+impl Calls {
     /// The answers of all who are asked for a part.
     async fn slot(&self, pushed: &Pushed, at: usize) -> Option<Selected> {
         let slot = pushed.slots.get(at)?;
         let mut calls: FuturesUnordered<_> =
-            slot.by.iter().enumerate().map(|(i, (store, query))| self.one(slot, i, store, query)).collect();
+            slot.by.iter().enumerate().map(|(i, asking)| self.one(slot, i, asking)).collect();
         let mut all = Vec::new();
-        while let Some((store, query, answer)) = calls.next().await {
+        while let Some((Asking { store, query, .. }, answer)) = calls.next().await {
             match answer {
                 Ok(series) => all.extend(series),
                 Err(refusal) => {
                     let (what, why) = match refusal {
                         Refusal::Store(why) => (store.name(), why),
-                        Refusal::Part(why) => (query.to_owned(), why),
+                        Refusal::Part(why) => (query.clone(), why),
                     };
                     tracing::debug!(store = %store.name(), query, why, "series are asked for instead of an answer");
                     self.push.pause(what);
@@ -113,31 +113,30 @@ impl Asking {
         &self,
         slot: &Slot,
         number: usize,
-        store: &'s Arc<Store>,
-        query: &'s str,
-    ) -> (&'s Arc<Store>, &'s str, Result<Vec<Series>, Refusal>) {
+        asking: &'s Asking,
+    ) -> (&'s Asking, Result<Vec<Series>, Refusal>) {
         self.push.asked.inc();
         let counted = self.fanout.count(method("thanos.Query", "QueryRange"));
-        let patience = self.fanout.deadlines(&self.terms, store).frame / PATIENCE;
-        let call = self.answer(slot, number, store, query, patience);
+        let patience = self.fanout.deadlines(&self.terms, &asking.store).frame / PATIENCE;
+        let call = self.answer(slot, number, asking, patience);
         let (code, answer) = match tokio::time::timeout(patience, call).await {
             Ok(answer) => (if answer.is_ok() { Code::Ok } else { Code::Aborted }, answer),
             Err(_) => (Code::DeadlineExceeded, Err(Refusal::Store(format!("no answer within {patience:?}")))),
         };
         counted.ended(code);
-        (store, query, answer)
+        (asking, answer)
     }
 
     async fn answer(
         &self,
         slot: &Slot,
         number: usize,
-        store: &Arc<Store>,
-        query: &str,
+        asking: &Asking,
         patience: Duration,
     ) -> Result<Vec<Series>, Refusal> {
+        let store = &asking.store;
         let memory = Call::needed(&self.terms.buffers);
-        let body = self.request(store, query, patience);
+        let body = self.request(asking, patience);
         let call = client::retrying(|| {
             let mut client = QueryClient::new(store.channel(&memory)).max_decoding_message_size(RECEIVE_MAX);
             let request = store.request(body.clone(), patience);
@@ -182,13 +181,13 @@ impl Asking {
         }
     }
 
-    fn request(&self, store: &Store, query: &str, patience: Duration) -> QueryRangeRequest {
+    fn request(&self, Asking { store, query, advertised }: &Asking, patience: Duration) -> QueryRangeRequest {
         let Grid { start, step, end, .. } = Grid::of(self.times);
         let seconds = |ms: i64| ms.div_euclid(1000);
         let settings = &self.settings;
         let like_us = matches!(store.truth().info.and_then(|i| i.evaluates.clone()), Some(Evaluates::Like(_)));
         QueryRangeRequest {
-            query: query.to_owned(),
+            query: query.clone(),
             start_time_seconds: seconds(start),
             end_time_seconds: seconds(end),
             interval_seconds: seconds(step).max(1),
@@ -206,6 +205,7 @@ impl Asking {
                 step_ms: step,
                 lookback_delta_ms: settings.lookback_ms,
                 max_resolution_ms: settings.max_resolution_ms,
+                advertised: *advertised,
             }),
             ..QueryRangeRequest::default()
         }
@@ -319,7 +319,8 @@ mod tests {
     fn labels_that_nobody_asked_for_are_refused() {
         let set = |pairs: &[(&str, &str)]| Labels::from_pairs(pairs.iter().copied());
         let sets = [set(&[("cluster", "b"), ("replica", "0")])];
-        let by = Slot { by: vec![], grouping: vec!["cluster".to_owned(), "job".to_owned()], without: false };
+        let rest = Arc::default();
+        let by = Slot { by: vec![], rest, grouping: vec!["cluster".to_owned(), "job".to_owned()], without: false };
         assert!(by.may_be(&set(&[("cluster", "b"), ("job", "x")]), &sets) && by.may_be(&Labels::empty(), &sets));
         assert!(!by.may_be(&set(&[("cluster", "c")]), &sets), "it is of another cluster");
         assert!(!by.may_be(&set(&[("pod", "p")]), &sets));

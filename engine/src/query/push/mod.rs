@@ -13,6 +13,7 @@ pub(super) use split::RESERVED;
 
 use super::endpoints::{Asked, Endpoints};
 use super::eval::Settings;
+use super::fanout::Stores;
 use super::store::{Offer, Question, Store};
 use crate::server::metrics::Metrics;
 use args::{DedupFunc, PushDown, QueryArgs};
@@ -23,7 +24,7 @@ use prometheus_client::metrics::counter::Counter;
 use promql::exec::{EngineOptions, Plan, Times};
 use promql::parse::{AggregateExpr, Expr, VectorSelector};
 use split::Grade;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -60,13 +61,24 @@ pub(super) struct Push {
     refused: Counter,
 }
 
+/// One who evaluates a part.
+struct Asking {
+    store: Arc<Store>,
+    /// What it is asked.
+    query: String,
+    /// What the proof was made with; see [`super::store::hash_of`].
+    advertised: u64,
+}
+
 /// A part of a query, and who evaluates it.
 struct Slot {
-    /// With the text that each is asked.
-    by: Vec<(Arc<Store>, String)>,
+    /// Who evaluates it.
+    by: Vec<Asking>,
     /// The labels of an answer: these, or all but these.
     grouping: Vec<String>,
     without: bool,
+    /// Who is asked for series beside them: all others, as they were when the proof was made.
+    rest: Stores,
 }
 
 /// What of one query is evaluated elsewhere.
@@ -125,15 +137,15 @@ impl Push {
         let mut slots: Vec<Slot> = Vec::new();
         let close = self.mode == PushDown::Close;
         split::replace(&mut expr, close, &mut |part, grade| {
-            let by = self.able(endpoints, part, grade, plain, times, settings, options);
-            let (_, query) = by.first()?;
-            let names: Vec<String> = by.iter().map(|(store, _)| store.name()).collect();
+            let (by, rest) = self.able(endpoints, part, grade, plain, times, settings, options);
+            let query = &by.first()?.query;
+            let names: Vec<String> = by.iter().map(|b| b.store.name()).collect();
             // What stands in a query twice is asked once.
-            let texts = |by: &[(Arc<Store>, String)]| by.iter().map(|(s, q)| (s.name(), q.clone())).collect::<Vec<_>>();
+            let texts = |by: &[Asking]| by.iter().map(|b| (b.store.name(), b.query.clone())).collect::<Vec<_>>();
             let known = slots.iter().position(|s| texts(&s.by) == texts(&by));
             let new = split::replacement(part, known.unwrap_or(slots.len()), query, &names.join(", "));
             if known.is_none() {
-                slots.push(Slot { by, grouping: part.grouping.clone(), without: part.without });
+                slots.push(Slot { by, grouping: part.grouping.clone(), without: part.without, rest: Arc::new(rest) });
             }
             Some(new)
         });
@@ -141,7 +153,7 @@ impl Push {
         (!pushed.slots.is_empty()).then(|| (expr, Arc::new(pushed)))
     }
 
-    /// Who may evaluate a part, and what each is to be asked.
+    /// Who may evaluate a part, and what each is to be asked; and who else has series of it.
     #[allow(clippy::too_many_arguments, reason = "all of one question")]
     fn able(
         &self,
@@ -152,19 +164,21 @@ impl Push {
         times: Times,
         settings: &Settings,
         options: &EngineOptions,
-    ) -> Vec<(Arc<Store>, String)> {
+    ) -> (Vec<Asking>, Vec<Vec<Arc<Store>>>) {
+        let nobody = (Vec::new(), Vec::new());
         let alone = Expr::Aggregate(Box::new(part.clone()));
-        let Ok(plan) = Plan::from_expr("", &alone, times, options) else { return Vec::new() };
-        let [select] = plan.selects() else { return Vec::new() };
+        let Ok(plan) = Plan::from_expr("", &alone, times, options) else { return nobody };
+        let [select] = plan.selects() else { return nobody };
         let (matchers, mint, maxt) = (select.matchers.as_slice(), select.mint, select.maxt);
         let all = endpoints.ask(&Question { matchers, mint, maxt, offer: Offer::Store, only: &settings.only });
-        let stores: Vec<Vec<Arc<Store>>> = all
-            .into_iter()
-            .filter_map(|asked| match asked {
-                Asked::Store(places) => Some(places),
-                Asked::Missing { .. } => None,
-            })
-            .collect();
+        let mut stores: Vec<Vec<Arc<Store>>> = Vec::with_capacity(all.len());
+        for asked in all {
+            match asked {
+                Asked::Store(places) => stores.push(places),
+                // What it has nobody knows, and there is no whole answer without it.
+                Asked::Missing { .. } => return nobody,
+            }
+        }
         let request = proof::Request {
             matchers,
             dropped: &settings.replica_labels,
@@ -173,20 +187,22 @@ impl Push {
             settings: &self.settings,
             close: self.mode == PushDown::Close,
         };
-        let mut able = Vec::new();
+        let (mut able, mut rest) = nobody;
         for (i, places) in stores.iter().enumerate() {
             // Of a group every place is the same store.
             let Some(store) = places.first() else { continue };
             let others = stores.iter().enumerate().filter(|(j, _)| *j != i).flat_map(|(_, s)| s).map(|s| &**s);
-            if !request.may(store, grade, others) || self.is_paused(&store.name()) {
-                continue;
-            }
-            let text = split::text(part, store.guard().as_ref());
-            if !self.is_paused(&text) {
-                able.push((Arc::clone(store), text));
+            let query = split::text(part, store.guard().as_ref());
+            let paused = self.is_paused(&store.name()) || self.is_paused(&query);
+            // What it advertises is read first: what has changed since is found out when it is asked.
+            let advertised = store.truth().info.map(|i| i.advertised).unwrap_or_default();
+            if !paused && request.may(store, grade, others) {
+                able.push(Asking { store: Arc::clone(store), query, advertised });
+            } else {
+                rest.push(places.clone());
             }
         }
-        able
+        (able, rest)
     }
 
     fn is_paused(&self, what: &str) -> bool {
@@ -216,13 +232,11 @@ impl Pushed {
         number(matchers, split::PUSHED).filter(|at| *at < self.slots.len())
     }
 
-    /// Takes out of a selector's conditions what says who is not to be asked, and gives their names.
-    pub(super) fn elsewhere(&self, matchers: &mut Vec<Matcher>) -> Arc<BTreeSet<String>> {
-        let Some(slot) = number(matchers, split::ELSEWHERE).and_then(|at| self.slots.get(at)) else {
-            return Arc::default();
-        };
+    /// Takes out of a selector's conditions what says that a part of the stores is asked, and gives those.
+    pub(super) fn elsewhere(&self, matchers: &mut Vec<Matcher>) -> Option<Stores> {
+        let slot = number(matchers, split::ELSEWHERE).and_then(|at| self.slots.get(at))?;
         matchers.retain(|m| m.name != split::ELSEWHERE);
-        Arc::new(slot.by.iter().map(|(store, _)| store.name()).collect())
+        Some(Arc::clone(&slot.rest))
     }
 }
 

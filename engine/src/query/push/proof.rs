@@ -30,7 +30,7 @@ pub(super) struct Request<'a> {
 impl Request<'_> {
     /// The sets of a store that can have an answer; none if it does not say what it has.
     fn sets(&self, store: &Store) -> Option<Vec<Labels>> {
-        let sets = store.truth().info.map(|i| i.label_sets.clone())?;
+        let sets = store.truth().info.filter(|i| !i.unlabelled).map(|i| i.label_sets.clone())?;
         let matching: Vec<Labels> = sets.into_iter().filter(|s| agrees(s, self.matchers)).collect();
         (!matching.is_empty()).then_some(matching)
     }
@@ -41,7 +41,8 @@ impl Request<'_> {
         let able = match evaluates {
             None => false,
             Some(Evaluates::Like(settings)) => settings == self.settings,
-            Some(Evaluates::AsThanos) => grade == Grade::Anyone && self.plain && self.thanos_dedup,
+            // Which Prometheus it is built on it does not say, nor which stores it has that say nothing.
+            Some(Evaluates::AsThanos) => self.close && grade == Grade::Anyone && self.plain && self.thanos_dedup,
         };
         let Some(mine) = self.sets(store).filter(|_| able) else { return false };
         // Replicas in several stores behind it: what it picks need not be what we would pick.

@@ -3,6 +3,7 @@
 use super::Services;
 use crate::query::eval::{Answer, Settings};
 use crate::query::own_replica_labels;
+use crate::query::store::hash_of;
 use crate::server::FRAME_MAX;
 use crate::storeapi::request;
 use crate::storeapi::wire::Shard;
@@ -89,7 +90,18 @@ impl Services {
             only: Arc::new(only),
             shard,
         };
+        // Whoever sends this counts on what we have advertised, before and while we evaluate.
+        let known = asked.precise.as_ref().map(|p| p.advertised);
+        let advertised = || hash_of(&self.fanout().endpoints().advertised().0);
+        let changed = || known.is_some_and(|known| known != advertised());
+        let refused = || Status::failed_precondition("the stores of this querier have changed");
+        if changed() {
+            return Err(refused());
+        }
         let answer = self.evaluator.run(&asked.query, asked.times, &settings).await.map_err(status)?;
+        if changed() {
+            return Err(refused());
+        }
         Parts::new(&asked.query, answer, asked.batch, asked.precise.is_some())
     }
 }
