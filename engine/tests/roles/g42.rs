@@ -205,10 +205,7 @@ async fn control_frames_are_paced(querier: &Querier) {
     let _ = tokio::time::timeout(Duration::from_secs(2), read).await;
     // 2,000 at once and 2,000 a second, and what one read took in.
     let most = 4_000.0 + begin.elapsed().as_secs_f64() * 2_000.0;
-    assert!(
-        heads > 0 && (heads as f64) < most,
-        "{heads} frames were acknowledged in 2 s, {most} are the most"
-    );
+    assert!(heads > 0 && (heads as f64) < most, "{heads} frames were acknowledged in 2 s, {most} are the most");
 }
 
 async fn run() {

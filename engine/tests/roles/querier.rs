@@ -15,7 +15,10 @@ use tonic::transport::Channel;
 
 /// Names that a test sets.
 #[derive(Default, Clone)]
-pub struct Names(Arc<Mutex<BTreeMap<String, Vec<IpAddr>>>>, Arc<Mutex<BTreeMap<String, Vec<(String, u16)>>>>);
+pub struct Names(Records<IpAddr>, Records<(String, u16)>);
+
+/// What a name stands for.
+type Records<T> = Arc<Mutex<BTreeMap<String, Vec<T>>>>;
 
 impl Names {
     pub fn set(&self, name: &str, ips: &[&str]) {
