@@ -84,6 +84,7 @@ impl Parser<'_> {
     fn offset(&mut self, expr: &mut Expr) -> Result<(), ParseError> {
         self.take()?;
         let (duration, end) = self.offset_duration()?;
+        let duration = self.check_known(duration)?;
         let before = expr.span();
         let Some(m) = modifiers(expr) else {
             return Err(self.error(
@@ -179,7 +180,15 @@ impl Parser<'_> {
         {
             return Err(self.error(n.span, "duration must be greater than 0"));
         }
-        Ok(duration)
+        self.check_known(duration)
+    }
+
+    /// A number that is none is no duration either.
+    fn check_known(&self, duration: DurationExpr) -> Result<DurationExpr, ParseError> {
+        match &duration.kind {
+            DurationKind::Literal(n) if n.value.is_nan() => Err(self.error(n.span, "duration out of range")),
+            _ => Ok(duration),
+        }
     }
 
     /// The duration behind `offset`: one operand, unless it begins with a parenthesis or with two signs. What follows
@@ -268,7 +277,8 @@ impl Parser<'_> {
         match token.kind {
             Kind::Number | Kind::Duration => {
                 let n = self.number()?;
-                if out_of_range(n.value) {
+                // As in Prometheus NaN is within all bounds, so that what is wrong behind it is told.
+                if out_of_range(n.value) && !n.value.is_nan() {
                     return Err(self.error(n.span, "duration out of range"));
                 }
                 Ok((literal(n), 1))
