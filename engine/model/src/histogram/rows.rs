@@ -158,6 +158,12 @@ impl Table {
         (self.times.len(), words)
     }
 
+    /// The time of each row, and the words of eight bytes that its histogram would take beside its fixed part.
+    pub fn sizes(&self) -> impl Iterator<Item = (i64, usize)> {
+        let words = self.runs().flat_map(|(run, end)| (run.row..end).map(|_| run.layout.words()));
+        self.times.iter().copied().zip(words)
+    }
+
     /// The runs, each with the row behind its last.
     fn runs(&self) -> impl Iterator<Item = (&Run, usize)> {
         let ends = self.runs.iter().skip(1).map(|r| r.row).chain(std::iter::once(self.times.len()));

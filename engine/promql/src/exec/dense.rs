@@ -38,18 +38,42 @@ impl Ends {
         range: i64,
         slots: impl Iterator<Item = T> + 't,
     ) -> impl Iterator<Item = (usize, T, Placed)> + 't {
-        let (mut from, mut to) = (0, 0);
+        let (mut from, mut to) = (Edge::default(), Edge::default());
         slots.enumerate().map(move |(i, slot)| {
             let end = self.at(i);
             let start = end - range;
-            while times.get(to).is_some_and(|t| *t <= end) {
-                to += 1;
-            }
-            while from < to && times.get(from).is_some_and(|t| *t <= start) {
-                from += 1;
-            }
-            (i, slot, Placed { start, end, from, to })
+            (i, slot, Placed { start, end, from: from.advance(times, start), to: to.advance(times, end) })
         })
+    }
+}
+
+/// An edge of windows on its way over ascending times.
+#[derive(Default)]
+struct Edge {
+    /// Samples behind it.
+    at: usize,
+    /// How many it passed last.
+    stride: usize,
+}
+
+impl Edge {
+    /// The number of times up to `until`, which never goes back.
+    #[inline(always)]
+    fn advance(&mut self, times: &[i64], until: i64) -> usize {
+        // Of steady scrapes it passes as many each time.
+        let guess = self.at + self.stride;
+        if guess.checked_sub(1).and_then(|last| times.get(last)).is_some_and(|t| *t <= until)
+            && times.get(guess).is_none_or(|t| *t > until)
+        {
+            self.at = guess;
+            return guess;
+        }
+        let before = self.at;
+        while times.get(self.at).is_some_and(|t| *t <= until) {
+            self.at += 1;
+        }
+        self.stride = self.at - before;
+        self.at
     }
 }
 
@@ -83,13 +107,10 @@ fn is_plain(s: &Samples) -> bool {
 pub(super) fn newest(s: &Samples, selector: &Selector, grid: &Grid, lookback: i64) -> Option<Column> {
     let ends = Ends::new(selector, grid, lookback).filter(|_| is_plain(s))?;
     let mut column = Column::empty(grid.len);
-    let mut to = 0;
+    let mut to = Edge::default();
     for (i, slot) in column.floats.iter_mut().enumerate() {
         let end = ends.at(i);
-        while s.times.get(to).is_some_and(|t| *t <= end) {
-            to += 1;
-        }
-        let Some(last) = to.checked_sub(1) else { continue };
+        let Some(last) = to.advance(&s.times, end).checked_sub(1) else { continue };
         if let (Some(t), Some(v)) = (s.times.get(last), s.floats.get(last))
             && *t > end - lookback
             && !is_stale(*v)

@@ -65,8 +65,7 @@ impl<'q> Exec<'q> {
         f: &mut dyn FnMut(Labels, &mut Samples) -> Result<(), QueryError>,
     ) -> Result<(), QueryError> {
         // Start times, and what is left of histograms for their statistics, are not in rows.
-        let wants_rows =
-            form == Form::Rows && !selector.stats && !self.options.start_timestamps && !self.options.count_samples;
+        let wants_rows = form == Form::Rows && !selector.stats && !self.options.start_timestamps;
         let mut samples = Samples { wants_rows, ..Samples::default() };
         let keep_stale = form == Form::WithStale;
         if let Some(slice) = &self.slice {

@@ -3,7 +3,7 @@
 
 use super::QueryError;
 use super::budget::Holder;
-use super::column::{Column, histogram_cost};
+use super::column::{Column, histogram_cost, histograms_cost};
 use super::eval::Exec;
 use super::result::StepSamples;
 use super::source::Samples;
@@ -147,25 +147,28 @@ impl Exec<'_> {
     /// Counts the windows of a range over one series.
     pub(super) fn tally_windows(&self, tally: &Tally, arg: &RangeArg, grid: &Grid, samples: &Samples) {
         let falls = Falls::default();
-        let mut slider = self.slider(arg, samples, &falls);
-        let size =
-            |all: &[(i64, Arc<model::FloatHistogram>)]| all.iter().map(|(_, h)| histogram_cost(h).samples).sum::<u64>();
+        let slider = self.slider(arg, samples, &falls);
+        // Times of all samples, and how many there are before each, a histogram as its size.
+        let mut all: Vec<(i64, u64)> = samples.times.iter().map(|t| (*t, 1)).collect();
+        all.extend(samples.histograms.iter().map(|(t, h)| (*t, histogram_cost(h).samples)));
+        all.extend(samples.table.sizes().map(|(t, words)| (t, histograms_cost(1, words).samples)));
+        all.sort_unstable_by_key(|(t, _)| *t);
+        let mut sum = 0;
+        for (_, size) in &mut all {
+            sum += std::mem::replace(size, sum);
+        }
+        let until = |t: i64| all.get(all.partition_point(|s| s.0 <= t)).map_or(sum, |s| s.1);
         for i in 0..grid.len {
-            let (t, end) = (grid.time(i), arg.reference(grid.time(i)));
-            let w = slider.at(t, end);
-            let all = w.floats.len() as u64 + size(w.histograms);
+            let t = grid.time(i);
+            let (after, last) = slider.bounds(arg.reference(t));
+            let queryable = until(last) - until(after);
             let read = match arg {
                 RangeArg::Subquery(_) => 0,
-                _ if t == tally.grid.start => all,
+                _ if t == tally.grid.start => queryable,
                 RangeArg::Selector { selector, .. } if selector.at.is_some() => 0,
-                RangeArg::Selector { .. } => {
-                    let known = slider.until(end).saturating_sub(tally.grid.step);
-                    let floats = w.times.len() - w.times.partition_point(|t| *t <= known);
-                    let after = w.histograms.partition_point(|(t, _)| *t <= known);
-                    floats as u64 + size(w.histograms.get(after..).unwrap_or_default())
-                }
+                RangeArg::Selector { .. } => until(last) - until(after.max(last.saturating_sub(tally.grid.step))),
             };
-            tally.add(t, all, read);
+            tally.add(t, queryable, read);
         }
     }
 }

@@ -198,22 +198,20 @@ impl<'a> Slider<'a> {
         Self { samples, falls: falls.walk(), floats, histograms, range, mode, lookback }
     }
 
-    /// The last time that the window ending at `end` takes samples from.
-    pub(crate) fn until(&self, end: i64) -> i64 {
+    /// The window ending at `end` has the samples after the first of these times, up to the second.
+    pub(crate) fn bounds(&self, end: i64) -> (i64, i64) {
+        let start = end.saturating_sub(self.range);
         match self.mode {
-            RangeMode::Plain | RangeMode::Anchored => end,
-            RangeMode::Smoothed => end.saturating_add(self.lookback),
+            RangeMode::Plain => (start, end),
+            RangeMode::Anchored => (start.saturating_sub(self.lookback), end),
+            RangeMode::Smoothed => (start.saturating_sub(self.lookback), end.saturating_add(self.lookback)),
         }
     }
 
     /// The window that ends at `end`, evaluated at `t`; ends never go back.
     pub(crate) fn at(&mut self, t: i64, end: i64) -> Window<'a> {
         let start = end.saturating_sub(self.range);
-        let after = match self.mode {
-            RangeMode::Plain => start,
-            RangeMode::Anchored | RangeMode::Smoothed => start.saturating_sub(self.lookback),
-        };
-        let until = self.until(end);
+        let (after, until) = self.bounds(end);
         let s = self.samples;
         self.floats.advance(s.times.len(), |i| s.times.get(i).copied().unwrap_or(i64::MAX), after, until);
         let time = |i: usize| s.histograms.get(i).map_or(i64::MAX, |h| h.0);

@@ -10,8 +10,51 @@ use testkit::goal::{Goal, Rng};
 
 /// CPU time of this thread.
 fn cpu() -> Duration {
-    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
-    Duration::from_nanos(text.split(' ').next().unwrap().parse().unwrap())
+    cpu_of("thread-self")
+}
+
+/// CPU time of a thread.
+fn cpu_of(task: &str) -> Duration {
+    let text = std::fs::read_to_string(format!("/proc/{task}/schedstat")).unwrap_or_default();
+    Duration::from_nanos(text.split(' ').next().and_then(|n| n.parse().ok()).unwrap_or(0))
+}
+
+/// Each takes minutes.
+const LONG: &[&str] = &[
+    "quantile_over_time(0.5, m[2d])",
+    "sum by (pod) (stddev_over_time(m[2d]))",
+    "topk(3, quantile_over_time(0.5, m[2d]))",
+    "m and on (pod) quantile_over_time(0.5, m[2d])",
+    "max_over_time(quantile_over_time(0.5, m[1d])[1d:1s])",
+    "count_values(\"v\", stdvar_over_time(m[2d]))",
+    "sort_desc(absent_over_time(mad_over_time(m[1d:1s])[1h:1s]))",
+];
+
+#[test]
+fn a_stopped_query_ends_within_a_second() {
+    let options = EngineOptions { max_bytes: 0, max_samples: 0, parser: Options::ALL, ..EngineOptions::default() };
+    let times = Times::Range { start: 1_700_000_000_000, end: 1_700_000_000_000 + 5_000_000, step: 1000 };
+    for query in LONG {
+        let (plan, stop) = (Plan::new(query, times, &options).unwrap(), Stop::new());
+        let (told, task) = std::sync::mpsc::channel();
+        let running = stop.clone();
+        let thread = std::thread::spawn(move || {
+            let link = std::fs::read_link("/proc/thread-self").unwrap();
+            told.send(link.to_str().unwrap().to_owned()).unwrap();
+            (plan.execute(&Endless, &running).map(drop), cpu())
+        });
+        let task = task.recv().unwrap();
+        // Well into the work, however busy the machine is; what counts is the work that is done afterwards.
+        while cpu_of(&task) < Duration::from_millis(200) && !thread.is_finished() {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        assert!(!thread.is_finished(), "{query} is no long query");
+        stop.cancel();
+        let at_stop = cpu_of(&task);
+        let (result, at_end) = thread.join().unwrap();
+        assert_eq!(result, Err(QueryError::Canceled), "{query}");
+        assert!(at_end - at_stop < Duration::from_secs(1), "{query} goes on for {:?}", at_end - at_stop);
+    }
 }
 
 /// A field of the process's memory, bytes.

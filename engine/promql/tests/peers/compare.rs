@@ -230,7 +230,12 @@ pub(crate) fn is_unstable(query: &str, what: &str) -> bool {
             && what.contains("duration must be greater than 0")
             && what.contains("unexpected");
         // If two things are wrong, either may be told.
-        return no_offset || before_range || no_range || pinned || limits || (!what.contains("None") && !what.contains("parse error"));
+        return no_offset
+            || before_range
+            || no_range
+            || pinned
+            || limits
+            || (!what.contains("None") && !what.contains("parse error"));
     }
     let turns = TURN.iter().any(|w| query.contains(w)) && ROUGH.iter().any(|w| query.contains(w));
     pinned || limits || turns || is_noise(query) || is_log_of_subnormal(query, what)
