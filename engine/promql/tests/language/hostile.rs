@@ -31,6 +31,7 @@ const LONG: &[&str] = &[
 ];
 
 #[test]
+#[allow(clippy::disallowed_methods, reason = "a test waits for a thread to be at work")]
 fn a_stopped_query_ends_within_a_second() {
     let options = EngineOptions { max_bytes: 0, max_samples: 0, parser: Options::ALL, ..EngineOptions::default() };
     let times = Times::Range { start: 1_700_000_000_000, end: 1_700_000_000_000 + 5_000_000, step: 1000 };
