@@ -176,7 +176,7 @@ async fn a_late_meta_json_finds_its_id_closed() {
     bucket.put(&bucket::block::object(id, "index"), "half of it").await.unwrap();
     site.pass(&bucket, Arc::new(site.disk.clone())).await.unwrap();
     let meta = bucket::block::object(id, bucket::block::META);
-    assert_eq!(site.names(&bucket::block::directory(id)), [meta.clone()]);
+    assert_eq!(site.names(&bucket::block::directory(id)), std::slice::from_ref(&meta));
     let late = tsdb::BlockMeta::new(id, 0, 1).write().unwrap();
     assert_eq!(bucket.create(&meta, late).await.unwrap_err().kind, bucket::Kind::Exists);
     // Nobody takes it for a block, nothing is done to it again, and days later it is gone, and its entry, too.
