@@ -57,6 +57,7 @@ struct Counts {
     hits: AtomicU64,
     added: AtomicU64,
     too_large: AtomicU64,
+    /// Gave way, to others or to a newer one of their own.
     evicted: AtomicU64,
     /// Kept now, and their bytes without and with the bookkeeping.
     items: AtomicU64,
@@ -139,10 +140,6 @@ impl IndexCache {
         }
         counts.added.fetch_add(1, Ordering::Relaxed);
         counts.came(&key, &value);
-        // Of two who insert the same at once, one may be counted twice: a few items in a gauge.
-        if let Some(old) = self.kept.peek(&key) {
-            counts.went(&key, &old);
-        }
         self.kept.insert(key, value);
     }
 
@@ -213,6 +210,12 @@ mod tests {
             [&counts.added, &counts.evicted, &counts.items, &counts.weight].map(|n| n.load(Ordering::Relaxed));
         assert_eq!((added, items, weight), (10_000, there as u64, cache.bytes()));
         assert_eq!(evicted, 10_000 - items);
+        // A newer one takes the place of the older.
+        for n in 1..=3 {
+            cache.insert(Key::Series(edition, 7), Bytes::from(vec![0; n]));
+        }
+        let series = cache.counts.of(&Key::Series(edition, 7));
+        assert_eq!([&series.items, &series.bytes].map(|n| n.load(Ordering::Relaxed)), [1, 3]);
         cache.insert(key(0), Bytes::from(vec![0; 10_000]));
         assert_eq!(cache.get(&key(0)).map(|b| b.len()).filter(|n| *n > 1000), None);
     }

@@ -103,9 +103,15 @@ impl StoreGateway {
         self.0.shared.memory.used()
     }
 
-    /// Series requests that are being answered now.
+    /// Series requests that are being answered now, or wait for a turn.
     #[cfg(test)]
     pub(super) fn in_flight(&self) -> i64 {
+        self.0.metrics.pending.get()
+    }
+
+    /// Turns that are taken.
+    #[cfg(test)]
+    pub(super) fn turns(&self) -> i64 {
         self.0.metrics.in_flight.get()
     }
 
@@ -176,9 +182,8 @@ impl Inner {
         let begin = clock.elapsed();
         self.known()?;
         let _pending = One::more(&self.metrics.pending);
-        let turn = Turn::take(&self.gate).await?;
+        let turn = Turn::take(&self.gate, &self.metrics.in_flight).await?;
         self.metrics.turn(clock.elapsed().saturating_sub(begin));
-        let _running = One::more(&self.metrics.in_flight);
         let begin = clock.elapsed();
         let budget = Budget::new(self.limits.bytes());
         let mut answer = Answer::new(&self.shared, asked, self.limits.start(), budget, stop, (turn, to));

@@ -185,17 +185,24 @@ impl Memory {
         Held { memory: self.clone(), bytes: 0 }
     }
 
-    /// Waits for memory for chunks; what is more than there is gets all of it. Who holds some already (`may_wait`) waits until
-    /// its caller has read them; others wait [`PATIENCE`]: callers that don't read may hold it all.
+    /// Waits for memory for chunks; what is more than there is gets all of it. As long as it holds some already (`may_wait`) a
+    /// request waits until its caller has read them; others wait [`PATIENCE`]: callers that don't read may hold it all.
     ///
     /// # Errors
     /// [`Refused::Memory`].
-    pub async fn chunks(&self, bytes: u64, may_wait: bool) -> Result<OwnedSemaphorePermit, Refused> {
+    pub async fn chunks(&self, bytes: u64, may_wait: impl Fn() -> bool) -> Result<OwnedSemaphorePermit, Refused> {
         let units = u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX).clamp(1, self.units);
-        let room = Arc::clone(&self.chunks).acquire_many_owned(units);
-        let got = if may_wait { Ok(room.await) } else { tokio::time::timeout(PATIENCE, room).await };
-        let held = || u64::from(self.units).saturating_sub(self.chunks.available_permits() as u64) * UNIT;
-        got.ok().and_then(Result::ok).ok_or_else(|| Refused::Memory(held()))
+        let mut room = std::pin::pin!(Arc::clone(&self.chunks).acquire_many_owned(units));
+        loop {
+            match tokio::time::timeout(PATIENCE, &mut room).await {
+                Ok(Ok(room)) => return Ok(room),
+                Err(_) if may_wait() => {}
+                Ok(Err(_)) | Err(_) => {
+                    let held = u64::from(self.units).saturating_sub(self.chunks.available_permits() as u64) * UNIT;
+                    return Err(Refused::Memory(held));
+                }
+            }
+        }
     }
 
     /// Bytes of postings and entries that are held.
@@ -295,18 +302,23 @@ mod tests {
         drop((a, b));
         assert_eq!(memory.used(), 0);
         // More than there is waits for all, and gets it.
-        let all = memory.chunks(1 << 40, false).await.unwrap();
-        assert!(tokio::time::timeout(Duration::from_millis(20), memory.chunks(1, false)).await.is_err());
+        let all = memory.chunks(1 << 40, || false).await.unwrap();
+        assert!(tokio::time::timeout(Duration::from_millis(20), memory.chunks(1, || false)).await.is_err());
         drop(all);
-        assert!(memory.chunks(1, false).await.is_ok());
+        assert!(memory.chunks(1, || false).await.is_ok());
     }
 
     #[tokio::test(start_paused = true)]
     async fn who_holds_nothing_does_not_wait_for_ever() {
         let memory = Memory::new(2 << 20);
-        let _all = memory.chunks(1 << 20, false).await.unwrap();
-        assert_eq!(memory.chunks(1, false).await.unwrap_err(), Refused::Memory(1 << 20));
-        let waiting = tokio::time::timeout(PATIENCE * 10, memory.chunks(1, true)).await;
+        let _all = memory.chunks(1 << 20, || false).await.unwrap();
+        assert_eq!(memory.chunks(1, || false).await.unwrap_err(), Refused::Memory(1 << 20));
+        let waiting = tokio::time::timeout(PATIENCE * 10, memory.chunks(1, || true)).await;
         assert!(waiting.is_err(), "its own chunks are read some day");
+        // They were read, and others have it all.
+        let asked = AtomicU64::new(0);
+        let waiting = memory.chunks(1, || asked.fetch_add(1, Relaxed) < 3);
+        let waited = tokio::time::timeout(PATIENCE * 10, waiting).await.expect("it waits for ever");
+        assert_eq!((waited.unwrap_err(), asked.load(Relaxed)), (Refused::Memory(1 << 20), 4));
     }
 }

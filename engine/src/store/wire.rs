@@ -1,5 +1,5 @@
-//! The StoreAPI over HTTP/2: requests as everywhere, answers in frames that were made once. What a frame holds is held until it
-//! has been sent, and so is the memory that is counted for it.
+//! The StoreAPI over HTTP/2: requests as everywhere, answers in frames that were made once. What the frame of a label call holds
+//! is held until it has been sent, and so is the memory that is counted for it; of Series a few frames wait here, uncounted.
 
 use super::grpc::{Sent, StoreGateway};
 use super::series::encode::Frame;

@@ -306,12 +306,12 @@ impl Pages {
         // Every sector against its checksum.
         let (mut at, mut bad) = (run.start, Vec::<There>::new());
         for sector in bytes.chunks(SECTOR as usize) {
-            let page = pages.get((at / PAGE - run.start / PAGE) as usize);
+            let Some(page) = pages.get((at / PAGE - run.start / PAGE) as usize) else { break };
             let is_whole = |there: &There| {
                 let expected = there.2.get((at % PAGE / SECTOR) as usize);
                 expected == Some(&crc32c::crc32c(sector)) || model::protection::off("page-crc")
             };
-            if let Some(page) = page.filter(|p| !is_whole(p) && bad.last().is_none_or(|(last, ..)| *last != p.0)) {
+            if !is_whole(page) && bad.last().is_none_or(|(last, ..)| *last != page.0) {
                 bad.push(*page);
             }
             at += sector.len() as u64;
@@ -321,8 +321,8 @@ impl Pages {
         // What lies between damaged pages.
         let mut from = run.start;
         let holes = bad.iter().map(|(page, ..)| u64::from(*page) * PAGE);
-        for (begin, end) in holes.map(|at| (at, at + PAGE)).chain([(run.end, run.end)]) {
-            if let Some(range) = span(from..begin.min(run.end), run.start) {
+        for (begin, end) in holes.map(|at| (at, at + PAGE)).chain([(at, at)]) {
+            if let Some(range) = span(from..begin.min(at), run.start) {
                 parts.push((from, bytes.slice(range)));
             }
             from = end;

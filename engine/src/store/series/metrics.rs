@@ -36,7 +36,7 @@ pub struct Metrics {
     empty: Counter,
     lazy: Counter,
     lazy_groups: Family<Reason, Counter>,
-    /// Requests that are being answered.
+    /// Requests that have their turn.
     pub in_flight: Gauge,
     /// Requests that are being answered, or wait for their turn.
     pub pending: Gauge,

@@ -366,15 +366,7 @@ impl<'a> Answer<'a> {
 
     async fn pass_on(&mut self, mut window: Reading, line: &Line) -> Result<(), Fault> {
         loop {
-            for (number, text, count) in window.damage() {
-                if let Some(block) = line.blocks.get(number as usize) {
-                    let more = if count > 1 { format!(" (and {} more like it)", count - 1) } else { String::new() };
-                    let reason = format!("a part of it can't be read: {text}{more}");
-                    block.flawed(&reason);
-                    self.lacks.block(block, &reason);
-                }
-            }
-            self.tell(None).await?;
+            self.damage(&mut window, line).await?;
             let (frame, back) = line.frame(window).await?;
             window = back;
             match frame {
@@ -382,12 +374,27 @@ impl<'a> Answer<'a> {
                 None => break,
             }
         }
+        // What was left may have been nothing but damage.
+        self.damage(&mut window, line).await?;
         let (given, last) = window.end();
         self.given += given;
         if last.is_some() {
             self.last = last;
         }
         Ok(())
+    }
+
+    /// Tells what was found damaged in a window so far.
+    async fn damage(&mut self, window: &mut Reading, line: &Line) -> Result<(), Fault> {
+        for (number, text, count) in window.damage() {
+            if let Some(block) = line.blocks.get(number as usize) {
+                let more = if count > 1 { format!(" (and {} more like it)", count - 1) } else { String::new() };
+                let reason = format!("a part of it can't be read: {text}{more}");
+                block.flawed(&reason);
+                self.lacks.block(block, &reason);
+            }
+        }
+        self.tell(None).await
     }
 
     /// Opens blocks, several at a time. What can't be read is told all at once.
@@ -483,8 +490,7 @@ impl Line {
             if window.series.is_empty() && damage.is_empty() {
                 return Ok(None);
             }
-            let may_wait = Arc::strong_count(&self.in_use) > 1;
-            let chunks = self.memory.chunks(window.bytes, may_wait).await?;
+            let chunks = self.memory.chunks(window.bytes, || Arc::strong_count(&self.in_use) > 1).await?;
             let room = Room { _chunks: chunks, longer: self.memory.hold(), _in_use: Arc::clone(&self.in_use) };
             return Ok(Some((Job { window, room, damage }, merge)));
         }

@@ -1,5 +1,6 @@
 //! A place among the requests that are answered at the same time.
 
+use prometheus_client::metrics::gauge::Gauge;
 use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::Status;
@@ -10,22 +11,26 @@ use tonic::Status;
 pub struct Turn {
     gate: Arc<Semaphore>,
     held: Option<OwnedSemaphorePermit>,
+    /// How many there are.
+    taken: Gauge,
 }
 
 impl Turn {
-    /// Waits for a place.
+    /// Waits for a place; `taken` counts those that are taken.
     ///
     /// # Errors
     /// When the process ends.
-    pub async fn take(gate: &Arc<Semaphore>) -> Result<Self, Status> {
-        let mut turn = Self { gate: Arc::clone(gate), held: None };
+    pub async fn take(gate: &Arc<Semaphore>, taken: &Gauge) -> Result<Self, Status> {
+        let mut turn = Self { gate: Arc::clone(gate), held: None, taken: taken.clone() };
         turn.again().await?;
         Ok(turn)
     }
 
     /// Gives the place back.
     pub fn give_back(&mut self) {
-        self.held = None;
+        if self.held.take().is_some() {
+            self.taken.dec();
+        }
     }
 
     /// Waits for a place if there is none.
@@ -36,7 +41,14 @@ impl Turn {
         if self.held.is_none() {
             let held = Arc::clone(&self.gate).acquire_owned().await;
             self.held = Some(held.map_err(|e| Status::internal(e.to_string()))?);
+            self.taken.inc();
         }
         Ok(())
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.give_back();
     }
 }

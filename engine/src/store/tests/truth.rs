@@ -277,3 +277,17 @@ async fn reading_ends_with_its_caller() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
+
+/// Where nothing is left of what a request wants, that is told, too.
+#[tokio::test]
+async fn chunks_of_an_encoding_that_is_not_known_are_named_though_nothing_else_is_sent() {
+    let mut house = House::new(StoreArgs::default());
+    let labels = Labels::from_pairs([("__name__", "m"), ("pod", "a")]);
+    let block = house.write(1, &external(), 0, &vec![(labels, vec![(0, 10, 77, vec![7; 300])])]);
+    house.serve([block], Vec::new());
+    let got = house.series(request()).await.unwrap();
+    assert_eq!(got.series.len(), 0);
+    assert!(got.warnings.len() == 1 && got.warnings[0].contains("encoding 77"), "{:?}", got.warnings);
+    let abort = SeriesRequest { partial_response_disabled: true, ..request() };
+    assert_eq!(house.series(abort).await.unwrap_err().code(), Code::Aborted);
+}
