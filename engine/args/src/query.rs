@@ -58,6 +58,7 @@ flags! {
         /// Let queriers behind this one evaluate aggregations over series that only they have: off; exact, where the answer has
         /// the same bits; close, also sums, whose last bits depend on the order of additions, where replicas are behind one
         /// querier, and by Thanos's queriers. (Thanos: query.mode=distributed.)
+        /// What a store has gained since it was last asked for its Info is not part of the proof.
         push_down: PushDown = "query.push-down", "off", since "0.1.0";
         /// Use downsampled data where a request names no resolution: up to a fifth of its step.
         auto_downsampling: Switch = "query.auto-downsampling", "false", since "0.1.0";
