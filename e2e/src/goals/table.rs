@@ -52,6 +52,20 @@ pub(super) const GOALS: &[Goal] = &[
         negatives: &[Negative { protection: "own-writes", line: "blocks were compacted twice" }],
     },
     Goal {
+        number: "G09",
+        package: "engine",
+        target: "lib",
+        test: "compact::tests::disks::goal_g09_power_loss",
+        negatives: &[],
+    },
+    Goal {
+        number: "G12",
+        package: "engine",
+        target: "lib",
+        test: "compact::tests::disks::goal_g12_disk_full_and_back",
+        negatives: &[Negative { protection: "disk-space", line: "a full disk is not told" }],
+    },
+    Goal {
         number: "G11",
         package: "engine",
         target: "lib",

@@ -33,6 +33,9 @@ flags! {
         retention_5m: Millis = "retention.resolution-5m", "0s", since "0.1.0";
         /// How long 1h data is kept; 0d: for ever.
         retention_1h: Millis = "retention.resolution-1h", "0s", since "0.1.0";
+        /// Expire only blocks that carry all of these external labels, as NAME=VALUE; others are kept, whoever holds the lease.
+        /// None given: every block, as Thanos. May be given several times.
+        retention_labels: List = "retention.external-label", "", since "0.1.0";
         /// Make no coarser copies.
         downsampling_disable: Switch = "downsampling.disable", "false", since "0.1.0";
         /// While a pass goes on, how often blocks whose delay is over and uploads that broke off are deleted beside the other
@@ -41,7 +44,7 @@ flags! {
         /// While a pass goes on, how often what there is to do is counted anew; 0s: only at its begin and its end.
         progress_interval: Millis = "compact.progress-interval", "5m", since "0.1.0";
         /// Which blocks are worked on, as YAML: Prometheus's relabel configuration (keep, drop, hashmod) over the external
-        /// labels, without those of replicas, and __block_id. Compactors of disjoint shards work side by side; of two whose
+        /// labels, without those of replicas; not __block_id, which changes when blocks are compacted. Compactors of disjoint shards work side by side; of two whose
         /// shards meet in a stream, the second waits with it.
         selector: String = "selector.relabel-config", "", since "0.1.0";
         /// The same in a file, read at start.
@@ -67,9 +70,10 @@ flags! {
         vertical: Switch = "compact.enable-vertical-compaction", "false", since "0.1.0";
         /// External labels that tell replicas apart: their blocks are merged. May be given several times.
         replica_labels: List = "deduplication.replica-label", "", since "0.1.0";
-        /// How samples of replicas that overlap become one series: empty, which is safer, for all of them, each time once (queriers
-        /// go on to deduplicate), or penalty, as Thanos: one replica is followed at a time, samples of the others are lost for
-        /// ever, and holes may be left. Needs a replica label.
+        /// How samples of blocks that overlap become one series. Empty: all of them, each time once; for replicas that hold
+        /// identical samples (receivers), since nobody can tell them apart any more, and interleaved counters look as if they
+        /// fell. penalty, as Thanos, for pairs of Prometheus: one replica is followed at a time, samples of the others are lost
+        /// for ever, and holes may be left; needs a replica label.
         dedup_func: String = "deduplication.func", "", since "0.1.0";
         /// The index of a compacted block is not to exceed this.
         max_index_size: Size = "compact.block-max-index-size", "64GB", since "0.1.0";

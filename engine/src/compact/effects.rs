@@ -60,7 +60,11 @@ impl Effects {
         let record = self.lease.record();
         let mark = foreign::mark(id, self.seconds(), details, &record.holder, record.epoch);
         self.lease.confirm().await?;
-        mark::create(&self.bucket, &mark).await?;
+        if !mark::create(&self.bucket, &mark).await?
+            && let mark::Found::Broken(what) = mark::read::<DeletionMark>(&self.bucket, id).await?
+        {
+            return Ok(Done::Moot(format!("{what}; remove it")));
+        }
         self.marked.lock().insert(id, mark);
         Ok(Done::Yes)
     }
@@ -186,10 +190,30 @@ impl Effects {
         Ok(Done::Yes)
     }
 
-    /// Whether all files of a block are there, as large as its meta.json says.
+    /// What has become of a source of a new block since it was looked at; none if nothing has.
+    pub(super) async fn changed(&self, id: BlockId) -> Result<Option<String>, Fault> {
+        if !matches!(mark::read::<DeletionMark>(&self.bucket, id).await?, mark::Found::None) {
+            return Ok(Some(format!("{id} was marked for deletion meanwhile")));
+        }
+        if !matches!(mark::read::<NoCompactMark>(&self.bucket, id).await?, mark::Found::None) {
+            return Ok(Some(format!("{id} was marked no-compact meanwhile")));
+        }
+        let there = self.bucket.exists(&block::object(id, block::META)).await?;
+        Ok((!there).then(|| format!("{id} is gone meanwhile")))
+    }
+
+    /// Whether all files of a block are there, as large as its meta.json says; where it says of none, its index and its first
+    /// segment.
     pub(super) async fn is_whole(&self, meta: &BlockMeta) -> Result<bool, Fault> {
-        let files = meta.thanos.iter().flat_map(|t| &t.files).filter(|f| f.size_bytes > 0);
-        for file in files {
+        let told = || meta.thanos.iter().flat_map(|t| &t.files).filter(|f| f.size_bytes > 0);
+        if told().next().is_none() {
+            let mut there = self.bucket.exists(&block::object(meta.id, block::INDEX)).await?;
+            if meta.stats.num_chunks > 0 {
+                there = there && self.bucket.exists(&block::object(meta.id, &block::segment(1))).await?;
+            }
+            return Ok(there);
+        }
+        for file in told() {
             match self.bucket.head(&block::object(meta.id, &file.rel_path)).await {
                 Ok(there) if there.size == file.size_bytes => {}
                 Ok(_) => return Ok(false),

@@ -121,13 +121,17 @@ impl Look {
         let mut view = self.fetcher.sync().await?;
         let now = self.bucket.world().clock.now_ms();
         let there: BTreeSet<BlockId> = view.blocks.keys().copied().collect();
-        view.blocks.retain(|id, block| !self.deleted.contains(id) && self.share.has(&block.meta, now));
         let (unreadable, errors) = blamed(&view);
         view.errors = errors;
+        view.blocks.retain(|id, block| !self.deleted.contains(id) && self.share.has(&block.meta, now));
         let mut snapshot = view.snapshot();
+        let mut broken = Vec::new();
         for (id, what) in unreadable {
             if let Some(block) = snapshot.blocks.get_mut(&id) {
                 block.problems.push(what);
+            } else if let Some(partial) = snapshot.partial.get_mut(&id) {
+                partial.claimed = true;
+                broken.push((id, what));
             }
         }
         self.marked.lock().retain(|id, mark| {
@@ -152,12 +156,11 @@ impl Look {
             snapshot.blocks.insert(*id, block);
         }
         // Of a block that the catalogue does not know and whose meta.json is damaged nothing more can be said.
-        let broken = view.partial.iter().filter(|(id, _)| snapshot.partial.contains_key(id));
-        let broken = broken.filter_map(|(id, partial)| match &partial.reason {
+        let damaged = view.partial.iter().filter(|(id, _)| snapshot.partial.contains_key(id));
+        broken.extend(damaged.filter_map(|(id, partial)| match &partial.reason {
             Reason::BrokenMeta(what) => Some((*id, what.clone())),
             Reason::NoMeta | Reason::Closed => None,
-        });
-        let broken = broken.collect();
+        }));
         let ours = producer(&self.bucket, &self.share.scope)?;
         let sent: Vec<BlockId> = {
             let mut announced = self.announced.lock();
@@ -228,7 +231,7 @@ fn blamed(view: &View) -> (BTreeMap<BlockId, String>, Vec<bucket::Error>) {
     let (mut blamed, mut errors) = (BTreeMap::new(), Vec::new());
     for error in &view.errors {
         match block::parse(&error.path) {
-            Some((id, _)) if view.blocks.contains_key(&id) && error.kind == Kind::Corrupt => {
+            Some((id, _)) if error.kind == Kind::Corrupt => {
                 blamed.insert(id, error.to_string());
             }
             _ => errors.push(error.clone()),

@@ -56,6 +56,10 @@ struct Compactor {
     progress: Progress,
     /// Held while something works on the disk: also by work that was given up and has not noticed.
     busy: Arc<tokio::sync::RwLock<()>>,
+    /// When this process held the lease first, ms since the epoch: what another program has compacted since then counts.
+    since: Arc<std::sync::OnceLock<i64>>,
+    /// Bytes of disk that work under way may still take.
+    reserved: Arc<std::sync::atomic::AtomicU64>,
 }
 
 /// How it works.

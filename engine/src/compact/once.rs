@@ -77,6 +77,8 @@ pub(crate) async fn once(
         world,
         progress: Progress::new(&context),
         busy: Arc::default(),
+        since: Arc::default(),
+        reserved: Arc::default(),
     };
     compactor.disk.create_dir(&compactor.dir)?;
     let stop = CancellationToken::new();

@@ -60,8 +60,9 @@ struct Outcome {
 
 impl Tenure {
     pub(super) fn new(compactor: &Compactor, bucket: &Bucket, lease: &Lease) -> Self {
+        let since = *compactor.since.get_or_init(|| lease.record().since_ms);
         Self {
-            look: Look::new(bucket.clone(), compactor.options.metas, compactor.share.clone(), lease.record().since_ms),
+            look: Look::new(bucket.clone(), compactor.options.metas, compactor.share.clone(), since),
             claims: Claims::new(bucket.clone(), lease.clone()),
             bucket: bucket.clone(),
             lease: lease.clone(),

@@ -135,7 +135,9 @@ impl Progress {
             HeldItem { what, why: h.why.to_string(), waits: h.why.waits() }
         });
         let failed = failed.iter().map(|(what, f)| HeldItem { what: what.clone(), why: f.why.clone(), waits: f.waits });
-        let all: Vec<HeldItem> = planned.chain(failed).collect();
+        let mut all: Vec<HeldItem> = planned.chain(failed).collect();
+        // What somebody has to act on comes first.
+        all.sort_by_key(|item| item.waits);
         let mut inner = self.inner.lock();
         for item in all.iter().filter(|item| !inner.state.held_items.contains(item)).take(MAX_SKIPPED) {
             tracing::warn!(what = item.what, why = item.why, "left alone");

@@ -11,6 +11,7 @@ use args::CompactArgs;
 use args::state::State;
 use bucket::verify::Right;
 use model::world::World;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,18 +28,33 @@ fn replica_labels(args: &CompactArgs) -> Vec<String> {
     args.replica_labels.iter().flat_map(|l| l.split(',')).filter(|l| !l.is_empty()).map(str::to_owned).collect()
 }
 
+/// The labels of blocks that retention is for.
+fn retention_labels(args: &CompactArgs) -> anyhow::Result<BTreeMap<String, String>> {
+    let pair = |text: &String| {
+        let (name, value) = text.split_once('=').filter(|(name, _)| !name.is_empty())?;
+        Some((name.to_owned(), value.trim_matches('"').to_owned()))
+    };
+    let all = args.retention_labels.iter();
+    all.map(|text| pair(text).with_context(|| format!("--retention.external-label={text}: write it as NAME=VALUE")))
+        .collect()
+}
+
 /// What becomes of samples of chunks that overlap.
 fn dedup(args: &CompactArgs) -> anyhow::Result<Dedup> {
     match args.dedup_func.as_str() {
-        "" => Ok(Dedup::Merge),
+        "" => {
+            if !replica_labels(args).is_empty() {
+                tracing::warn!(
+                    "--deduplication.replica-label without --deduplication.func=penalty keeps all samples of all replicas: right \
+                     for identical copies only; of two Prometheus interleaved counters look as if they fell"
+                );
+            }
+            Ok(Dedup::Merge)
+        }
         "penalty" => {
             ensure!(
                 !replica_labels(args).is_empty(),
                 "--deduplication.func=penalty needs to know the replicas: give --deduplication.replica-label, or leave it out"
-            );
-            tracing::warn!(
-                "--deduplication.func=penalty drops samples for ever and may leave holes where a replica has data; without it all \
-                 samples are kept, and queriers deduplicate"
             );
             Ok(Dedup::Penalty)
         }
@@ -69,6 +85,7 @@ fn settings(args: &CompactArgs) -> anyhow::Result<Settings> {
             five_minutes: args.retention_5m.0,
             one_hour: args.retention_1h.0,
         },
+        retention_labels: retention_labels(args)?,
         delete_delay: args.delete_delay.0,
         consistency_delay: args.consistency_delay.0,
         ..Settings::default()
@@ -132,6 +149,8 @@ pub async fn run(args: CompactArgs, world: World, shutdown: CancellationToken) -
         world,
         progress: Progress::new(&context),
         busy: Arc::default(),
+        since: Arc::default(),
+        reserved: Arc::default(),
     };
     compactor.disk.create_dir(&compactor.dir).context("--data-dir")?;
     let bound = server::bind(&args.server).await?;
@@ -219,6 +238,7 @@ mod tests {
         let days = |n: i64| args::Millis(n * 86_400_000);
         for (args, says) in [
             (CompactArgs { retention_raw: days(1), ..CompactArgs::default() }, "raw data is kept for 1d only"),
+            (CompactArgs { retention_labels: vec!["cluster".into()], ..CompactArgs::default() }, "NAME=VALUE"),
             (CompactArgs { halt_on_error: args::Switch(false), ..CompactArgs::default() }, "nothing halts here"),
             (CompactArgs { accept_malformed_index: args::Switch(true), ..CompactArgs::default() }, "is marked, told"),
             (CompactArgs { max_level: 5, ..CompactArgs::default() }, "1, 2, 3 or 4"),

@@ -2,7 +2,7 @@
 
 use crate::server::point::Point;
 use crate::storage::selector::Selector;
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use sha2::{Digest as _, Sha256};
 use tsdb::BlockMeta;
 use tsdb::plan;
@@ -40,6 +40,11 @@ impl Share {
         let point =
             |flag: &str, text: &str| text.parse::<Point>().map_err(anyhow::Error::msg).with_context(|| flag.to_owned());
         let window = (point("--min-time", min)?, point("--max-time", max)?);
+        ensure!(
+            !yaml.contains("__block_id"),
+            "--selector.relabel-config: __block_id can't tell shards apart, since blocks change their ids when they are compacted; select by \
+             external labels"
+        );
         let selector = Selector::parse(yaml).context("--selector.relabel-config")?;
         let mut words = yaml.trim().to_owned();
         if window != (Point::At(i64::MIN), Point::At(i64::MAX)) {
@@ -104,5 +109,7 @@ mod tests {
         assert!(recent.has(&meta("a", "0"), 7_000) && !recent.has(&meta("a", "0"), 7_001));
         assert!(Share::new("", "soon", EVER.1, &[]).unwrap_err().to_string().contains("--min-time"));
         assert!(Share::new("- {}", EVER.0, EVER.1, &[]).is_err());
+        let by_id = "- {action: keep, source_labels: [__block_id], regex: 0.*}";
+        assert!(Share::new(by_id, EVER.0, EVER.1, &[]).unwrap_err().to_string().contains("external labels"));
     }
 }

@@ -155,7 +155,9 @@ pub(super) fn blocks(bucket: &Path) -> Vec<(String, bool, BlockMeta)> {
             let e = entry.unwrap();
             (e.file_name().to_string_lossy().into_owned(), e.path())
         };
-        if let Ok(bytes) = fs::read(path.join("meta.json")) {
+        if let Ok(bytes) = fs::read(path.join("meta.json"))
+            && !bucket::block::is_closed(&bytes)
+        {
             let meta = BlockMeta::read("meta.json", &bytes).unwrap();
             all.push((name, path.join("deletion-mark.json").exists(), meta));
         }

@@ -57,6 +57,10 @@ pub async fn fold(
     let mut names = list(bucket).await?;
     // Read after it was listed: every entry of the list is told, or was folded before.
     let State::Blocks(mut told) = reader.read().await? else { return Ok(Folding::default()) };
+    if reader.snapshot_number() != names.snapshots.last().copied() {
+        // Two listings that disagree: what the newer snapshot has folded must not be forgotten.
+        return Ok(Folding::default());
+    }
     let previous = reader.folded();
     let gone = gone(bucket, &told, there).await?;
     told.retain(|id, _| !gone.contains(id));
@@ -79,7 +83,9 @@ pub async fn fold(
         return Ok(Folding::default());
     }
     for (producer, of_producer) in &names.entries {
-        write_list(bucket, lease, producer, names.lists.get(producer), of_producer.keys().copied()).await?;
+        if !write_list(bucket, lease, producer, names.lists.get(producer), of_producer.keys().copied()).await? {
+            return Ok(Folding::default());
+        }
     }
     let mut paths: Vec<String> = Vec::new();
     for (producer, of_producer) in &names.entries {
@@ -180,7 +186,7 @@ async fn write_list(
     producer: &str,
     lists: Option<&BTreeSet<u64>>,
     new: impl Iterator<Item = BlockId>,
-) -> Result<(), Error> {
+) -> Result<bool, Error> {
     let newest = lists.and_then(|l| l.last().copied());
     let mut all: BTreeSet<BlockId> = new.collect();
     if let Some(number) = newest {
@@ -202,8 +208,12 @@ async fn write_list(
     let path = folded_path(producer, newest.map_or(1, |n| n.saturating_add(1)));
     let bytes = document::write("folded", &Folded { blocks }).map_err(|e| broken(&path, e))?;
     lease.check()?;
-    bucket.create(&path, bytes).await?;
-    Ok(())
+    match bucket.create(&path, bytes).await {
+        Ok(_) => Ok(true),
+        // Another scope folds, too: it is left to the next time.
+        Err(e) if e.kind == Kind::Exists => Ok(false),
+        Err(e) => Err(e.into()),
+    }
 }
 
 async fn delete(bucket: &Bucket, lease: &Lease, paths: Vec<String>) -> Result<(), Error> {

@@ -107,6 +107,11 @@ impl Reader {
         Ok(out)
     }
 
+    /// The number of the snapshot that was read last.
+    pub(super) fn snapshot_number(&self) -> Option<u64> {
+        self.snapshot.as_ref().map(|s| s.number)
+    }
+
     /// The blocks that the newest snapshot calls folded, as of the last reading.
     pub(super) fn folded(&self) -> BTreeSet<BlockId> {
         self.snapshot.as_ref().map(|s| s.folded.clone()).unwrap_or_default()

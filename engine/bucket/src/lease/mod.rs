@@ -313,8 +313,13 @@ impl Lease {
         let pause = self.shared.record.ttl() / 4;
         while self.check().is_ok() {
             tokio::time::sleep(pause).await;
-            if let Err(Error::Bucket(error)) = self.renew(false).await {
-                tracing::warn!(%error, "the lease could not be renewed; it is tried again");
+            // One connection that hangs must not outlast the lease; what became of the request the next one reads.
+            match tokio::time::timeout(pause, self.renew(false)).await {
+                Ok(Err(Error::Bucket(error))) => {
+                    tracing::warn!(%error, "the lease could not be renewed; it is tried again");
+                }
+                Ok(_) => {}
+                Err(_) => tracing::warn!("the lease could not be renewed in time; it is tried again"),
             }
         }
     }

@@ -96,20 +96,20 @@ impl Freezing {
     }
 
     async fn pass(&self, changes: Option<&str>) {
-        // Frozen: nothing goes on.
-        loop {
-            let until = self.state.lock().1;
-            if Instant::now() >= until {
-                break;
-            }
-            tokio::time::sleep_until(until).await;
-        }
         if let Some(path) = changes.filter(|path| !path.starts_with(lease::ROOT)) {
             self.told.changes.fetch_add(1, Ordering::SeqCst);
             if self.holder().as_deref() != Some(self.name) {
                 self.told.fenced_off.fetch_add(1, Ordering::SeqCst);
                 tracing::warn!(name = self.name, path, "a change without the lease");
             }
+        }
+        // Frozen in the same moment: it is under way, as the request that was the last one.
+        loop {
+            let until = self.state.lock().1;
+            if Instant::now() >= until {
+                break;
+            }
+            tokio::time::sleep_until(until).await;
         }
         let until = {
             let mut state = self.state.lock();

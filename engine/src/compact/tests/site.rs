@@ -122,6 +122,8 @@ impl Site {
             world: self.world.clone(),
             progress: Progress::new(&context),
             busy: Arc::default(),
+            since: Arc::default(),
+            reserved: Arc::default(),
         }
     }
 
@@ -264,7 +266,7 @@ impl Site {
         // An id is closed for some days after its upload was cleared away.
         let now = self.world.clock.now_ms();
         let closed = |id: &BlockId, path: &str, bytes: &[u8]| {
-            path.ends_with(block::META) && block::is_closed(bytes) && now - (id.time_ms() as i64) < FORGOTTEN
+            path.ends_with(block::META) && block::is_closed(bytes) && now - (id.time_ms() as i64) < FORGOTTEN + DAY
         };
         let named = all.iter().filter_map(|(path, bytes)| block::parse(path).map(|(id, _)| (id, path, bytes)));
         let ids: BTreeSet<BlockId> =

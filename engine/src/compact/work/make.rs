@@ -123,6 +123,9 @@ pub(super) fn downsample(
         if written.meta.stats.num_series > block.meta().stats.num_series && block.meta().stats.num_series > 0 {
             return Err(mistake("a downsampled block has more series than its source"));
         }
+        if written.meta.stats.num_series == 0 && block.meta().stats.num_samples > 0 {
+            return Err(mistake("a block with samples was downsampled to nothing"));
+        }
         check_output(disk, written, ChunkCheck::Decode)?;
     }
     Ok(made)

@@ -13,6 +13,8 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use model::{BlockId, protection};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 use tsdb::BlockMeta;
 use tsdb::disk::Disk;
 use tsdb::marks::reason;
@@ -61,6 +63,15 @@ pub(super) fn clean(compactor: &Compactor, wanted: &dyn Fn(&BlockId) -> bool) ->
     Ok(())
 }
 
+/// Bytes of disk that are kept for a piece of work until it has ended.
+struct Room(Arc<AtomicU64>, u64);
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.0.fetch_sub(self.1, Ordering::SeqCst);
+    }
+}
+
 impl Bench<'_> {
     /// Bytes of a block, as far as anybody knows.
     pub(super) fn bytes(&self, id: &BlockId) -> u64 {
@@ -86,7 +97,7 @@ impl Bench<'_> {
     }
 
     /// Whether there is room for work on these blocks; what of them lies here already takes none.
-    fn room(&self, ids: &[BlockId], outputs: u64) -> Result<(), Fault> {
+    async fn room(&self, ids: &[BlockId], outputs: u64) -> Result<Room, Fault> {
         let bytes = ids.iter().map(|id| self.bytes(id)).sum();
         let mut here = 0u64;
         for dir in ids.iter().map(|id| self.input(*id)) {
@@ -96,8 +107,20 @@ impl Bench<'_> {
                 }
             }
         }
-        let free = (self.compactor.options.free)(&self.compactor.dir);
-        space::check(space::needed(bytes, outputs).saturating_sub(here), free)
+        let needed = space::needed(bytes, outputs).saturating_sub(here);
+        loop {
+            let taken = self.compactor.reserved.load(Ordering::SeqCst);
+            let free = (self.compactor.options.free)(&self.compactor.dir);
+            match space::check(needed.saturating_add(taken), free) {
+                Ok(()) => {
+                    self.compactor.reserved.fetch_add(needed, Ordering::SeqCst);
+                    return Ok(Room(Arc::clone(&self.compactor.reserved), needed));
+                }
+                Err(fault) if taken == 0 => return Err(fault),
+                // There may be when the others have ended.
+                Err(_) => tokio::time::sleep(Duration::from_secs(1)).await,
+            }
+        }
     }
 
     /// Fetches blocks and makes new ones of them. Where one turns out damaged, it is fetched once more before it is blamed: what
@@ -156,7 +179,7 @@ impl Bench<'_> {
 
     /// Makes one block of several.
     pub(super) async fn compact(&self, item: &Compaction, working: &Working) -> Result<Made, Fault> {
-        self.room(&item.blocks, 1)?;
+        let _room = self.room(&item.blocks, 1).await?;
         self.effects.lease.check()?;
         let metas = item.blocks.iter().map(|id| self.meta(*id)).collect::<Result<Vec<_>, _>>()?;
         let borrowed: Vec<&BlockMeta> = metas.iter().map(|m| &**m).collect();
@@ -172,6 +195,13 @@ impl Bench<'_> {
         let made = self.make(&item.blocks, working, make).await?;
         working.step(Step::Send);
         let mut result = Made::default();
+        // The work took its time: what somebody wants gone meanwhile does not come back.
+        for id in &item.blocks {
+            if let Some(why) = self.effects.changed(*id).await? {
+                result.moot = Some(why);
+                return Ok(result);
+            }
+        }
         if let Some(written) = made {
             result.blocks.push(send::block(self, &written).await?);
             self.condemn_all(&item.blocks, SOURCE_OF_COMPACTED).await?;
@@ -195,7 +225,7 @@ impl Bench<'_> {
 
     /// Makes coarser copies of a block.
     pub(super) async fn downsample(&self, id: BlockId, to: &[i64], working: &Working) -> Result<Made, Fault> {
-        self.room(&[id], to.len() as u64)?;
+        let _room = self.room(&[id], to.len() as u64).await?;
         self.effects.lease.check()?;
         let meta = self.meta(id)?;
         let metas: Vec<BlockMeta> =

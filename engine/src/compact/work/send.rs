@@ -24,6 +24,12 @@ pub(super) async fn block(bench: &Bench<'_>, written: &Written) -> Result<BlockM
         files.push((format!("{CHUNKS_DIR}/{}", entry.name), entry.size));
     }
     files.sort();
+    let told = written.meta.thanos.as_ref().map(|t| t.segment_files.as_slice()).unwrap_or_default();
+    if !files.iter().map(|(path, _)| path.trim_start_matches(CHUNKS_DIR).trim_start_matches('/')).eq(told) {
+        let what =
+            "files of a new block are missing under --data-dir: another process uses it; give each compactor its own";
+        return Err(Fault::Held(what.to_owned()));
+    }
     files.push((INDEX_FILE.to_owned(), disk.size(&written.dir.join(INDEX_FILE))?));
     let mut meta = written.meta.clone();
     let thanos = meta.thanos.get_or_insert_default();

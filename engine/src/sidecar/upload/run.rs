@@ -411,7 +411,7 @@ impl Open {
         }
         let look = self.ledger.tried(id);
         self.ledger.attempt(id);
-        let shipped = self.shipper.ship(id, labels, look).await;
+        let shipped = Box::pin(self.shipper.ship(id, labels, look)).await;
         if let Err(Failure::Bucket(e)) = &shipped
             && (e.path.ends_with(block::META) || e.path.ends_with(".commit"))
         {

@@ -91,7 +91,13 @@ impl Shipper {
             there = self.sizes(id).await?;
             if there.contains_key(block::META) {
                 let ours = self.meta(&prepared, labels);
-                return self.compare(&ours).await;
+                let (shipped, meta) = self.same(&ours).await?;
+                if let Some(meta) = meta {
+                    // Killed before its second look: what was cleared away until then is sent once more.
+                    self.send(id, &prepared.staged, |f| there.get(&f.rel_path) != Some(&f.size)).await?;
+                    self.catalogue.commit(&meta).await?;
+                }
+                return Ok(shipped);
             }
         }
         let sizes: Vec<(String, u64)> = files.iter().map(|f| (f.rel_path.clone(), f.size)).collect();
@@ -134,13 +140,22 @@ impl Shipper {
 
     /// There is a meta.json of this block. If it is of this block indeed, the block is there, and the catalogue should say so.
     async fn compare(&self, ours: &BlockMeta) -> Result<Shipped, Failure> {
+        let (shipped, meta) = self.same(ours).await?;
+        if let Some(meta) = meta {
+            self.catalogue.commit(&meta).await?;
+        }
+        Ok(shipped)
+    }
+
+    /// What that meta.json means, and itself, if it is of this block.
+    async fn same(&self, ours: &BlockMeta) -> Result<(Shipped, Option<BlockMeta>), Failure> {
         let path = block::object(ours.id, block::META);
         let there = self.bucket.get(&path, tsdb::meta::MAX_META_BYTES).await?;
         let bad = |what: String| {
             let message = format!(
                 "the bucket has a different block of the same id ({what} in {path}): find out who wrote it before you remove either"
             );
-            Ok(Shipped::Bad(Bad { reason: SkipReason::Conflict, message }))
+            Ok((Shipped::Bad(Bad { reason: SkipReason::Conflict, message }), None))
         };
         let there = match BlockMeta::read(&path, &there.bytes) {
             Ok(meta) => meta,
@@ -148,10 +163,7 @@ impl Shipper {
         };
         match meta::difference(ours, &there) {
             Some(what) => bad(what),
-            None => {
-                self.catalogue.commit(&there).await?;
-                Ok(Shipped::WasThere)
-            }
+            None => Ok((Shipped::WasThere, Some(there))),
         }
     }
 

@@ -33,9 +33,9 @@ struct State<'a> {
 
 impl State<'_> {
     /// Resolutions coarser than `resolution` that data up to `max_time` is to be kept in.
-    fn wanted(&self, resolution: i64, max_time: i64) -> Vec<i64> {
+    fn wanted(&self, resolution: i64, meta: &BlockMeta) -> Vec<i64> {
         let coarser = RESOLUTIONS.into_iter().filter(|r| *r > resolution);
-        coarser.filter(|r| !self.settings.retention.is_over_for(*r, max_time, self.now)).collect()
+        coarser.filter(|r| !self.settings.is_over_for(meta, *r, self.now)).collect()
     }
 
     fn held(&self, resolution: i64) -> impl Iterator<Item = &Copies> {
@@ -57,9 +57,8 @@ pub(super) fn decide(streams: &[Stream<'_>], now: i64, settings: &Settings, plan
         for (held, r) in state.held.iter_mut().zip(RESOLUTIONS) {
             if r == stream.resolution {
                 // A copy that goes itself is none.
-                let stays = |b: &&&Block| {
-                    b.is_sound() && !stream.fresh.contains(&b.meta.id) && !settings.retention.is_over(&b.meta, now)
-                };
+                let stays =
+                    |b: &&&Block| b.is_sound() && !stream.fresh.contains(&b.meta.id) && !settings.is_over(&b.meta, now);
                 held.sources.extend(stream.blocks.iter().filter(stays).flat_map(|b| b.sources()));
             }
         }
@@ -78,16 +77,20 @@ pub(super) fn decide(streams: &[Stream<'_>], now: i64, settings: &Settings, plan
 /// Marks what is too old; what has no coarser copy is downsampled first.
 fn retention(stream: &Stream<'_>, state: &mut State<'_>, plan: &mut Plan) {
     let keep = state.settings.retention.of(stream.resolution);
+    let kept = |b: &&&Block| {
+        let too_old = state.settings.retention.is_over_for(stream.resolution, b.meta.max_time, state.now);
+        too_old && b.marks.deletion.is_none() && !state.settings.expires(&b.meta)
+    };
+    if stream.blocks.iter().any(|b| kept(&b)) {
+        plan.hold(Subject::Stream(stream.name()), Hold::OtherLabels);
+    }
     for block in &stream.blocks {
         let (id, meta) = (block.meta.id, &block.meta);
-        if block.marks.deletion.is_some()
-            || state.taken.contains(&id)
-            || !state.settings.retention.is_over(meta, state.now)
-        {
+        if block.marks.deletion.is_some() || state.taken.contains(&id) || !state.settings.is_over(meta, state.now) {
             continue;
         }
         state.taken.insert(id);
-        let wanted = state.wanted(stream.resolution, meta.max_time);
+        let wanted = state.wanted(stream.resolution, meta);
         let copied = RESOLUTIONS.into_iter().filter(|r| *r > stream.resolution).any(|r| state.has(r, block));
         // A person may say that there shall be no copy.
         let no_copy = block.marks.no_downsample.as_ref().is_some_and(|m| m.reason == reason::MANUAL);
@@ -249,7 +252,7 @@ fn downsampling(stream: &Stream<'_>, state: &mut State<'_>, plan: &mut Plan) {
             _ => {}
         }
         // What would be too old at once is not made.
-        to.retain(|r| !state.settings.retention.is_over_for(*r, block.meta.max_time, state.now));
+        to.retain(|r| !state.settings.is_over_for(&block.meta, *r, state.now));
         if !to.is_empty() {
             state.taken.insert(id);
             plan.item(Action::Downsample(id, to), Why::Wide { width });

@@ -159,12 +159,14 @@ pub enum Hold {
     Resolution(i64),
     /// Retention wants it gone and it has no coarser copy, and one can't be made.
     NoCoarserCopy,
+    /// It is too old, and lacks the labels of those that retention is for.
+    OtherLabels,
 }
 
 impl Hold {
     /// Whether it may pass without anybody's doing.
     pub fn waits(&self) -> bool {
-        matches!(self, Self::Incomplete | Self::IndexSizeUnknown)
+        matches!(self, Self::Incomplete | Self::IndexSizeUnknown | Self::OtherLabels)
     }
 }
 
@@ -237,6 +239,9 @@ impl fmt::Display for Hold {
                 f.write_str("marked as superseded, but no sound block holds its sources; remove its mark")
             }
             Self::Resolution(ms) => write!(f, "a resolution of {ms} ms is not known; delete the block"),
+            Self::OtherLabels => f.write_str(
+                "older than retention keeps it, and kept: it lacks the external labels that retention is for",
+            ),
             Self::NoCoarserCopy => {
                 f.write_str("retention wants it gone, it has no coarser copy, and none can be made; delete it by hand")
             }

@@ -109,7 +109,7 @@ impl<'a> Judge<'a> {
                 let by_compactor =
                     thanos.is_some_and(|t| t.source.starts_with("compactor") || t.source == "bucket.repair");
                 let uploaded = thanos.and_then(|t| t.upload_time.ms()).unwrap_or(id.time_ms() as i64);
-                let old = self.now - uploaded >= self.settings.consistency_delay;
+                let old = self.now.saturating_sub(uploaded) >= self.settings.consistency_delay;
                 self.law("a block that others may not see whole is let alone", id, by_compactor || old);
             }
         }
@@ -118,10 +118,12 @@ impl<'a> Judge<'a> {
     fn deletion(&mut self, id: BlockId) {
         let (block, partial) = (self.bucket.blocks.get(&id), self.bucket.partial.get(&id));
         let mark = block.and_then(|b| b.marks.deletion.as_ref()).or(partial.and_then(|p| p.deletion.as_ref()));
-        let old = |since: i64, delay: i64| self.now - since > delay;
+        let old = |since: i64, delay: i64| self.now.saturating_sub(since) > delay;
         let allowed = match (block, partial, mark) {
-            (Some(_), _, Some(mark)) => old(mark.deletion_time * 1000, self.settings.delete_delay),
-            (None, Some(p), Some(mark)) => !p.claimed && old(mark.deletion_time * 1000, self.settings.delete_delay),
+            (Some(_), _, Some(mark)) => old(mark.deletion_time.saturating_mul(1000), self.settings.delete_delay),
+            (None, Some(p), Some(mark)) => {
+                !p.claimed && old(mark.deletion_time.saturating_mul(1000), self.settings.delete_delay)
+            }
             (None, Some(p), None) => {
                 !p.claimed && old(p.newest_ms.unwrap_or(id.time_ms() as i64), self.settings.partial_age)
             }
@@ -160,12 +162,15 @@ impl<'a> Judge<'a> {
     }
 
     fn expired(&self, block: &Block, resolution: i64) -> bool {
-        let r = &self.settings.retention;
+        let (r, own) = (&self.settings.retention, block.meta.labels());
+        if self.settings.retention_labels.iter().any(|(n, v)| own.value(n) != v) {
+            return false;
+        }
         let keep = [(0, r.raw), (300_000, r.five_minutes), (3_600_000, r.one_hour)]
             .into_iter()
             .find_map(|(of, keep)| (of == resolution).then_some(keep))
             .unwrap_or(0);
-        keep != 0 && self.now - keep > block.meta.max_time - block.meta.max_time % 1000
+        keep != 0 && self.now.saturating_sub(keep) > block.meta.max_time.saturating_sub(block.meta.max_time % 1000)
     }
 
     fn mark(&mut self, id: BlockId, why: &Why) {
@@ -238,7 +243,7 @@ impl<'a> Judge<'a> {
             return;
         };
         if blocks.len() > 1 && !overlap {
-            let fits = self.settings.ranges.iter().any(|r| min.div_euclid(*r) == (max - 1).div_euclid(*r));
+            let fits = self.settings.ranges.iter().any(|r| min.div_euclid(*r) == max.saturating_sub(1).div_euclid(*r));
             self.law("a compacted block lies in one window", first.meta.id, fits);
         }
         for other in peers {
@@ -260,7 +265,7 @@ impl<'a> Judge<'a> {
         let Some(block) = self.bucket.blocks.get(&id) else {
             return self.law("blocks of the bucket are downsampled", id, false);
         };
-        let (resolution, width) = (block.meta.resolution(), block.meta.max_time - block.meta.min_time);
+        let (resolution, width) = (block.meta.resolution(), block.meta.max_time.saturating_sub(block.meta.min_time));
         let sound = sound(block) && block.marks.no_downsample.is_none();
         self.law("only sound blocks without marks are downsampled", id, sound);
         self.law("downsampling is wished", id, self.settings.downsample);

@@ -188,7 +188,7 @@ fn deletions(snapshot: &Snapshot, now: i64, settings: &Settings, plan: &mut Plan
         // A mark that says "superseded" is believed while that is true. What retention has dropped needs no successor.
         let superseded = mark.details == SOURCE_OF_COMPACTED || mark.details == OUTDATED;
         if superseded
-            && !settings.retention.is_over(&block.meta, now)
+            && !settings.is_over(&block.meta, now)
             && !block
                 .sources()
                 .first()

@@ -26,6 +26,8 @@ pub struct Settings {
     pub downsample: bool,
     /// How long data is kept.
     pub retention: Retention,
+    /// Retention is for blocks that carry all of these external labels; others are kept. None: for all blocks.
+    pub retention_labels: std::collections::BTreeMap<String, String>,
     /// From the mark to the deletion, in ms.
     pub delete_delay: i64,
     /// Blocks of others that were uploaded less than this ago (ms) are not looked at.
@@ -44,6 +46,7 @@ impl Default for Settings {
             max_index_bytes: 64 << 30,
             downsample: true,
             retention: Retention::default(),
+            retention_labels: std::collections::BTreeMap::new(),
             delete_delay: 2 * DAY,
             consistency_delay: HOUR / 2,
             partial_age: 2 * DAY,
@@ -73,11 +76,6 @@ impl Retention {
         }
     }
 
-    /// Whether a block is older than its resolution is kept.
-    pub(super) fn is_over(&self, meta: &BlockMeta, now: i64) -> bool {
-        self.is_over_for(meta.resolution(), meta.max_time, now)
-    }
-
     /// Whether data of a resolution that ends at `max_time` is older than that is kept. Thanos counts whole seconds.
     pub(super) fn is_over_for(&self, resolution: i64, max_time: i64, now: i64) -> bool {
         let keep = self.of(resolution);
@@ -95,6 +93,22 @@ pub enum Finding {
 }
 
 impl Settings {
+    /// Whether retention is for this block.
+    pub(super) fn expires(&self, meta: &BlockMeta) -> bool {
+        let labels = meta.thanos.as_ref().map(|t| &t.labels);
+        self.retention_labels.iter().all(|(name, value)| labels.and_then(|l| l.get(name)) == Some(value))
+    }
+
+    /// Whether a block is older than its resolution is kept.
+    pub(super) fn is_over(&self, meta: &BlockMeta, now: i64) -> bool {
+        self.is_over_for(meta, meta.resolution(), now)
+    }
+
+    /// Whether the data of a block would be too old in this resolution.
+    pub(super) fn is_over_for(&self, meta: &BlockMeta, resolution: i64, now: i64) -> bool {
+        self.expires(meta) && self.retention.is_over_for(resolution, meta.max_time, now)
+    }
+
     /// What is wrong with the settings, all of it.
     pub fn check(&self) -> Vec<Finding> {
         let mut out = Vec::new();

@@ -369,3 +369,60 @@ fn a_large_bucket_is_planned_in_seconds() {
     }
     assert!(took[1] < took[0] * 30.0, "ten times the blocks took {:.0} times as long", took[1] / took[0]);
 }
+
+/// Retention is for blocks that carry its labels; others are kept, whoever asks, and it is told.
+#[test]
+fn retention_leaves_blocks_with_other_labels_alone() {
+    let now = 5000 * HOUR;
+    let mut state = Snapshot::default();
+    for (n, cluster) in ["a", "b"].into_iter().enumerate() {
+        let id = BlockId::from_parts(1, n as u128);
+        let mut meta = BlockMeta::new(id, 0, 48 * HOUR);
+        let labels = [("cluster".to_owned(), cluster.to_owned())].into();
+        meta.thanos = Some(Thanos { labels, files: vec![File::new("index", 1)], ..Thanos::default() });
+        state.blocks.insert(id, Block::new(meta));
+    }
+    let mut settings = Settings {
+        retention: Retention { raw: 100 * HOUR, five_minutes: 300 * HOUR, one_hour: 400 * HOUR },
+        retention_labels: [("cluster".to_owned(), "a".to_owned())].into(),
+        ..Settings::default()
+    };
+    let goes = |settings: &Settings| -> Vec<BlockId> {
+        let plan = make(&state, now, settings);
+        assert_eq!(laws::check(&state, now, settings, &plan), []);
+        let gone = plan.items.iter().filter(|i| matches!(i.action, Action::MarkForDeletion(_)));
+        gone.flat_map(|i| i.action.blocks().to_vec()).collect()
+    };
+    assert_eq!(goes(&settings), [BlockId::from_parts(1, 0)]);
+    let held: Vec<String> = make(&state, now, &settings).held.iter().map(ToString::to_string).collect();
+    assert!(held.iter().any(|h| h.contains("cluster=\"b\"") && h.contains("labels that retention is for")), "{held:?}");
+    // A plan that took the other one would break a law.
+    let b = BlockId::from_parts(1, 1);
+    let item = Item { action: Action::MarkForDeletion(b), why: Why::Retention { keep: 1 } };
+    let broken = laws::check(&state, now, &settings, &Plan { items: vec![item], held: Vec::new() });
+    assert!(broken.iter().any(|law| law.block == b), "{broken:?}");
+    settings.retention_labels.clear();
+    assert_eq!(goes(&settings).len(), 2);
+}
+
+/// Times as far as numbers go are planned and judged without a panic.
+#[test]
+fn the_ends_of_time_hold_up_nobody() {
+    let mut state = Snapshot::default();
+    for (n, (min, max)) in [(i64::MIN, i64::MAX), (i64::MIN, 0), (0, i64::MAX)].into_iter().enumerate() {
+        let id = BlockId::from_parts(1, n as u128);
+        let mut meta = BlockMeta::new(id, min, max);
+        let labels = [("n".to_owned(), n.to_string())].into();
+        meta.thanos = Some(Thanos { labels, files: vec![File::new("index", 1)], ..Thanos::default() });
+        let mut block = Block::new(meta);
+        if n == 2 {
+            block.marks.deletion = Some(DeletionMark::new(id, i64::MIN, ""));
+        }
+        state.blocks.insert(id, block);
+    }
+    let settings = Settings { retention: Retention { raw: 100 * HOUR, ..Retention::default() }, ..Settings::default() };
+    for now in [0, 5000 * HOUR] {
+        let plan = make(&state, now, &settings);
+        assert_eq!(laws::check(&state, now, &settings, &plan), [], "{plan:#?}");
+    }
+}
