@@ -46,6 +46,11 @@ pub fn demo(binary: &Path) -> anyhow::Result<()> {
         });
         stack.wait_condition(&stack.object(), "ObjectStorageReady", READY)?;
         let said = stack.condition(&stack.object(), "ObjectStorageReady")?;
+        if *c == OPS {
+            stack.wait_condition(&stack.object(), "CompactionHealthy", READY)?;
+            let said = stack.condition(&stack.object(), "CompactionHealthy")?;
+            say::step(&format!("  {}: CompactionHealthy={}/{}: {}", c.name, said.status, said.reason, said.message));
+        }
         let bucket = bucket_of(c);
         say::step(&format!("  {}: bucket {bucket}: ObjectStorageReady={}: {}", c.name, said.status, said.message));
         Ok(new.then_some(seconds))
@@ -156,7 +161,7 @@ fn figures(ready: &[Option<f64>], linked: &[Option<f64>]) {
     say::plain("\nfigures                                          here      aim");
     say::plain(&format!("  MonitoringCluster applied → Ready (slowest) {:<9} ≤ 60 s", worst(ready)));
     say::plain(&format!("  RemoteStore applied → in the answer         {:<9} ≤ 10 s", worst(linked)));
-    for (role, aim) in [("operator", 64), ("sidecar", 32), ("store", 64), ("query", 64)] {
+    for (role, aim) in [("operator", 64), ("sidecar", 32), ("store", 64), ("compact", 64), ("query", 64)] {
         let most = FLEET.iter().filter_map(|c| memory::largest(c, role)).max();
         let here =
             most.map_or_else(|| "     ?".to_owned(), |bytes| format!("{:>6.1}", bytes as f64 / f64::from(1 << 20)));
@@ -174,7 +179,7 @@ try next
   kubectl -n {NAMESPACE} describe rstore prod             # a link and its truth
   kubectl -n {NAMESPACE} delete pod ops-prometheus-0      # then look for a gap: there is none
   kubectl -n {NAMESPACE} delete rstore staging            # it leaves the answer; no pod restarts
-  kubectl -n {NAMESPACE} get moncl ops -o jsonpath='{{.status.objectStorage}}{{.status.history}}'   # the bucket, as the parts see it
+  kubectl -n {NAMESPACE} get moncl ops -o jsonpath='{{.status.objectStorage}}{{.status.history}}{{.status.compaction}}'   # the bucket, as the parts see it
   kubectl -n {NAMESPACE} port-forward svc/ops-query 10902:http &
   curl -s localhost:10902/api/v1/query --data-urlencode 'query=sum by (cluster) (rate(container_cpu_usage_seconds_total[1m]))'
 

@@ -8,6 +8,7 @@ pub mod bench;
 pub mod blocks;
 pub mod buckets;
 pub mod cluster;
+pub mod compaction;
 pub mod dashboards;
 pub mod demo;
 pub mod dns;

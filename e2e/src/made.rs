@@ -15,7 +15,7 @@ use tsdb::disk::RealDisk;
 use tsdb::meta::BlockMeta;
 use tsdb::segment::NewChunk;
 
-/// The span of a block, ms.
+/// The span of a block as Prometheus cuts it, ms.
 pub const SPAN_MS: i64 = 7_200_000;
 /// Between two samples, ms.
 pub const STEP_MS: i64 = 15_000;
@@ -25,6 +25,8 @@ pub const STEP_MS: i64 = 15_000;
 pub struct Wish<'a> {
     /// Value of the external label `cluster`.
     pub cluster: &'a str,
+    /// Value of the external label `prometheus_replica`.
+    pub replica: &'a str,
     /// Name of the metric.
     pub metric: &'a str,
     /// What stands before the number in `instance`.
@@ -33,13 +35,15 @@ pub struct Wish<'a> {
     pub series: usize,
     /// Begin, ms since the epoch: a multiple of [`SPAN_MS`].
     pub start_ms: i64,
+    /// How long it is, ms: mostly [`SPAN_MS`].
+    pub span_ms: i64,
     /// Value of the n-th sample of a series.
     pub value: fn(usize, usize) -> f64,
 }
 
 impl Wish<'_> {
     fn samples(&self) -> usize {
-        usize::try_from(SPAN_MS / STEP_MS).unwrap_or_default()
+        usize::try_from(self.span_ms / STEP_MS).unwrap_or_default()
     }
 
     fn time(&self, sample: usize) -> i64 {
@@ -52,7 +56,7 @@ impl Wish<'_> {
 
     fn thanos(&self, source: &str) -> serde_json::Value {
         json!({
-            "labels": {"cluster": self.cluster, "prometheus_replica": format!("{}-prometheus-0", self.cluster)},
+            "labels": {"cluster": self.cluster, "prometheus_replica": self.replica},
             "downsample": {"resolution": 0}, "source": source,
         })
     }
@@ -69,14 +73,14 @@ pub fn scattered(series: usize, sample: usize) -> f64 {
     ((mixed ^ (mixed >> 29)) >> 24) as f64 / 64.0
 }
 
-/// Writes it with our own writer; gives its folder, inside `parent`. `number` makes its id.
+/// Writes it with our own writer; gives its folder, inside `parent`. `number` makes its id, with its end.
 ///
 /// # Errors
 /// When the disk refuses.
 pub fn own(parent: &Path, wish: &Wish<'_>, number: u64) -> anyhow::Result<PathBuf> {
-    let id = BlockId::from_parts(u64::try_from(wish.start_ms + SPAN_MS)?, u128::from(number));
+    let id = BlockId::from_parts(u64::try_from(wish.start_ms + wish.span_ms)?, u128::from(number));
     let meta = json!({
-        "ulid": id.to_string(), "minTime": wish.start_ms, "maxTime": wish.start_ms + SPAN_MS, "version": 1,
+        "ulid": id.to_string(), "minTime": wish.start_ms, "maxTime": wish.start_ms + wish.span_ms, "version": 1,
         "compaction": {"level": 1, "sources": [id.to_string()]}, "thanos": wish.thanos("e2e"),
     });
     let meta = BlockMeta::read("meta.json", meta.to_string().as_bytes())?;
@@ -169,7 +173,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let value = |series: usize, sample: usize| (series * 7 + sample) as f64;
         let start_ms = block_of(1_790_000_000_000);
-        let wish = Wish { cluster: "c", metric: "up", prefix: "i", series: 3, start_ms, value };
+        let (cluster, replica, metric, prefix) = ("c", "c-prometheus-0", "up", "i");
+        let wish = Wish { cluster, replica, metric, prefix, series: 3, start_ms, span_ms: SPAN_MS, value };
         let (own, foreign) = (own(dir.path(), &wish, 1).unwrap(), foreign(dir.path(), &wish).unwrap());
         let held = count(&own).unwrap();
         assert_eq!(held.samples, 3 * 480);

@@ -31,7 +31,9 @@ pub(super) fn archive() -> anyhow::Result<()> {
     }
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_millis();
     let start_ms = block_of(i64::try_from(now)? - WEEK_MS);
-    let wish = Wish { cluster: "ops", metric: "up", prefix: "web", series: TARGETS, start_ms, value: |_, _| 1.0 };
+    let (cluster, replica, span_ms) = ("ops", "ops-prometheus-0", SPAN_MS);
+    let (metric, prefix, series) = ("up", "web", TARGETS);
+    let wish = Wish { cluster, replica, metric, prefix, series, start_ms, span_ms, value: |_, _| 1.0 };
     let dir = tempfile::tempdir()?;
     made::upload(&OPS.buckets(), &bucket_of(&OPS), &made::own(dir.path(), &wish, 1)?).map(|_| ())
 }

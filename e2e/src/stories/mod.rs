@@ -19,7 +19,11 @@ mod t10_range_over_history;
 mod t11_dedup_steady;
 mod t12_dedup_fills_gaps;
 mod t13_part_queries;
+mod t14_compaction;
+mod t15_five_minutes;
+mod t16_an_hour;
 mod t18_one_file;
+mod t20_rights_on_the_bucket;
 mod t21_secret;
 mod t22_part_apply_and_delete;
 mod t23_part_workloads;
@@ -36,8 +40,8 @@ mod t36_remote_by_address;
 mod t37_remote_by_name;
 mod t38_part_stores_api;
 mod t41_hot_reload;
-mod t44_part_filesystem;
-mod t44_part_s3;
+mod t44_filesystem;
+mod t44_s3;
 mod t46_one_cluster_down;
 mod t50_three_clusters;
 pub mod world;
@@ -95,12 +99,16 @@ pub struct Story {
 /// Long ones first; of those that change the same thing, in this order.
 const ALL: &[Story] = &[
     t21_secret::STORY,
-    t44_part_s3::STORY,
+    t44_s3::STORY,
+    t14_compaction::STORY,
     t07_store_serves_history::STORY,
     t10_range_over_history::STORY,
     t04_sidecar_archives::STORY,
-    t44_part_filesystem::STORY,
+    t44_filesystem::STORY,
+    t16_an_hour::STORY,
+    t15_five_minutes::STORY,
     t12_dedup_fills_gaps::STORY,
+    t20_rights_on_the_bucket::STORY,
     bad_bucket::STORY,
     t36_part_remote_bucket::STORY,
     t09_store_follows_bucket::STORY,

@@ -32,17 +32,20 @@ fn run(world: &World) -> anyhow::Result<()> {
     for n in 0..BLOCKS {
         let wish = Wish {
             cluster: "t08",
+            replica: "t08-prometheus-0",
             metric: "scattered",
             prefix: "s",
             series: SERIES,
             start_ms: first + n * SPAN_MS,
+            span_ms: SPAN_MS,
             value: made::scattered,
         };
         let block = made::own(dir.path(), &wish, 8)?;
         bytes += made::upload(&bucket.server, &bucket.name, &block)?.1;
         std::fs::remove_dir_all(block)?;
     }
-    sandbox.apply(json!({"objectStorage": bucket.spec()}))?;
+    // The blocks are to stay as they are.
+    sandbox.apply(json!({"objectStorage": bucket.spec(), "compactor": {"enabled": false}}))?;
     stack.wait_ready(&stack.object(), READY)?;
     stack.wait_reason(&stack.object(), "HistoryReady", "True", &["AllBlocksServed"], CHANGE)?;
 

@@ -38,10 +38,12 @@ fn run(world: &World) -> anyhow::Result<()> {
     let dir = tempfile::tempdir()?;
     let wish = Wish {
         cluster: "t09",
+        replica: "t09-prometheus-0",
         metric: "foreign",
         prefix: "f",
         series: 20,
         start_ms,
+        span_ms: SPAN_MS,
         value: |series, sample| (series * 1_000 + sample) as f64,
     };
     let block = made::foreign(dir.path(), &wish)?;

@@ -30,6 +30,7 @@ fn run(world: &World) -> anyhow::Result<()> {
     for (kind, name) in [
         ("StatefulSet", "prometheus"),
         ("StatefulSet", "store"),
+        ("StatefulSet", "compact"),
         ("Deployment", "query"),
         ("Deployment", "kube-state-metrics"),
         ("DaemonSet", "node-exporter"),

@@ -15,7 +15,7 @@ fn run(world: &World) -> anyhow::Result<()> {
         stack.kubectl(&["wait", &deployment, "--for=condition=Available", "--timeout=60s"])?;
     }
     let status = stack.json(&["get", &stack.object()])?["status"].take();
-    for part in ["prometheus", "query", "store", "kube-state-metrics", "node-exporter"] {
+    for part in ["prometheus", "query", "store", "compact", "kube-state-metrics", "node-exporter"] {
         let rows = status["components"].as_array().context("no components in the status")?;
         let row = rows.iter().find(|r| r["name"] == part).with_context(|| format!("no component {part}"))?;
         anyhow::ensure!(

@@ -15,6 +15,7 @@ fn run(_: &World) -> anyhow::Result<()> {
     anyhow::ensure!(!all.contains("grafana"), "there is a Grafana:\n{all}");
     for part in [
         "statefulset.apps/prod-prometheus",
+        "statefulset.apps/prod-compact",
         "deployment.apps/prod-query",
         "deployment.apps/prod-kube-state-metrics",
         "daemonset.apps/prod-node-exporter",

@@ -29,7 +29,8 @@ fn run(world: &World) -> anyhow::Result<()> {
     let start_ms = block_of((now() * 1000.0) as i64) - 2 * SPAN_MS;
     let dir = tempfile::tempdir()?;
     let value = |series: usize, sample: usize| (series + sample) as f64;
-    let wish = Wish { cluster: "dr", metric: "far", prefix: "f", series: 5, start_ms, value };
+    let (replica, span_ms) = ("dr-prometheus-0", SPAN_MS);
+    let wish = Wish { cluster: "dr", replica, metric: "far", prefix: "f", series: 5, start_ms, span_ms, value };
     let block = made::own(dir.path(), &wish, 36)?;
     made::upload(&bucket.server, &bucket.name, &block)?;
     let stranger = Wish { cluster: "stranger", metric: "far", prefix: "x", ..wish };

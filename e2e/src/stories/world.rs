@@ -203,6 +203,11 @@ impl Bucket {
         )
     }
 
+    /// The same bucket for another sandbox: [`Self::put_key`] puts the key into that one's Secret.
+    pub fn shared_with(&self, sandbox: &Sandbox) -> Self {
+        Self { stack: sandbox.stack.clone(), server: self.server.clone(), name: self.name.clone() }
+    }
+
     /// What a spec says of it; the Secret is the tutorial's.
     pub fn spec(&self) -> Value {
         json!({"gcs": {"bucket": self.name, "endpoint": self.server.url(),

@@ -1,4 +1,4 @@
-//! `panoptes tools bucket …`: look at a bucket, check it, mark blocks. Flags and outputs are those of Thanos's tools.
+//! `panoptes tools bucket …`: look at a bucket, check it, mark, copy and rewrite blocks. Flags and outputs are those of Thanos's tools.
 
 mod download;
 mod format;
@@ -7,6 +7,8 @@ mod issues;
 mod ls;
 mod mark;
 mod plan;
+mod replicate;
+mod rewrite;
 mod table;
 mod template;
 mod verify;
@@ -65,6 +67,12 @@ enum Tool {
     Verify(verify::Args),
     /// Mark blocks for deletion, or as not to be compacted or downsampled; or take such a mark away.
     Mark(mark::Args),
+    /// Copy blocks into another bucket, again and again or once. What is there already is not copied again.
+    Replicate(replicate::Args),
+    /// Make a new block of one, without some of its series or samples, or with other labels. Only shows what would change, unless
+    /// --no-dry-run is given. The old block stays, unless --delete-blocks is given: then it is marked for deletion. Stop compactors of
+    /// this bucket meanwhile.
+    Rewrite(rewrite::Args),
     /// Serve the list of blocks at /api/v1/blocks, as Thanos's page of a bucket asks for it.
     Web(web::Args),
 }
@@ -95,6 +103,8 @@ pub(super) async fn run(args: Args, world: World, stop: CancellationToken) -> an
             Tool::Inspect(a) => inspect::run(a, &args.objstore, world, &mut screen).await,
             Tool::Verify(a) => verify::run(a, &args.objstore, world, &mut screen).await,
             Tool::Mark(a) => mark::run(a, &args.objstore, world, &mut screen).await,
+            Tool::Replicate(a) => replicate::run(a, &args.objstore, world, &mut screen).await,
+            Tool::Rewrite(a) => rewrite::run(a, &args.objstore, world, &mut screen).await,
             Tool::Web(a) => web::run(a, &args.objstore, world, &mut screen).await,
         }
     };

@@ -1,5 +1,5 @@
-//! T44 with S3 (its T04 and T07): blocks arrive whole behind a certificate of an authority of one's own, and are served when every
-//! Prometheus is gone. Meanwhile the authority is replaced, and nobody restarts.
+//! T44 with S3 (T04, T07, T14, T15 and T16 there): blocks arrive whole behind a certificate of an authority of one's own, and are served when every
+//! Prometheus is gone; the compactor makes of them what it makes on Google's storage. Meanwhile the authority is replaced, and nobody restarts.
 
 use anyhow::Context as _;
 use serde_json::{Value, json};
@@ -10,10 +10,11 @@ use super::world::{CHANGE, READY, World, host, no_restarts, same_pods};
 use super::{Story, Thing};
 use crate::blocks::{count, same};
 use crate::cluster::LAB;
+use crate::compaction::{Folder, Shelf as _, attentive, coarser, merging};
 use crate::fleet::{Stack, list, secret};
 use crate::history::{archived, only_history};
 
-pub(super) const STORY: Story = Story { name: "t44_part_s3", changes: &[], needs: &[Thing::Lab], run };
+pub(super) const STORY: Story = Story { name: "t44_s3", changes: &[], needs: &[Thing::Lab], run };
 
 const BUCKET: &str = "t44-blocks";
 
@@ -35,7 +36,8 @@ fn run(world: &World) -> anyhow::Result<()> {
         }},
         "prometheus": {"extraArgs": super::world::SHORT_BLOCKS},
         "sidecar": {"extraArgs": ["--objstore.check-interval=3s"]},
-        "storeGateway": {"extraArgs": ["--objstore.check-interval=3s"]},
+        "storeGateway": attentive(),
+        "compactor": {"enabled": false},
     }))?;
     stack.wait_ready(&object, READY)?;
     stack.wait_reason(&object, "ObjectStorageReady", "True", &["Verified"], CHANGE)?;
@@ -52,12 +54,16 @@ fn run(world: &World) -> anyhow::Result<()> {
     no_restarts(&after)?;
 
     let folder = server.directory().join(BUCKET);
-    let blocks = archived(stack, 1, || metas(&folder))?;
+    let bucket = Folder(folder.clone());
+    let blocks = archived(stack, 1, || bucket.metas())?;
     for block in &blocks {
         same(count(&folder.join(&block.id))?, block.held).with_context(|| format!("block {}", block.id))?;
     }
     only_history(stack, &blocks)?;
-    no_restarts(&stack.pods("store")?)
+    merging::merges(stack, &bucket)?;
+    coarser::five_minutes(stack, &bucket)?;
+    coarser::an_hour(stack, &bucket)?;
+    no_restarts(&[stack.pods("store")?, stack.pods("compact")?].concat())
 }
 
 fn put_authority(stack: &Stack, authority: &Authority) -> anyhow::Result<()> {
@@ -67,15 +73,4 @@ fn put_authority(stack: &Stack, authority: &Authority) -> anyhow::Result<()> {
 fn apply_secret(stack: &Stack, mut secret: Value) -> anyhow::Result<()> {
     secret["metadata"]["namespace"] = json!(stack.namespace);
     stack.cluster.apply(&list(&[secret])).map(|_| ())
-}
-
-/// The metas of whole blocks in a folder that is a bucket.
-pub(super) fn metas(folder: &std::path::Path) -> anyhow::Result<Vec<Value>> {
-    let mut found: Vec<Value> = Vec::new();
-    for entry in std::fs::read_dir(folder)? {
-        if let Ok(text) = std::fs::read(entry?.path().join("meta.json")) {
-            found.push(serde_json::from_slice(&text)?);
-        }
-    }
-    Ok(found)
 }

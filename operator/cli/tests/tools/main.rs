@@ -1,6 +1,8 @@
 //! `panoptes tools bucket` beside Thanos's, over the same directory as a bucket.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod copies;
+
 use model::Labels;
 use std::path::Path;
 use std::process::Command;

@@ -1,0 +1,255 @@
+//! `panoptes tools bucket rewrite`: a new block of one, without some of its series or samples, or with other labels.
+
+mod change;
+mod relabel;
+
+use super::download::{self, Scratch};
+use super::{Objstore, Screen};
+use crate::server::expand::expand;
+use anyhow::Context as _;
+use bucket::{Bucket, block, mark};
+use change::{Change, Deletion};
+use model::BlockId;
+use model::world::World;
+use relabel::Relabel;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tsdb::BlockMeta;
+use tsdb::block::{Block, Written, health};
+use tsdb::disk::RealDisk;
+use tsdb::index::INDEX_FILE;
+use tsdb::marks::DeletionMark;
+use tsdb::meta::{File, META_FILE, Rewrite, UploadTime, source};
+use tsdb::segment::CHUNKS_DIR;
+
+/// What Thanos's mark says of a block that was rewritten.
+const REWRITTEN: &str = "block rewritten";
+/// The list of changes, beside the block's files.
+const CHANGE_LOG: &str = "change.log";
+
+/// Flags of `rewrite`.
+#[derive(Clone, Debug, clap::Args)]
+#[command(
+    after_help = "Deletions are a list: each takes all series that all its matchers match, whole, or in its intervals (ms, both ends \
+inclusive):
+  - matchers: '{__name__=\"secrets_seen\",job=\"web\"}'
+    intervals: [{mint: 1700000000000, maxt: 1700003600000}]
+Relabelling is Prometheus's, done first; a series that loses all labels is deleted, series that become equal become one:
+  - {action: labeldrop, regex: user}
+
+First without --no-dry-run: the changes are printed. Then with it, and --delete-blocks, so that the old block is not served beside the new \
+one. The block's own time and external labels stay."
+)]
+pub(super) struct Args {
+    /// The blocks
+    #[arg(long = "id", value_name = "ULID", required = true)]
+    ids: Vec<BlockId>,
+    /// Folder for temporary files; one of its own is made inside
+    #[arg(long = "tmp.dir", value_name = "FOLDER")]
+    tmp: Option<PathBuf>,
+    /// Only print the changes
+    #[arg(long, default_value = "true", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    dry_run: bool,
+    /// What is to be deleted, as YAML
+    #[arg(long = "rewrite.to-delete-config", default_value = "", hide_default_value = true, value_name = "YAML")]
+    delete: String,
+    /// The same, in a file
+    #[arg(long = "rewrite.to-delete-config-file", default_value = "", hide_default_value = true, value_name = "FILE")]
+    delete_file: String,
+    /// How series are relabelled, as YAML
+    #[arg(long = "rewrite.to-relabel-config", default_value = "", hide_default_value = true, value_name = "YAML")]
+    relabel: String,
+    /// The same, in a file
+    #[arg(long = "rewrite.to-relabel-config-file", default_value = "", hide_default_value = true, value_name = "FILE")]
+    relabel_file: String,
+    /// Put the list of changes beside the new block, as change.log
+    #[arg(long = "rewrite.add-change-log", default_value = "true", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    change_log: bool,
+    /// The blocks are a Prometheus's own, without Thanos's part in their meta.json
+    #[arg(long, default_value = "false", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    prom_blocks: bool,
+    /// Mark the old blocks for deletion
+    #[arg(long, default_value = "false", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    delete_blocks: bool,
+}
+
+/// The text of a setting that comes as content or as a file.
+fn text(flag: &str, content: &str, file: &str) -> anyhow::Result<Option<String>> {
+    let text = match (content.is_empty(), file.is_empty()) {
+        (true, true) => return Ok(None),
+        (false, true) => content.to_owned(),
+        (true, false) => std::fs::read_to_string(file).with_context(|| format!("--{flag}-file: read {file}"))?,
+        (false, false) => anyhow::bail!("--{flag} and --{flag}-file are two forms of one setting: give one of them"),
+    };
+    Ok(Some(expand(&text, |name| std::env::var(name).ok()).map_err(|e| anyhow::anyhow!("--{flag}: {e}"))?))
+}
+
+pub(super) async fn run(args: &Args, objstore: &Objstore, world: World, screen: &mut Screen<'_>) -> anyhow::Result<()> {
+    let relabel = text("rewrite.to-relabel-config", &args.relabel, &args.relabel_file)?;
+    let delete = text("rewrite.to-delete-config", &args.delete, &args.delete_file)?;
+    anyhow::ensure!(
+        relabel.is_some() || delete.is_some(),
+        "what is to change? Give --rewrite.to-delete-config-file or --rewrite.to-relabel-config-file"
+    );
+    let change = Arc::new(Change {
+        relabel: relabel.map(|yaml| Relabel::parse(&yaml)).transpose().context("--rewrite.to-relabel-config")?,
+        deletions: delete
+            .map(|yaml| Deletion::parse(&yaml))
+            .transpose()
+            .context("--rewrite.to-delete-config")?
+            .unwrap_or_default(),
+    });
+    let bucket = super::open(objstore, world)?;
+    // All of them, before the first is rewritten.
+    for id in &args.ids {
+        let meta = block::object(*id, block::META);
+        anyhow::ensure!(bucket.exists(&meta).await?, "there is no block {id} in {}", bucket.name());
+    }
+    for id in &args.ids {
+        one(args, &bucket, *id, &change, screen).await.with_context(|| format!("block {id}"))?;
+    }
+    Ok(())
+}
+
+async fn one(
+    args: &Args,
+    bucket: &Bucket,
+    id: BlockId,
+    change: &Arc<Change>,
+    screen: &mut Screen<'_>,
+) -> anyhow::Result<()> {
+    let world = bucket.world();
+    let scratch = match &args.tmp {
+        Some(folder) => Scratch::below(folder, world, "panoptes-rewrite")?,
+        None => Scratch::new(world, "panoptes-rewrite")?,
+    };
+    let (out, log) = (scratch.0.join("new"), scratch.0.join(CHANGE_LOG));
+    std::fs::create_dir_all(&out)?;
+    screen.note(&format!("{id}: fetching"));
+    let fetched = download::block_into(bucket, id, Scratch::below(&scratch.0, world, "old")?).await?;
+    let new_id = BlockId::new(world.clock.now_ms(), &*world.entropy);
+    let (sender, mut progress) = tokio::sync::mpsc::channel::<String>(16);
+    let work = {
+        let (change, folder, log, dry) = (Arc::clone(change), fetched.block.clone(), log.clone(), args.dry_run);
+        let prom = args.prom_blocks;
+        let mut told = 0;
+        let mut tell = move |done: usize, all: usize| {
+            let tenth = done * 10 / all.max(1);
+            if tenth > told {
+                told = tenth;
+                // Nobody may be listening.
+                let _ = sender.try_send(format!("{id}: {}% of {all} series", tenth * 10));
+            }
+        };
+        tokio::task::spawn_blocking(move || {
+            make(&change, &folder, (!dry).then_some((&*out, new_id, prom)), &log, &mut tell)
+        })
+    };
+    while let Some(line) = progress.recv().await {
+        screen.note(&line);
+    }
+    let made = work.await??;
+    let changes = std::fs::read(&log)?;
+    screen.out.write_all(&changes)?;
+    let lines = changes.iter().filter(|byte| **byte == b'\n').count();
+    if args.dry_run {
+        screen.note(&format!("{id}: {lines} changes, and nothing was written; --no-dry-run makes the new block"));
+        return Ok(());
+    }
+    match made {
+        Some(written) => {
+            let meta = send(bucket, &written, args, &log).await?;
+            screen.note(&format!("{id}: {lines} changes; the new block is {}", meta.id));
+        }
+        None => screen.note(&format!("{id}: {lines} changes; no series is left, so there is no new block")),
+    }
+    if args.delete_blocks {
+        let mark = DeletionMark::new(id, world.clock.now_ms() / 1000, REWRITTEN);
+        mark::create(bucket, &mark).await?;
+        screen.note(&format!("{id}: marked for deletion"));
+    } else {
+        screen.note(&format!("{id}: stays; mark it with --delete-blocks or `tools bucket mark`, else both are served"));
+    }
+    Ok(())
+}
+
+/// Makes the new block, if there is a place for it, and the list of changes. Blocks.
+fn make(
+    change: &Change,
+    folder: &Path,
+    into: Option<(&Path, BlockId, bool)>,
+    log: &Path,
+    progress: &mut dyn FnMut(usize, usize),
+) -> anyhow::Result<Option<Written>> {
+    let block = Block::open(&RealDisk, folder)?;
+    anyhow::ensure!(
+        block.tombstones().stones().is_empty(),
+        "it has tombstones, which would be lost: let the compactor apply them first"
+    );
+    let mut log = std::io::BufWriter::new(std::fs::File::create(log)?);
+    let into = into.map(|(parent, id, prom)| (parent, rewritten(block.meta(), id, prom, change)));
+    let made = change.make(&RealDisk, &block, into, &mut log, progress)?;
+    if let Some(written) = &made {
+        let report = health::check(&RealDisk, &written.dir, &health::Options::default());
+        anyhow::ensure!(
+            report.is_healthy(),
+            "a mistake of ours, please report it: the new block is not sound: {}; nothing was changed",
+            report.first_of_worst().map(ToString::to_string).unwrap_or_default()
+        );
+    }
+    Ok(made)
+}
+
+/// The meta.json of the new block.
+fn rewritten(old: &BlockMeta, id: BlockId, prom: bool, change: &Change) -> BlockMeta {
+    let mut meta = old.clone();
+    let sources = std::mem::replace(&mut meta.compaction.sources, vec![id]);
+    meta.id = id;
+    if prom && meta.thanos.is_none() {
+        return meta;
+    }
+    let thanos = meta.thanos.get_or_insert_default();
+    thanos.rewrites.push(Rewrite {
+        sources,
+        deletions_applied: change.deletions.iter().map(Deletion::written).collect(),
+        relabels_applied: change.relabel.as_ref().map(Relabel::written).unwrap_or_default(),
+        unknown: Default::default(),
+    });
+    source::BUCKET_REWRITE.clone_into(&mut thanos.source);
+    thanos.upload_time = UploadTime::default();
+    meta
+}
+
+/// Sends the new block, meta.json last.
+async fn send(bucket: &Bucket, written: &Written, args: &Args, log: &Path) -> anyhow::Result<BlockMeta> {
+    let mut meta = written.meta.clone();
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(written.dir.join(CHUNKS_DIR))? {
+        let entry = entry?;
+        files.push((format!("{CHUNKS_DIR}/{}", entry.file_name().to_string_lossy()), entry.metadata()?.len()));
+    }
+    files.sort();
+    files.push((INDEX_FILE.to_owned(), std::fs::metadata(written.dir.join(INDEX_FILE))?.len()));
+    if let Some(thanos) = &mut meta.thanos {
+        anyhow::ensure!(
+            args.prom_blocks || !thanos.labels.is_empty(),
+            "it has no external labels, so it would be nobody's; --prom-blocks allows that"
+        );
+        let segment = |(path, _): &(String, u64)| path.strip_prefix("chunks/").map(str::to_owned);
+        thanos.segment_files = files.iter().filter_map(segment).collect();
+        thanos.index_stats.series_max_size = written.index.series_max_size;
+        thanos.index_stats.chunk_max_size = written.chunk_max_size;
+        thanos.files =
+            files.iter().map(|(path, size)| File::new(path, *size)).chain([File::new(META_FILE, 0)]).collect();
+        thanos.files.sort_by(|a, b| a.rel_path.cmp(&b.rel_path));
+        thanos.upload_time = UploadTime::from_ms(bucket.world().clock.now_ms());
+    }
+    for (path, _) in &files {
+        bucket.upload_file(&block::object(meta.id, path), &RealDisk, &written.dir.join(path)).await?;
+    }
+    if args.change_log {
+        bucket.upload_file(&block::object(meta.id, CHANGE_LOG), &RealDisk, log).await?;
+    }
+    bucket.create(&block::object(meta.id, block::META), meta.write()?).await?;
+    Ok(meta)
+}
