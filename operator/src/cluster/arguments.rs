@@ -92,7 +92,7 @@ const COMPACT: &[&str] = &[
     "log.level",
 ];
 /// More of them, where replicas become one.
-const DEDUP: &[&str] = &["compact.enable-vertical-compaction", "deduplication.replica-label"];
+const DEDUP: &[&str] = &["compact.enable-vertical-compaction", "deduplication.replica-label", "deduplication.func"];
 /// More of them, where the blocks are divided among shards.
 const SELECTOR: &[&str] = &["selector.relabel-config", "selector.relabel-config-file"];
 

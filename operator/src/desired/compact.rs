@@ -39,7 +39,7 @@ fn set(cluster: &ValidCluster, valid: &ValidCompactor, bucket: &ObjectStorage, n
         "serviceAccountName": name,
         // It stops within 10 s, and gives the lease back.
         "terminationGracePeriodSeconds": 30,
-        "containers": [container(cluster, valid, bucket, name)],
+        "containers": [container(cluster, valid, bucket)],
         "volumes": volumes,
     });
     let template = pod::template(cluster, meta::COMPACT, &[], "compact", pod_spec, spec.pod_template.as_ref());
@@ -64,12 +64,11 @@ fn set(cluster: &ValidCluster, valid: &ValidCompactor, bucket: &ObjectStorage, n
     }))
 }
 
-fn container(cluster: &ValidCluster, valid: &ValidCompactor, bucket: &ObjectStorage, name: &str) -> Value {
+fn container(cluster: &ValidCluster, valid: &ValidCompactor, bucket: &ObjectStorage) -> Value {
     let spec = &cluster.spec.compactor;
     let mut mounts = objstore::mounts_of(bucket, false);
     mounts.push(prometheus::mount(pod::DATA_VOLUME, DATA_DIR, false));
-    // Whoever stands by names the holder of the lease: that has to say which cluster it is in.
-    let holder = format!("{}.{}.{name}-0", cluster.spec.cluster_name, cluster.namespace);
+    let holder = names::compactor(&cluster.spec.cluster_name, &cluster.namespace, &cluster.name);
     json!({
         "name": "compact",
         "image": cluster.images.compactor,
@@ -102,6 +101,8 @@ fn flags(cluster: &ValidCluster, valid: &ValidCompactor) -> CompactArgs {
     };
     if spec.vertical_dedup {
         flags.vertical = Switch(true);
+        // Samples of two replicas in one series would look like resets: one replica is followed at a time.
+        "penalty".clone_into(&mut flags.dedup_func);
         flags.replica_labels = vec![cluster.spec.replica_label.clone()];
     }
     flags.server.log_level = prometheus::log_level(spec.log_level);

@@ -47,6 +47,13 @@ pub fn compact(cr: &str) -> String {
     format!("{cr}-{COMPACT}")
 }
 
+/// By what the compactor calls itself in the lease on the bucket: whoever stands by names it, so it says which cluster it is in.
+/// It is `POD_NAME` of its pod; the engine puts `compact-` before it and keeps 128 characters of it.
+pub(crate) fn compactor(cluster_name: &str, namespace: &str, cr: &str) -> String {
+    let name = format!("{cluster_name}.{namespace}.{}-0", compact(cr));
+    name.chars().take(128).collect()
+}
+
 /// The StatefulSet of one shard of the store gateway.
 #[must_use]
 pub fn store_shard(cr: &str, shard: i32) -> String {

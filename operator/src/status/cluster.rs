@@ -90,7 +90,10 @@ pub fn monitoring_cluster(facts: &Facts<'_>) -> MonitoringClusterStatus {
         history::judge(&gateways, &mut conditions);
     }
     let compactor = workloads.iter().find(|w| w.component == COMPACT);
+    let identity =
+        names::compactor(&cluster.spec.cluster_name, &cluster.namespace().unwrap_or_default(), &cluster.name_any());
     let compacts = compaction::Seen {
+        identity: &identity,
         wanted: files.as_deref(),
         part: states(facts, COMPACT).next(),
         trouble: compactor.and_then(|w| w.trouble.as_ref()),

@@ -19,6 +19,8 @@ const BEHIND_MS: i64 = 24 * 3_600_000;
 pub(super) struct Seen<'a> {
     /// Hash of the bucket's configuration that it should have in use; none while its Secret is not good.
     pub(super) wanted: Option<&'a str>,
+    /// As what it holds the lease: see [`names::compactor`].
+    pub(super) identity: &'a str,
     /// The pod's name and what it says, if it does.
     pub(super) part: Option<bucket::Part<'a>>,
     /// What keeps the pod from running.
@@ -64,7 +66,7 @@ fn verdict(seen: &Seen<'_>) -> (ConditionStatus, Reason, String) {
     let long = failing.filter(|since| seen.now.as_millisecond() - since > PATIENCE_MS);
     if let Some(lease) = compaction.lease.as_ref().filter(|lease| !lease.held) {
         let since = millis(lease.since_ms).unwrap_or_default();
-        let message = if own_predecessor(pod, &lease.holder) {
+        let message = if lease.holder == format!("compact-{}", seen.identity) {
             format!("{pod} waits until the lease of its predecessor on the bucket has ended: that takes a minute.")
         } else {
             format!(
@@ -90,14 +92,19 @@ fn verdict(seen: &Seen<'_>) -> (ConditionStatus, Reason, String) {
         let since = millis(since).unwrap_or_default();
         return no(Reason::Halted, format!("{pod} has failed since {since}, and goes on trying: {error}."));
     }
-    if compaction.held > 0 {
-        let first = compaction.held_items.first();
-        let first = first.map(|held| format!(" {}: {}.", held.what, short(&held.why))).unwrap_or_default();
-        let more = match compaction.held {
-            1 => String::new(),
-            more => format!(" ({} more in the compactor's log)", more - 1),
+    // What is tried again by itself is no news.
+    if let Some(first) = compaction.held_items.iter().find(|item| !item.waits) {
+        let listed = u64::try_from(compaction.held_items.len()).unwrap_or(u64::MAX);
+        let others = compaction.held_items.iter().filter(|item| !item.waits).count() - 1;
+        let more = match others {
+            0 if compaction.held <= listed => "",
+            _ => " (The compactor's log names more.)",
         };
-        let message = format!("{pod} leaves something alone until somebody acts; all else goes on.{first}{more}");
+        let message = format!(
+            "{pod} leaves something alone until somebody acts; all else goes on. {}: {}.{more}",
+            first.what,
+            short(&first.why)
+        );
         return no(Reason::BlocksHeld, message);
     }
     let Some(lease) = &compaction.lease else {
@@ -125,11 +132,6 @@ fn verdict(seen: &Seen<'_>) -> (ConditionStatus, Reason, String) {
         0 => yes(Reason::UpToDate, format!("{pod} has the lease on the bucket, and left nothing to do.")),
         _ => yes(Reason::Compacting, format!("{pod} has the lease on the bucket and is at work.")),
     }
-}
-
-/// Whether the holder is the pod that this one replaces: it has the same name, in the same cluster.
-fn own_predecessor(pod: &str, holder: &str) -> bool {
-    holder.rsplit('.').next() == Some(pod)
 }
 
 /// The same as numbers.
@@ -165,6 +167,7 @@ mod tests {
 
     const NOW: i64 = 1_795_000_000_000;
     const POD: &str = "ops-compact-0";
+    const ME: &str = "ops.monitoring.ops-compact-0";
 
     fn state(change: impl FnOnce(&mut Compaction, &mut Bucket)) -> State {
         let holder = "compact-ops.monitoring.ops-compact-0".to_owned();
@@ -181,7 +184,7 @@ mod tests {
 
     fn said(state: &State) -> (ConditionStatus, Reason, String, CompactionStatus) {
         let now = Timestamp::from_millisecond(NOW).unwrap();
-        let seen = Seen { wanted: Some("h"), part: Some((POD, state)), trouble: None, now };
+        let seen = Seen { wanted: Some("h"), identity: ME, part: Some((POD, state)), trouble: None, now };
         let mut conditions = Conditions::default();
         judge(&seen, &mut conditions);
         let status = status(&seen, &conditions, None);
@@ -220,6 +223,9 @@ mod tests {
         assert_eq!(status.holder.as_deref(), Some("compact-dr.monitoring.dr-compact-0"));
         let (.., message, _) = said(&other("compact-ops.monitoring.ops-compact-0"));
         assert!(message.contains("predecessor"), "{message}");
+        // The same names in another cluster.
+        let (.., message, _) = said(&other("compact-dr.monitoring.ops-compact-0"));
+        assert!(message.contains("compact-dr.monitoring.ops-compact-0 has the lease"), "{message}");
     }
 
     #[test]
@@ -254,11 +260,17 @@ mod tests {
 
         let held = state(|c, _| {
             c.held = 2;
-            c.held_items = vec![HeldItem { what: "01B".to_owned(), why: "its index is cut off".to_owned() }];
+            let item = |what: &str, why: &str, waits| HeldItem { what: what.to_owned(), why: why.to_owned(), waits };
+            c.held_items = vec![item("01A", "503", true), item("01B", "its index is cut off", false)];
         });
         let (_, reason, message, status) = said(&held);
         assert_eq!((reason, status.held), (Reason::BlocksHeld, 2));
-        assert!(message.contains("01B: its index is cut off. (1 more"), "{message}");
+        assert!(message.ends_with("01B: its index is cut off."), "{message}");
+        let waits = state(|c, _| {
+            c.held = 1;
+            c.held_items = vec![HeldItem { what: "01A".to_owned(), why: "503".to_owned(), waits: true }];
+        });
+        assert_eq!(said(&waits).1, Reason::UpToDate, "it is tried again");
 
         let behind = |ms| state(move |c, _| (c.todo_downsamplings, c.last_pass_ms) = (1, Some(NOW - ms)));
         assert_eq!(said(&behind(BEHIND_MS)).1, Reason::Compacting);
@@ -272,7 +284,7 @@ mod tests {
             let (is, reason, _) = verdict(seen);
             (is, reason)
         };
-        let mut seen = Seen { wanted: Some("h"), part: None, trouble: None, now };
+        let mut seen = Seen { wanted: Some("h"), identity: ME, part: None, trouble: None, now };
         assert_eq!(told(&seen), (ConditionStatus::Unknown, Reason::Pending));
         let trouble = Trouble { stalled: true, reason: Reason::CrashLooping, message: "it ends.".to_owned() };
         seen.trouble = Some(&trouble);

@@ -67,7 +67,7 @@ async fn what_the_compactor_says_is_told() {
     let stopped = Some("block 01A was compacted by another program".to_owned());
     says(Compaction { deletions_stopped: stopped, ..at_work(true, own) }).await;
     bench.condition(OPS, "CompactionHealthy", "False", "ForeignCompactor").await;
-    let item = HeldItem { what: "01B".to_owned(), why: "its index is cut off".to_owned() };
+    let item = HeldItem { what: "01B".to_owned(), why: "its index is cut off".to_owned(), waits: false };
     says(Compaction { held: 1, held_items: vec![item], ..at_work(true, own) }).await;
     let message = bench.condition(OPS, "CompactionHealthy", "False", "BlocksHeld").await;
     assert!(message.contains("01B: its index is cut off"), "{message}");

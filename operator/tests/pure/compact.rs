@@ -97,7 +97,7 @@ fn what_can_be_set() {
     assert_eq!((flags.retention_raw.0, flags.retention_5m.0, flags.retention_1h.0), (days(90), days(365), days(3650)));
     assert_eq!((flags.compact_concurrency, flags.downsample_concurrency), (3, 3));
     assert_eq!((flags.consistency_delay.0, flags.delete_delay.0, flags.wait_interval.0), (0, 43_200_000, 60_000));
-    assert!(flags.vertical.0 && flags.replica_labels == ["replica"]);
+    assert!(flags.vertical.0 && flags.replica_labels == ["replica"] && flags.dedup_func == "penalty");
 
     // The volume can't be changed in place; what to do is said, and nothing is rolled.
     carried_out(&mut observed, &all).expect("carried out");

@@ -20,7 +20,7 @@ fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
 }
 
 /// A block of eight series, in four chunks each.
-fn block(bucket: &Path, id: &str) {
+pub(super) fn block(bucket: &Path, id: &str) {
     let rest = format!(
         r#""compaction":{{"level":1,"sources":["{id}"]}},"thanos":{{"labels":{{"cluster":"prod","replica":"a"}},
         "downsample":{{"resolution":0}},"source":"sidecar"}}"#
@@ -124,6 +124,11 @@ fn replicate_copies_what_thanos_copies_and_only_once() {
     std::fs::write(to.path().join(whole).join("index"), "cut").unwrap();
     good(from.path(), &["replicate", "--single-run", &target, &format!("--id={whole}")]);
     assert_eq!(samples(&to.path().join(whole)), samples(&from.path().join(whole)));
+    // One without an index is none: nothing of it becomes visible over there.
+    std::fs::remove_file(from.path().join(B).join("index")).unwrap();
+    let broken = ours(from.path(), &["replicate", &target, &only_b]);
+    assert!(!broken.good && broken.err.contains(B) && broken.err.contains("no index"), "{}", broken.err);
+    assert!(!to.path().join(B).join("meta.json").exists());
     let absent = ours(from.path(), &["replicate", &target, "--id=01ARZ3NDEKTSV4RRFFQ69G5FAZ"]);
     assert!(!absent.good && absent.err.contains("there is no block"), "{}", absent.err);
     let nowhere = ours(from.path(), &["replicate", "--single-run"]);
@@ -242,6 +247,12 @@ fn rewrite_refuses_what_makes_no_sense() {
         let done = ours(bucket.path(), &args);
         assert!(!done.good && done.err.contains(says), "{args:?}: {}", done.err);
     }
+    // What is marked for deletion lives on elsewhere.
+    let mark = bucket.path().join(A).join("deletion-mark.json");
+    std::fs::write(&mark, "{}").unwrap();
+    let marked = ours(bucket.path(), &["rewrite", &id, all, "--no-dry-run"]);
+    assert!(!marked.good && marked.err.contains("marked for deletion"), "{}", marked.err);
+    std::fs::remove_file(&mark).unwrap();
     // Of nothing there is no block, and the old one goes only when that is asked for.
     let none = ours(bucket.path(), &["rewrite", &id, all, "--no-dry-run"]);
     assert!(none.good && none.err.contains("no series is left"), "{}", none.err);
