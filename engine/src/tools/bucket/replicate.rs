@@ -2,6 +2,7 @@
 
 use super::{Objstore, Screen, download};
 use crate::server::point::Point;
+use anyhow::Context as _;
 use args::Millis;
 use bucket::fetch::Fetcher;
 use bucket::{Bucket, block};
@@ -163,8 +164,9 @@ async fn once(
     screen: &mut Screen<'_>,
 ) -> anyhow::Result<()> {
     let view = fetcher.sync().await?;
-    for id in choice.ids.iter().filter(|id| !view.blocks.contains_key(id)) {
-        anyhow::bail!("there is no block {id} in {}", from.name());
+    for id in &choice.ids {
+        let Some(block) = view.blocks.get(id) else { anyhow::bail!("there is no block {id} in {}", from.name()) };
+        anyhow::ensure!(!block.meta.labels().is_empty(), "block {id} has no external labels: such are not copied");
     }
     let mut chosen: Vec<Arc<BlockMeta>> = view
         .blocks
@@ -207,6 +209,8 @@ async fn one(from: &Bucket, to: &Bucket, id: BlockId) -> anyhow::Result<Option<u
             objects.push((object.path.clone(), object.size));
         }
     }
+    let parsed = BlockMeta::read(&path, &meta)?;
+    whole(&parsed, &objects).with_context(|| format!("block {id} is not whole in {}", from.name()))?;
     // Segments, then the index, then meta.json, so that a block that is visible is whole.
     objects.sort_by_key(|(path, _)| (path.ends_with(block::INDEX), path.clone()));
     let mut copied = 1;
@@ -223,8 +227,33 @@ async fn one(from: &Bucket, to: &Bucket, id: BlockId) -> anyhow::Result<Option<u
         to.upload_file(path, &RealDisk, &target).await?;
         copied += 1;
     }
+    // One that is being deleted loses its meta.json first.
+    anyhow::ensure!(from.exists(&path).await?, "block {id} was deleted in {} while it was copied", from.name());
     to.put(&path, meta).await?;
     Ok(Some(copied))
+}
+
+/// Whether all is there that a block's meta.json tells of, and what every block has.
+fn whole(meta: &BlockMeta, objects: &[(String, u64)]) -> anyhow::Result<()> {
+    let size = |relative: &str| {
+        let path = block::object(meta.id, relative);
+        objects.iter().find(|(found, _)| *found == path).map(|(_, size)| *size)
+    };
+    anyhow::ensure!(size(block::INDEX).is_some(), "there is no index");
+    let thanos = meta.thanos.as_ref();
+    for file in thanos.into_iter().flat_map(|t| &t.files).filter(|file| file.rel_path != block::META) {
+        let found = size(&file.rel_path).with_context(|| format!("there is no {}", file.rel_path))?;
+        anyhow::ensure!(
+            file.size_bytes == 0 || file.size_bytes == found,
+            "{} has {found} bytes, meta.json says {}",
+            file.rel_path,
+            file.size_bytes
+        );
+    }
+    for segment in thanos.into_iter().flat_map(|t| &t.segment_files) {
+        size(&format!("chunks/{segment}")).with_context(|| format!("there is no chunks/{segment}"))?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

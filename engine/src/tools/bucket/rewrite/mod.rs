@@ -12,6 +12,7 @@ use change::{Change, Deletion};
 use model::BlockId;
 use model::world::World;
 use relabel::Relabel;
+use std::io::BufRead as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tsdb::BlockMeta;
@@ -104,11 +105,19 @@ pub(super) async fn run(args: &Args, objstore: &Objstore, world: World, screen: 
     for id in &args.ids {
         let meta = block::object(*id, block::META);
         anyhow::ensure!(bucket.exists(&meta).await?, "there is no block {id} in {}", bucket.name());
+        anyhow::ensure!(
+            !marked(&bucket, *id).await?,
+            "block {id} is marked for deletion: its data is in another block, which is the one to rewrite"
+        );
     }
     for id in &args.ids {
         one(args, &bucket, *id, &change, screen).await.with_context(|| format!("block {id}"))?;
     }
     Ok(())
+}
+
+async fn marked(bucket: &Bucket, id: BlockId) -> anyhow::Result<bool> {
+    Ok(bucket.exists(&block::object(id, block::DELETION_MARK)).await?)
 }
 
 async fn one(
@@ -149,15 +158,18 @@ async fn one(
         screen.note(&line);
     }
     let made = work.await??;
-    let changes = std::fs::read(&log)?;
-    screen.out.write_all(&changes)?;
-    let lines = changes.iter().filter(|byte| **byte == b'\n').count();
+    let lines = told(&log, screen)?;
     if args.dry_run {
         screen.note(&format!("{id}: {lines} changes, and nothing was written; --no-dry-run makes the new block"));
         return Ok(());
     }
     match made {
         Some(written) => {
+            let there = bucket.exists(&block::object(id, block::META)).await?;
+            anyhow::ensure!(
+                there && !marked(bucket, id).await?,
+                "it was compacted or deleted meanwhile: stop the compactor, and rewrite the block that has its data now"
+            );
             let meta = send(bucket, &written, args, &log).await?;
             screen.note(&format!("{id}: {lines} changes; the new block is {}", meta.id));
         }
@@ -171,6 +183,16 @@ async fn one(
         screen.note(&format!("{id}: stays; mark it with --delete-blocks or `tools bucket mark`, else both are served"));
     }
     Ok(())
+}
+
+/// Prints the list of changes; how many there are.
+fn told(log: &Path, screen: &mut Screen<'_>) -> anyhow::Result<u64> {
+    let mut lines = 0;
+    for line in std::io::BufReader::new(std::fs::File::open(log)?).lines() {
+        writeln!(screen.out, "{}", line?)?;
+        lines += 1;
+    }
+    Ok(lines)
 }
 
 /// Makes the new block, if there is a place for it, and the list of changes. Blocks.
