@@ -67,25 +67,38 @@ pub fn meta(n: usize, replica: &str, min: i64, max: i64) -> anyhow::Result<Block
 /// # Errors
 /// When the disk refuses.
 pub fn write(parent: &Path, meta: BlockMeta, shape: Shape) -> anyhow::Result<()> {
+    write_where(parent, meta, shape, 0, |_| true)
+}
+
+/// The same, so many ms later, and without the samples (by number) that are not to be kept.
+///
+/// # Errors
+/// When the disk refuses.
+pub fn write_where(
+    parent: &Path,
+    meta: BlockMeta,
+    shape: Shape,
+    late_ms: i64,
+    keep: impl Fn(usize) -> bool,
+) -> anyhow::Result<()> {
     let mut all: Vec<Labels> = (0..shape.series).map(labels).collect();
     all.sort();
-    let begin = meta.min_time;
+    let begin = meta.min_time + late_ms;
     let mut writer = Writer::create(&RealDisk, parent, meta)?;
     let mut symbols: Vec<&str> = all.iter().flat_map(|l| l.iter().flat_map(|(n, v)| [n, v])).collect();
     symbols.sort_unstable();
     symbols.dedup();
     symbols.iter().try_for_each(|symbol| writer.add_symbol(symbol))?;
     let mut chunks: Vec<(i64, i64, Bytes)> = Vec::new();
-    let mut at = 0;
-    while at < shape.samples {
-        let end = (at + CHUNK).min(shape.samples);
+    let kept: Vec<usize> = (0..shape.samples).filter(|n| keep(*n)).collect();
+    for run in kept.chunks(CHUNK) {
         let mut encoder = XorEncoder::default();
-        for n in at..end {
+        for n in run {
             // A little noise, so that a chunk is as long as real ones.
-            encoder.append(begin + n as i64 * shape.step, (n * 37 % 1000) as f64 / 8.0 + n as f64)?;
+            encoder.append(begin + *n as i64 * shape.step, (n * 37 % 1000) as f64 / 8.0 + *n as f64)?;
         }
-        chunks.push((begin + at as i64 * shape.step, begin + (end - 1) as i64 * shape.step, encoder.bytes()));
-        at = end;
+        let (min, max) = encoder.range();
+        chunks.push((min, max, encoder.bytes()));
     }
     let new: Vec<NewChunk<'_>> = chunks
         .iter()

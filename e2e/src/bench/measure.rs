@@ -107,6 +107,68 @@ pub(crate) fn peak_mib(pid: u32) -> anyhow::Result<f64> {
     Ok(kib / 1024.0)
 }
 
+/// What a program spent from its start to its end.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Spent {
+    /// User and system time of all its threads, seconds.
+    pub(super) cpu_s: f64,
+    /// From start to end, seconds.
+    pub(super) wall_s: f64,
+    /// Highest resident memory, files that are mapped included, MiB.
+    pub(super) peak_mib: f64,
+    /// Highest resident memory of its own, MiB, looked at every five milliseconds.
+    pub(super) anon_mib: f64,
+}
+
+/// Runs a program, with its output in a file, to its end, or until `done` says that it may be ended.
+///
+/// # Errors
+/// When it can't be started, or ends with an error.
+#[allow(clippy::disallowed_methods, reason = "a benchmark measures real time")]
+pub(super) fn spend(
+    command: &mut std::process::Command,
+    log: &std::path::Path,
+    done: impl Fn() -> anyhow::Result<bool>,
+) -> anyhow::Result<Spent> {
+    let out = std::fs::File::create(log)?;
+    let start = std::time::Instant::now();
+    let mut child = command.stdin(std::process::Stdio::null()).stderr(out.try_clone()?).stdout(out).spawn()?;
+    let mut spent = Spent::default();
+    let mut asked = start;
+    let ended = loop {
+        // A process that has just ended has nothing to tell any more: what it told last counts.
+        if let Ok(cpu) = cpu_s(child.id()) {
+            spent.cpu_s = cpu.max(spent.cpu_s);
+        }
+        let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
+        let mib = |field: &str| {
+            let line = status.lines().find(|line| line.starts_with(field))?;
+            Some(line.split_whitespace().nth(1)?.parse::<f64>().ok()? / 1024.0)
+        };
+        spent.peak_mib = spent.peak_mib.max(mib("VmHWM:").unwrap_or(0.0));
+        spent.anon_mib = spent.anon_mib.max(mib("RssAnon:").unwrap_or(0.0));
+        if let Some(ended) = child.try_wait()? {
+            break Some(ended);
+        }
+        if asked.elapsed() > Duration::from_millis(200) {
+            asked = std::time::Instant::now();
+            if done()? {
+                break None;
+            }
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    };
+    spent.wall_s = start.elapsed().as_secs_f64();
+    match ended {
+        Some(ended) => anyhow::ensure!(ended.success(), "it ended with {ended}"),
+        None => {
+            testkit::process::signal(child.id(), "TERM")?;
+            child.wait()?;
+        }
+    }
+    Ok(spent)
+}
+
 #[allow(clippy::disallowed_methods, reason = "a benchmark measures real time")]
 pub(super) fn timed<T>(f: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<f64> {
     let start = std::time::Instant::now();

@@ -1,5 +1,6 @@
 //! `make bench`: ours beside the peer, on the same data, in one run; medians and ratios.
 
+mod compaction;
 mod data;
 mod dedup;
 mod downsampled;
@@ -38,6 +39,11 @@ const ROWS: &[Row] = &[
     ("hung", fanout::hung),
     ("dedup", dedup::run),
     ("downsampled", downsampled::run),
+    ("compact", compaction::disjoint),
+    ("compact-dedup", compaction::replicas),
+    ("downsample", compaction::downsampling),
+    ("compact-histograms", compaction::histograms),
+    ("compact-million", compaction::million),
 ];
 
 /// Runs the benchmarks with the given `panoptes` binary, all or those named, and prints the tables for `docs/benchmarks.md`.

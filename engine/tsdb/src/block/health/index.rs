@@ -193,7 +193,7 @@ fn check_times(entry: &Series, labels: &Labels, meta: Option<&BlockMeta>, at: u6
         if c.min_time == c.max_time {
             report.stats.single_sample_chunks += 1;
         }
-        let range = format!("a chunk from {} to {} ms", c.min_time, c.max_time);
+        let range = || format!("a chunk from {} to {} ms", c.min_time, c.max_time);
         if let Some(m) = meta
             && (c.min_time < m.min_time || c.max_time > m.max_time)
         {
@@ -207,11 +207,11 @@ fn check_times(entry: &Series, labels: &Labels, meta: Option<&BlockMeta>, at: u6
             } else {
                 Kind::ChunkOutside
             };
-            let what = format!("{range}, the block from {} to {}", m.min_time, m.max_time);
+            let what = format!("{}, the block from {} to {}", range(), m.min_time, m.max_time);
             report.add(problem(kind, "series", at, Some(labels), what));
         }
         if let Some(p) = previous.filter(|p| c.min_time <= p.max_time) {
-            let what = format!("{range} after one from {} to {}", p.min_time, p.max_time);
+            let what = format!("{} after one from {} to {}", range(), p.min_time, p.max_time);
             if (p.min_time, p.max_time) == (c.min_time, c.max_time) {
                 report.stats.duplicated_chunks += 1;
                 report.add(problem(Kind::ChunkDuplicate, "series", at, Some(labels), what));
