@@ -1,5 +1,5 @@
 //! T16: data of an hour is made of 5-minute data that spans 10 days, and of nothing shorter; long ranges that are read from it are as
-//! those from raw data; and without a word in the spec it is kept the longest.
+//! those from raw data; and without a word in the spec all is kept.
 
 use serde_json::json;
 

@@ -179,12 +179,12 @@ pub struct Retention {
     /// Bytes that a Prometheus server may fill. Default: 85 % of its volume.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub local_size: Option<Quantity>,
-    /// Raw data in the bucket; 0: for ever. At least 40h, since coarser copies are made of blocks of two days. Default: 30d, and
-    /// without downsampling for ever. The compactor keeps it to this.
+    /// Raw data in the bucket; 0, the default: for ever. At least 40h, since coarser copies are made of blocks of two days. The
+    /// compactor deletes what is older, once it has a coarser copy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "optional_duration_schema")]
     pub raw: Option<String>,
-    /// Data of 5 minutes in the bucket; 0: for ever. At least 10d, and better 21d. Default: 180d.
+    /// Data of 5 minutes in the bucket; 0, the default: for ever. At least 10d, and better 21d.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "optional_duration_schema")]
     pub five_minutes: Option<String>,

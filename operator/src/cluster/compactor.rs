@@ -8,6 +8,8 @@ use crate::observe::Observed;
 use super::problem::Problem;
 use super::volume::{self, Volume};
 
+/// How long data is kept where the spec says nothing.
+const FOR_EVER: &str = "0";
 const HOUR: i64 = 3_600_000;
 const DAY: i64 = 24 * HOUR;
 /// Raw blocks are downsampled from this width on, as in Thanos.
@@ -51,10 +53,11 @@ pub(super) fn check(
         })
     };
     let kept = &spec.retention;
-    let raw = kept.raw.as_deref().unwrap_or(if compactor.downsampling { "30d" } else { "0" });
-    let raw_ms = millis("spec.retention.raw", raw);
-    let five_minutes_ms = millis("spec.retention.fiveMinutes", kept.five_minutes.as_deref().unwrap_or("180d"));
-    let one_hour_ms = millis("spec.retention.oneHour", kept.one_hour.as_deref().unwrap_or("0"));
+    // Nothing is deleted that nobody asked to be: a bucket may be older than this object.
+    let mut keep = |field: &str, own: &Option<String>| millis(field, own.as_deref().unwrap_or(FOR_EVER));
+    let raw_ms = keep("spec.retention.raw", &kept.raw);
+    let five_minutes_ms = keep("spec.retention.fiveMinutes", &kept.five_minutes);
+    let one_hour_ms = keep("spec.retention.oneHour", &kept.one_hour);
     let consistency_delay_ms = millis("spec.compactor.consistencyDelay", &compactor.consistency_delay);
     let delete_delay_ms = millis("spec.compactor.deleteDelay", &compactor.delete_delay);
     let mut valid =
@@ -95,7 +98,7 @@ fn wanted(spec: &MonitoringClusterSpec) -> Volume {
 /// What is kept must live long enough to be downsampled, and the coarsest the longest.
 fn retention(spec: &MonitoringClusterSpec, valid: &ValidCompactor, problems: &mut Vec<Problem>) {
     let ValidCompactor { raw_ms: raw, five_minutes_ms: five_minutes, one_hour_ms: one_hour, .. } = *valid;
-    let text = |own: &Option<String>, default: &str| own.clone().unwrap_or_else(|| default.to_owned());
+    let text = |own: &Option<String>| own.clone().unwrap_or_else(|| FOR_EVER.to_owned());
     if !spec.compactor.downsampling {
         if spec.retention.five_minutes.is_some() || spec.retention.one_hour.is_some() {
             problems.push(Problem::warning(
@@ -108,7 +111,7 @@ fn retention(spec: &MonitoringClusterSpec, valid: &ValidCompactor, problems: &mu
                 "spec.retention.raw",
                 format!(
                     "Downsampling is off: data older than retention.raw ({}) is deleted and no coarser copy of it is left.",
-                    text(&spec.retention.raw, "30d")
+                    text(&spec.retention.raw)
                 ),
             ));
         }
@@ -133,23 +136,21 @@ fn retention(spec: &MonitoringClusterSpec, valid: &ValidCompactor, problems: &mu
             format!(
                 "retention.fiveMinutes ({}) ends before blocks of two weeks are made, so data of an hour is made of small \
                  blocks at the last moment. Keep it at least 21d.",
-                text(&spec.retention.five_minutes, "180d")
+                text(&spec.retention.five_minutes)
             ),
         ));
     }
     let shorter = |coarse: i64, fine: i64| coarse > 0 && (fine == 0 || coarse < fine);
     let own = &spec.retention.one_hour;
-    let finer = [
-        ("fiveMinutes", five_minutes, text(&spec.retention.five_minutes, "180d")),
-        ("raw", raw, text(&spec.retention.raw, "30d")),
-    ];
+    let finer =
+        [("fiveMinutes", five_minutes, text(&spec.retention.five_minutes)), ("raw", raw, text(&spec.retention.raw))];
     if let Some((field, _, fine)) = finer.into_iter().find(|(_, fine, _)| shorter(one_hour, *fine)) {
         problems.push(Problem::warning(
             "spec.retention.oneHour",
             format!(
                 "retention.oneHour ({}) is shorter than retention.{field} ({}): the coarsest copy goes first, so long ranges gain \
                  nothing. Keep it longest; 0 is for ever.",
-                text(own, "0"),
+                text(own),
                 if fine == "0" { "for ever".to_owned() } else { fine }
             ),
         ));

@@ -58,7 +58,7 @@ fn what_it_is_made_of() {
     let flags = flags(&all);
     let days = |n: i64| n * 86_400_000;
     assert_eq!(flags.objstore_config_file, "/etc/panoptes/objstore/objstore.yml");
-    assert_eq!((flags.retention_raw.0, flags.retention_5m.0, flags.retention_1h.0), (days(30), days(180), 0));
+    assert_eq!((flags.retention_raw.0, flags.retention_5m.0, flags.retention_1h.0), (0, 0, 0), "nothing goes unasked");
     assert!(flags.wait.0 && !flags.downsampling_disable.0 && !flags.vertical.0);
     assert_eq!((flags.consistency_delay.0, flags.delete_delay.0), (1_800_000, days(2)));
     // Small enough for one machine: no claim.
@@ -113,7 +113,7 @@ fn without_downsampling_nothing_goes_unasked() {
     let all = objects(&valid_in(&with(json!({"downsampling": false}))));
     let off = flags(&all);
     assert!(off.downsampling_disable.0);
-    assert_eq!(off.retention_raw.0, 0, "the default would delete the only copy");
+    assert_eq!(off.retention_raw.0, 0, "nothing goes unasked");
     let asked = spec(json!({"compactor": {"downsampling": false}, "retention": {"raw": "1d"}}));
     let (reason, message) = said_under(&asked, Warning);
     assert_eq!(reason, Reason::RiskySettings);

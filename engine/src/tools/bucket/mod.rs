@@ -11,6 +11,7 @@ mod replicate;
 mod rewrite;
 mod table;
 mod template;
+mod upkeep;
 mod verify;
 mod web;
 
@@ -67,6 +68,12 @@ enum Tool {
     Verify(verify::Args),
     /// Mark blocks for deletion, or as not to be compacted or downsampled; or take such a mark away.
     Mark(mark::Args),
+    /// Make the coarser copies (5m, 1h) that are due, as a compactor would.
+    Downsample(upkeep::Downsample),
+    /// Mark for deletion what is older than it is kept, once. What has no coarser copy yet gets one first.
+    Retention(upkeep::Keep),
+    /// Delete what is marked for deletion for long enough, and what uploads left that broke off, once.
+    Cleanup(upkeep::Cleanup),
     /// Copy blocks into another bucket, again and again or once. What is there already is not copied again.
     Replicate(replicate::Args),
     /// Make a new block of one, without some of its series or samples, or with other labels. Only shows what would change, unless
@@ -103,6 +110,9 @@ pub(super) async fn run(args: Args, world: World, stop: CancellationToken) -> an
             Tool::Inspect(a) => inspect::run(a, &args.objstore, world, &mut screen).await,
             Tool::Verify(a) => verify::run(a, &args.objstore, world, &mut screen).await,
             Tool::Mark(a) => mark::run(a, &args.objstore, world, &mut screen).await,
+            Tool::Downsample(a) => upkeep::downsample(a, &args.objstore, world, &mut screen).await,
+            Tool::Retention(a) => upkeep::retention(a, &args.objstore, world, &mut screen).await,
+            Tool::Cleanup(a) => upkeep::cleanup(a, &args.objstore, world, &mut screen).await,
             Tool::Replicate(a) => replicate::run(a, &args.objstore, world, &mut screen).await,
             Tool::Rewrite(a) => rewrite::run(a, &args.objstore, world, &mut screen).await,
             Tool::Web(a) => web::run(a, &args.objstore, world, &mut screen).await,

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod copies;
+mod upkeep;
 
 use model::Labels;
 use std::path::Path;
