@@ -123,10 +123,12 @@ pub(super) async fn retention(
             ..args.common.settings()
         },
         // Nothing goes before it has a coarser copy, where one is wanted.
-        wanted: |item: &Item| match (&item.action, &item.why) {
-            (Action::MarkForDeletion(_), Why::Retention { .. }) => true,
-            (Action::Downsample(..), Why::BeforeRetention { .. }) => true,
-            _ => false,
+        wanted: |item: &Item| {
+            matches!(
+                (&item.action, &item.why),
+                (Action::MarkForDeletion(_), Why::Retention { .. })
+                    | (Action::Downsample(..), Why::BeforeRetention { .. })
+            )
         },
         dir: scratch.0.clone(),
         at_once: 1,
@@ -144,9 +146,11 @@ pub(super) async fn cleanup(
     let scratch = Scratch::new(&world, "panoptes-cleanup")?;
     let what = Once {
         settings: args.common.settings(),
-        wanted: |item: &Item| match (&item.action, &item.why) {
-            (Action::Delete(_), _) | (Action::MarkForDeletion(_), Why::Superseded { .. }) => true,
-            _ => false,
+        wanted: |item: &Item| {
+            matches!(
+                (&item.action, &item.why),
+                (Action::Delete(_), _) | (Action::MarkForDeletion(_), Why::Superseded { .. })
+            )
         },
         dir: scratch.0.clone(),
         at_once: 1,

@@ -13,10 +13,12 @@ use tsdb::meta::BlockMeta;
 use tsdb::segment::NewChunk;
 use tsdb::series::Blocks;
 
-/// Files below a folder, by relative names.
-fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
+/// Files below a folder, by relative names, without the lock that we keep in a folder that is a bucket, and without tombstones, which
+/// Thanos leaves behind: what was deleted then comes back.
+fn files(dir: &Path) -> BTreeMap<String, String> {
     let relative = |name: String| Path::new(&name).strip_prefix(dir).unwrap().to_string_lossy().into_owned();
-    tree(dir).into_iter().map(|(name, bytes)| (relative(name), bytes)).collect()
+    let all = tree(dir).into_iter().map(|(name, bytes)| (relative(name), String::from_utf8_lossy(&bytes).into_owned()));
+    all.filter(|(name, _)| !name.starts_with('.') && !name.ends_with("/tombstones")).collect()
 }
 
 /// A block of eight series, in four chunks each.
