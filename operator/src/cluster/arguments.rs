@@ -86,6 +86,7 @@ const COMPACT: &[&str] = &[
     "retention.resolution-raw",
     "retention.resolution-5m",
     "retention.resolution-1h",
+    "retention.external-label",
     "downsampling.disable",
     "downsample.concurrency",
     "compact.concurrency",

@@ -105,6 +105,10 @@ fn flags(cluster: &ValidCluster, valid: &ValidCompactor) -> CompactArgs {
         "penalty".clone_into(&mut flags.dedup_func);
         flags.replica_labels = vec![cluster.spec.replica_label.clone()];
     }
+    if [valid.raw_ms, valid.five_minutes_ms, valid.one_hour_ms].iter().any(|kept| *kept > 0) {
+        // Whoever holds the lease of a shared bucket: what it keeps says nothing about the data of other clusters.
+        flags.retention_labels = vec![format!("{}={}", cluster.spec.cluster_label, cluster.spec.cluster_name)];
+    }
     flags.server.log_level = prometheus::log_level(spec.log_level);
     flags
 }

@@ -59,6 +59,7 @@ fn what_it_is_made_of() {
     let days = |n: i64| n * 86_400_000;
     assert_eq!(flags.objstore_config_file, "/etc/panoptes/objstore/objstore.yml");
     assert_eq!((flags.retention_raw.0, flags.retention_5m.0, flags.retention_1h.0), (0, 0, 0), "nothing goes unasked");
+    assert!(flags.retention_labels.is_empty());
     assert!(flags.wait.0 && !flags.downsampling_disable.0 && !flags.vertical.0);
     assert_eq!((flags.consistency_delay.0, flags.delete_delay.0), (1_800_000, days(2)));
     // Small enough for one machine: no claim.
@@ -95,6 +96,7 @@ fn what_can_be_set() {
     let flags = flags(&all);
     let days = |n: i64| n * 86_400_000;
     assert_eq!((flags.retention_raw.0, flags.retention_5m.0, flags.retention_1h.0), (days(90), days(365), days(3650)));
+    assert_eq!(flags.retention_labels, ["cluster=ops"], "other clusters' blocks are theirs");
     assert_eq!((flags.compact_concurrency, flags.downsample_concurrency), (3, 3));
     assert_eq!((flags.consistency_delay.0, flags.delete_delay.0, flags.wait_interval.0), (0, 43_200_000, 60_000));
     assert!(flags.vertical.0 && flags.replica_labels == ["replica"] && flags.dedup_func == "penalty");
