@@ -294,6 +294,7 @@ mod tests {
     }
 
     #[test]
+    #[allow(clippy::disallowed_methods, reason = "the helper is a thread of its own")]
     fn helpers_are_free_while_a_source_is_silent() {
         let options = EngineOptions { helpers: Helpers::new(1), ..EngineOptions::default() };
         let times = Times::Range { start: 0, end: 100_000, step: 100 };
