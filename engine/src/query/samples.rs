@@ -5,7 +5,7 @@ use super::dedup::{Dedup, Replica};
 use super::downsampled::{self, View};
 use super::flow::{Held, Opened, Reader};
 use super::pairwise::{Chain, Penalty};
-use super::series::{Chunk, Series, split_by_overlap, split_replicas};
+use super::series::{Chunk, Series, Slot, split_by_overlap, split_replicas};
 use super::warning::Warning;
 use args::DedupFunc;
 use model::sample::{Sample, Value};
@@ -140,6 +140,10 @@ impl Encoded for Own {
     fn samples(&self) -> Option<u64> {
         One { series: &self.held.series, reading: self.reading }.samples()
     }
+
+    fn words(&self) -> u64 {
+        One { series: &self.held.series, reading: self.reading }.words()
+    }
 }
 
 struct Set<'a> {
@@ -163,6 +167,13 @@ struct One<'s> {
     reading: Reading,
 }
 
+impl One<'_> {
+    fn wanted(&self) -> impl Iterator<Item = &Chunk> + Clone {
+        let Reading { mint, maxt, .. } = self.reading;
+        self.series.chunks.iter().filter(move |c| c.max_time >= mint && c.min_time <= maxt)
+    }
+}
+
 impl Encoded for One<'_> {
     fn decode(&self, out: &mut Samples) -> Result<(), QueryError> {
         read(self.series, self.reading, out)
@@ -170,8 +181,7 @@ impl Encoded for One<'_> {
     }
 
     fn samples(&self) -> Option<u64> {
-        let Reading { mint, maxt, .. } = self.reading;
-        let wanted = self.series.chunks.iter().filter(|c| c.max_time >= mint && c.min_time <= maxt);
+        let wanted = self.wanted();
         if wanted.clone().any(|c| c.aggregates.is_some()) {
             // A window may become many.
             return None;
@@ -180,6 +190,11 @@ impl Encoded for One<'_> {
             c.raw.as_ref().and_then(|raw| chunk::announced_samples(Encoding::from_store_api(raw.encoding), &raw.data))
         };
         Some(wanted.filter_map(announced).map(u64::from).sum())
+    }
+
+    fn words(&self) -> u64 {
+        let announced = |s: &Slot| chunk::announced_words(Encoding::from_store_api(s.encoding), &s.data);
+        self.wanted().flat_map(Chunk::slots).map(announced).fold(0, u64::saturating_add)
     }
 }
 
@@ -402,10 +417,10 @@ impl Replica for Chunks {
 
 #[cfg(test)]
 mod tests {
-    use super::super::series::Slot;
     use super::*;
     use model::Labels;
-    use tsdb::chunk::XorEncoder;
+    use model::histogram::{FloatHistogram, Span};
+    use tsdb::chunk::{HistogramEncoder, XorEncoder};
 
     fn encoded(source: u32, samples: &[(i64, f64)]) -> Chunk {
         let mut e = XorEncoder::default();
@@ -473,19 +488,48 @@ mod tests {
         assert_eq!(times(chunks, 300, 340), [300, 315, 330]);
     }
 
-    #[test]
-    fn a_broken_chunk_is_an_error_that_names_the_series() {
-        let mut c = encoded(0, &every15(0, 10));
-        c.raw.as_mut().unwrap().data.truncate(9);
-        let labels = Labels::from_pairs([("a", "b")]);
-        let selected = vec![Input::Whole(Selected(Arc::new(vec![Series { labels, chunks: vec![c] }])))];
-        let set = Inputs {
-            selected,
+    /// One series, whole.
+    fn inputs(labels: Labels, chunks: Vec<Chunk>) -> Inputs {
+        Inputs {
+            selected: vec![Input::Whole(Selected(Arc::new(vec![Series { labels, chunks }])))],
             dedup: DedupFunc::Fill,
             stop: Stop::new(),
             again: Box::new(|_| None),
             anew: Mutex::default(),
+        }
+    }
+
+    /// A chunk of 230 KB whose histograms would take 200 MB: a bucket that does not change is a bit in it.
+    #[test]
+    fn what_histograms_will_take_is_known_before_they_are_decoded() {
+        let h = FloatHistogram {
+            positive_spans: vec![Span { offset: 0, length: 1_000 }],
+            positive_buckets: vec![1.0; 1_000],
+            count: 1_000.0,
+            ..FloatHistogram::default()
         };
+        let mut e = HistogramEncoder::new(false, 0, 0, &h, None).unwrap();
+        (1..25_000).for_each(|i| drop(e.append(0, i, &h).unwrap()));
+        let raw = Some(Slot { encoding: 2, data: e.bytes(), hash: 0 });
+        let all = Chunk { min_time: 0, max_time: 25_000, raw, aggregates: None, source: 0 };
+        let one = encoded(1, &every15(0, 10));
+        // As they lie in one store, beside floats of another, and twice.
+        let request = SelectRequest { id: 0, matchers: vec![], mint: 0, maxt: 20_000, hints: Default::default() };
+        for (times, chunks) in
+            [(1, vec![all.clone()]), (1, vec![all.clone(), one]), (2, vec![all.clone(), Chunk { source: 1, ..all }])]
+        {
+            let inputs = inputs(Labels::empty(), chunks);
+            let entry = inputs.select(&request).unwrap().next_series().unwrap().unwrap();
+            // A span, its buckets, as often as there are histograms.
+            assert_eq!(entry.data.words(), times * 25_000 * 1_001);
+        }
+    }
+
+    #[test]
+    fn a_broken_chunk_is_an_error_that_names_the_series() {
+        let mut c = encoded(0, &every15(0, 10));
+        c.raw.as_mut().unwrap().data.truncate(9);
+        let set = inputs(Labels::from_pairs([("a", "b")]), vec![c]);
         let request = SelectRequest { id: 0, matchers: vec![], mint: 0, maxt: 1000, hints: Default::default() };
         let mut set = set.select(&request).unwrap();
         let entry = set.next_series().unwrap().unwrap();

@@ -66,13 +66,16 @@ pub struct Chunk {
 }
 
 impl Chunk {
+    /// What lies in it.
+    pub fn slots(&self) -> impl Iterator<Item = &Slot> {
+        let a = self.aggregates.as_deref();
+        let aggregates = a.into_iter().flat_map(|a| [&a.count, &a.sum, &a.min, &a.max, &a.counter]);
+        std::iter::once(&self.raw).chain(aggregates).flatten()
+    }
+
     fn cost(&self) -> usize {
-        let slot = |s: &Option<Slot>| s.as_ref().map_or(0, |s| s.data.len());
-        size_of::<Self>()
-            + slot(&self.raw)
-            + self.aggregates.as_ref().map_or(0, |a| {
-                size_of::<Aggregates>() + slot(&a.count) + slot(&a.sum) + slot(&a.min) + slot(&a.max) + slot(&a.counter)
-            })
+        let aggregates = if self.aggregates.is_some() { size_of::<Aggregates>() } else { 0 };
+        size_of::<Self>() + aggregates + self.slots().map(|s| s.data.len()).sum::<usize>()
     }
 
     /// Equal keys mean equal content: what the merge drops duplicates by.

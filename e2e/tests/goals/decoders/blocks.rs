@@ -9,7 +9,7 @@ use model::histogram::rows::Table;
 use model::histogram::{FloatHistogram, Span};
 use std::path::Path;
 use testkit::goal::Rng;
-use tsdb::chunk::{Columns, Encoding, HistogramEncoder, check, floats, histograms};
+use tsdb::chunk::{Columns, Encoding, HistogramEncoder, announced_words, check, floats, histograms};
 use tsdb::header;
 use tsdb::index::{self, Reader, Series};
 use tsdb::marks::{DeletionMark, Mark as _, NoCompactMark, NoDownsampleMark};
@@ -71,6 +71,7 @@ const ID: &str = "01ARZ3NDEKTSV4RRFFQ69G5FAV";
 fn chunk(encoding: Encoding, bytes: &[u8]) -> Result<(), String> {
     let mut columns = Columns::default();
     let fast = floats(encoding, bytes, &mut columns).map_err(|e| e.to_string());
+    std::hint::black_box(announced_words(encoding, bytes));
     let rows = histograms(encoding, bytes, &mut Table::default(), |_| true).map_err(|e| e.to_string());
     check(encoding, &Bytes::copy_from_slice(bytes)).map_err(|e| e.to_string())?;
     rows?;

@@ -97,8 +97,11 @@ impl<'q> Exec<'q> {
         self.stop.check()?;
         samples.clear();
         // What a sample takes at least; what they really take is known afterwards.
-        let expected = entry.data.samples().unwrap_or(0);
-        let expected = Cost { samples: expected, bytes: expected.saturating_mul(16) };
+        let (samples_expected, words) = (entry.data.samples().unwrap_or(0), entry.data.words());
+        let expected = Cost {
+            samples: samples_expected.saturating_add(words / 2),
+            bytes: samples_expected.saturating_mul(16).saturating_add(words.saturating_mul(8)),
+        };
         self.hold(Holder::Samples, expected)?;
         entry.data.decode(samples)?;
         self.release(Holder::Samples, expected);

@@ -87,6 +87,12 @@ pub trait Encoded: Send {
     fn samples(&self) -> Option<u64> {
         None
     }
+
+    /// Words of eight bytes that the spans, buckets and bounds of its histograms take at most, as far as that is known:
+    /// asked for as well.
+    fn words(&self) -> u64 {
+        0
+    }
 }
 
 /// Decoded samples of one series, floats and histograms apart, by columns. One buffer serves a whole select.
@@ -145,5 +151,58 @@ impl Samples {
     /// True if there is none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::exec::{EngineOptions, Plan, Stop, Times};
+
+    /// Announces much, and must not be decoded for it.
+    #[derive(Clone, Copy)]
+    struct Bomb {
+        samples: u64,
+        words: u64,
+    }
+
+    struct Set(Option<Bomb>);
+
+    impl Encoded for Bomb {
+        fn decode(&self, _: &mut Samples) -> Result<(), QueryError> {
+            panic!("decoded")
+        }
+        fn samples(&self) -> Option<u64> {
+            Some(self.samples)
+        }
+        fn words(&self) -> u64 {
+            self.words
+        }
+    }
+
+    impl Source for Bomb {
+        fn select<'s>(&'s self, _: &SelectRequest) -> Result<Box<dyn SeriesSet<'s> + 's>, QueryError> {
+            Ok(Box::new(Set(Some(*self))))
+        }
+    }
+
+    impl<'s> SeriesSet<'s> for Set {
+        fn next_series(&mut self) -> Result<Option<Entry<'s>>, QueryError> {
+            Ok(self.0.take().map(|bomb| Entry { labels: Labels::empty(), data: Box::new(bomb) }))
+        }
+    }
+
+    #[test]
+    fn memory_is_asked_for_before_anything_is_decoded() {
+        let options = EngineOptions { max_bytes: 1 << 20, ..EngineOptions::default() };
+        let plan = Plan::new("count(m)", Times::Instant(0), &options).unwrap();
+        for bomb in [
+            Bomb { samples: 1 << 16, words: 1 },
+            Bomb { samples: 1, words: 1 << 17 },
+            Bomb { samples: u64::MAX, words: u64::MAX },
+        ] {
+            let e = plan.execute(&bomb, &Stop::new()).unwrap_err();
+            assert!(matches!(e, QueryError::TooManyBytes(_) | QueryError::TooManySamples), "{e}");
+        }
     }
 }

@@ -141,6 +141,17 @@ pub fn announced_samples(encoding: Encoding, data: &[u8]) -> Option<u16> {
     Some(if has_header { count & 0x3fff } else { count })
 }
 
+/// Words of eight bytes that spans, buckets and bounds of a chunk's histograms take together once they are decoded, as its head
+/// announces them: many times the chunk, where little changes. 0 for other chunks, and for those that can't be read.
+pub fn announced_words(encoding: Encoding, data: &[u8]) -> u64 {
+    match encoding {
+        Encoding::Histogram | Encoding::FloatHistogram | Encoding::HistogramSt | Encoding::FloatHistogramSt => {
+            histogram::announced_words(data, announced_samples(encoding, data).unwrap_or(0))
+        }
+        _ => 0,
+    }
+}
+
 /// Opens a chunk for reading its samples, those of histograms with float counts.
 ///
 /// # Errors

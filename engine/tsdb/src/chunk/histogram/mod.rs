@@ -17,6 +17,8 @@ pub use encoder::{Appended, HistogramEncoder};
 pub use iter::HistogramIter;
 pub(super) use rows::read as read_rows;
 
+use super::bits::BitReader;
+use layout::Layout;
 use model::histogram::ResetHint;
 
 /// The two bits in a chunk's head that tell what its first sample is to the chunk before.
@@ -36,6 +38,14 @@ fn hint_of(bits: u8) -> ResetHint {
         2 => ResetHint::Reset,
         _ => ResetHint::Gauge,
     }
+}
+
+/// See [`crate::chunk::announced_words`].
+pub(super) fn announced_words(data: &[u8], samples: u16) -> u64 {
+    let Ok((layout, np, nn)) = Layout::read(&mut BitReader::new(data, 3), samples) else { return 0 };
+    let Layout { positive, negative, custom, .. } = layout;
+    let words = np.saturating_add(nn).saturating_add(positive.len() + negative.len() + custom.len());
+    (words as u64).saturating_mul(u64::from(samples))
 }
 
 /// Where a chunk with start times keeps the number of samples: the low bits of the first two bytes, below the header.
