@@ -52,6 +52,27 @@ pub(super) const GOALS: &[Goal] = &[
         negatives: &[Negative { protection: "own-writes", line: "blocks were compacted twice" }],
     },
     Goal {
+        number: "G07",
+        package: "engine",
+        target: "lib",
+        test: "compact::tests::simulation::goal_g07_simulation",
+        negatives: &[
+            Negative { protection: "fence", line: "changes were begun without the lease" },
+            Negative { protection: "lease", line: "changes were begun without the lease" },
+            Negative { protection: "asked-awake", line: "changes were begun without the lease" },
+            Negative { protection: "compact-meta-last", line: "a visible block lacks a file" },
+            Negative { protection: "retention-waits", line: "retention drops nothing that has no coarser copy" },
+            Negative { protection: "catalogue-again", line: "was compacted by another program" },
+        ],
+    },
+    Goal {
+        number: "G08",
+        package: "engine",
+        target: "lib",
+        test: "compact::tests::simulation::goal_g08_one_seed_one_course",
+        negatives: &[],
+    },
+    Goal {
         number: "G09",
         package: "engine",
         target: "lib",

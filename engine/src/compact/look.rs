@@ -219,7 +219,15 @@ impl Look {
         let mut known: BTreeSet<BlockId> =
             told.keys().chain(self.made.keys()).copied().chain(intents.iter().map(|(_, i)| i.block)).collect();
         known.extend(&sent);
-        let foreign = foreign::sign(&view, &known, self.since_ms);
+        let mut foreign = foreign::sign(&view, &known, self.since_ms);
+        if foreign.is_some() && !protection::off("catalogue-again") {
+            // Another scope, or our predecessor as far as old listings go, may have made it after the catalogue was read above.
+            if let State::Blocks(told) = self.catalogue.read().await? {
+                known.extend(told.keys());
+            }
+            known.extend(self.catalogue.intents().await?.iter().map(|(_, intent)| intent.block));
+            foreign = foreign::sign(&view, &known, self.since_ms);
+        }
         let bytes = view.blocks.iter().filter(|(_, b)| b.bytes > 0).map(|(id, b)| (*id, b.bytes)).collect();
         let errors = view.errors;
         Ok(Seen { snapshot: Arc::new(snapshot), bytes, broken_off, dead, broken, uncommitted, foreign, errors, there })

@@ -3,8 +3,10 @@
 use super::pass::Tenure;
 use super::{Compactor, Fault};
 use bucket::Bucket;
-use bucket::lease::{Attempt, Contender, Lease};
+use bucket::lease::{self, Attempt, Contender, Lease};
+use model::protection;
 use parking_lot::Mutex;
+use std::task::Poll;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
@@ -124,10 +126,16 @@ impl Compactor {
             // On a task of its own, so that nothing that takes long here holds it up.
             let kept = lease.clone();
             let keeper = Keeper(tokio::spawn(async move { kept.keep().await }));
-            // Work is ended where it stands as soon as the lease is lost.
+            // Work is ended where it stands as soon as the lease is lost. It is asked each time that work wakes, too: after a freeze
+            // not even the next attempt of a request that had failed is sent.
+            tokio::pin!(passes);
+            let guarded = std::future::poll_fn(|cx| match lease.check() {
+                Err(lease::Error::Lost(why)) if !protection::off("asked-awake") => Poll::Ready(Err(why)),
+                _ => passes.as_mut().poll(cx),
+            });
             let ended = tokio::select! {
                 biased;
-                ended = passes => ended,
+                ended = guarded => ended,
                 why = lease.lost() => Err(why),
             };
             drop(keeper);

@@ -5,7 +5,7 @@ use super::*;
 use async_trait::async_trait;
 use bucket::layers::faults::{Faults, Plan};
 use bucket::store::{Condition, Entry, Page, Source, Store};
-use bucket::{Memory, Meta, Object, Version};
+use bucket::{Meta, Object, Version};
 use bytes::Bytes;
 use model::world::World;
 use parking_lot::Mutex;
@@ -20,7 +20,7 @@ use tsdb::disk::MemoryDisk;
 
 /// Listings as they were a while ago.
 pub(super) struct Stale {
-    pub(super) inner: Memory,
+    pub(super) inner: Arc<dyn Store>,
     pub(super) longest: Arc<Mutex<Duration>>,
     pub(super) seen: Mutex<(Rng, Option<Instant>, BTreeMap<String, Meta>)>,
 }
@@ -106,7 +106,7 @@ async fn day(rng: Rng, streams: usize, hours: u64, plan: Plan, longest: Duration
         }
     }
     let longest = Arc::new(Mutex::new(longest));
-    let stale = Stale { inner: site.memory.clone(), longest, seen: Mutex::new((rng, None, BTreeMap::new())) };
+    let stale = Stale { inner: site.memory.clone().into(), longest, seen: Mutex::new((rng, None, BTreeMap::new())) };
     let store = Faults::new(Arc::new(stale) as Arc<dyn Store>, entropy, plan);
     let bucket = site.bucket(Arc::new(store.clone()) as Arc<dyn Store>);
     let compactor = site.compactor("one", Arc::new(MemoryDisk::new()));

@@ -5,7 +5,10 @@ mod crashes;
 mod disks;
 mod flow;
 mod hostile;
+mod judge;
 mod rivals;
+mod simulation;
+mod weather;
 
 mod site;
 

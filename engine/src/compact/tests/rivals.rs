@@ -37,8 +37,10 @@ pub(super) struct Told {
     pub(super) fenced_off: AtomicU64,
     /// Changes of all kinds.
     pub(super) changes: AtomicU64,
-    /// Freezes.
+    /// Freezes, processes killed, and changes that hung.
     pub(super) freezes: AtomicU64,
+    pub(super) kills: AtomicU64,
+    pub(super) hangs: AtomicU64,
     /// Changes in the order in which they were made, in words.
     pub(super) log: Mutex<Vec<String>>,
 }
@@ -100,7 +102,7 @@ impl Freezing {
             self.told.changes.fetch_add(1, Ordering::SeqCst);
             if self.holder().as_deref() != Some(self.name) {
                 self.told.fenced_off.fetch_add(1, Ordering::SeqCst);
-                tracing::warn!(name = self.name, path, "a change without the lease");
+                self.log("begins without the lease", path, true);
             }
         }
         // Frozen in the same moment: it is under way, as the request that was the last one.

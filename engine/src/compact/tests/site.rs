@@ -38,6 +38,12 @@ pub(super) const TTL: Duration = Duration::from_secs(60);
 /// Series by labels (those of the block included) and samples: bits of the value by time.
 pub(super) type Samples = BTreeMap<Labels, BTreeMap<i64, u64>>;
 
+/// The windows of five minutes of which 5m blocks tell, by series.
+pub(super) type Windows = BTreeMap<Labels, BTreeSet<i64>>;
+
+/// All objects of a bucket.
+pub(super) type Objects = BTreeMap<String, Bytes>;
+
 /// A clock that a test moves.
 pub(super) struct Hands(AtomicI64);
 
@@ -188,52 +194,14 @@ impl Site {
 
     /// The blocks with a good meta.json, and whether they are marked for deletion.
     pub(super) fn blocks(&self) -> BTreeMap<BlockId, (BlockMeta, bool)> {
-        let all = self.memory.snapshot();
-        let metas = all.iter().filter_map(|(path, bytes)| {
-            let (id, block::META) = block::parse(path)? else { return None };
-            let marked = all.contains_key(&block::object(id, block::DELETION_MARK));
-            Some((id, (BlockMeta::read(path, bytes).ok()?, marked)))
-        });
-        metas.collect()
-    }
-
-    /// The raw samples of these blocks, as they lie in the bucket; an error if one lacks a file.
-    #[allow(dead_code, reason = "the simulation reads so")]
-    pub(super) fn read(&self, ids: &BTreeSet<BlockId>) -> Result<Samples, String> {
-        Ok(self.content(|id| ids.contains(id))?.0)
-    }
-
-    /// The samples of blocks, and the windows of five minutes that coarser blocks tell of.
-    fn content(&self, wanted: impl Fn(&BlockId) -> bool) -> Result<(Samples, BTreeMap<Labels, BTreeSet<i64>>), String> {
-        let all = self.memory.snapshot();
-        let (mut found, mut coarse) = (Samples::new(), BTreeMap::<Labels, BTreeSet<i64>>::new());
-        for (id, (meta, _)) in self.blocks().iter().filter(|(id, _)| wanted(id)) {
-            let disk = MemoryDisk::new();
-            let dir = Path::new("/b").join(id.to_string());
-            disk.create_dir(&dir.join("chunks")).unwrap();
-            for file in meta.thanos.iter().flat_map(|t| &t.files) {
-                let path = block::object(*id, &file.rel_path);
-                let bytes = all.get(&path).ok_or_else(|| format!("a visible block lacks a file: {path}"))?;
-                if file.size_bytes > 0 && file.size_bytes != bytes.len() as u64 {
-                    return Err(format!("a visible block has a short file: {path}"));
-                }
-                tsdb::disk::replace(&disk, &dir.join(&file.rel_path), bytes).unwrap();
-            }
-            let block = Block::open(&disk, &dir).map_err(|e| format!("a visible block can't be opened: {e}"))?;
-            match meta.resolution() {
-                0 => add(&mut found, &block),
-                300_000 => windows(&mut coarse, &block),
-                _ => {}
-            }
-        }
-        Ok((found, coarse))
+        blocks(&self.memory.snapshot())
     }
 
     /// Whether a reader finds every sample that was put in, in whole blocks; and, if all is `done`, each once, and no garbage.
     pub(super) fn verify(&self, done: bool) -> Result<(), String> {
         let all = self.memory.snapshot();
-        let blocks = self.blocks();
-        let (found, coarse) = self.content(|_| true)?;
+        let blocks = blocks(&all);
+        let (found, coarse) = content(&all, |_| true)?;
         for (series, samples) in &self.samples {
             let got = found.get(series);
             if got == Some(samples) {
@@ -276,6 +244,49 @@ impl Site {
             None => Ok(()),
         }
     }
+}
+
+/// The blocks of a bucket that have a good meta.json, and whether they are marked for deletion.
+pub(super) fn blocks(all: &Objects) -> BTreeMap<BlockId, (BlockMeta, bool)> {
+    let metas = all.iter().filter_map(|(path, bytes)| {
+        let (id, block::META) = block::parse(path)? else { return None };
+        let marked = all.contains_key(&block::object(id, block::DELETION_MARK));
+        Some((id, (BlockMeta::read(path, bytes).ok()?, marked)))
+    });
+    metas.collect()
+}
+
+/// Whether all files of a block are there, as large as its meta.json says.
+pub(super) fn whole(all: &Objects, meta: &BlockMeta) -> Result<(), String> {
+    for file in meta.thanos.iter().flat_map(|t| &t.files) {
+        let path = block::object(meta.id, &file.rel_path);
+        let bytes = all.get(&path).ok_or_else(|| format!("a visible block lacks a file: {path}"))?;
+        if file.size_bytes > 0 && file.size_bytes != bytes.len() as u64 {
+            return Err(format!("a visible block has a short file: {path}"));
+        }
+    }
+    Ok(())
+}
+
+/// The samples of blocks, and the windows of five minutes that coarser blocks tell of; an error if one lacks a file.
+pub(super) fn content(all: &Objects, wanted: impl Fn(&BlockId) -> bool) -> Result<(Samples, Windows), String> {
+    let (mut found, mut coarse) = (Samples::new(), Windows::new());
+    for (id, (meta, _)) in blocks(all).iter().filter(|(id, _)| wanted(id)) {
+        whole(all, meta)?;
+        let disk = MemoryDisk::new();
+        let dir = Path::new("/b").join(id.to_string());
+        disk.create_dir(&dir.join("chunks")).unwrap();
+        for file in meta.thanos.iter().flat_map(|t| &t.files) {
+            tsdb::disk::replace(&disk, &dir.join(&file.rel_path), &all[&block::object(*id, &file.rel_path)]).unwrap();
+        }
+        let block = Block::open(&disk, &dir).map_err(|e| format!("a visible block can't be opened: {e}"))?;
+        match meta.resolution() {
+            0 => add(&mut found, &block),
+            300_000 => windows(&mut coarse, &block),
+            _ => {}
+        }
+    }
+    Ok((found, coarse))
 }
 
 /// The settings of most tests: defaults without a consistency delay.
@@ -325,7 +336,7 @@ pub(super) async fn send(bucket: &Bucket, disk: &MemoryDisk, dir: &Path) -> Bloc
     meta
 }
 
-fn whole(block: &Block, labels: &Labels) -> Labels {
+fn labels(block: &Block, labels: &Labels) -> Labels {
     block.meta().labels().iter().fold(labels.clone(), |all, (name, value)| all.with(name, value))
 }
 
@@ -333,7 +344,7 @@ fn whole(block: &Block, labels: &Labels) -> Labels {
 fn add(to: &mut Samples, block: &Block) {
     for series in Blocks::all(block).unwrap() {
         let series = series.unwrap();
-        let samples = to.entry(whole(block, &series.labels)).or_default();
+        let samples = to.entry(labels(block, &series.labels)).or_default();
         for chunk in &series.chunks {
             let mut columns = Columns::default();
             floats(chunk.encoding, &chunk.data, &mut columns).unwrap();
@@ -346,10 +357,10 @@ fn add(to: &mut Samples, block: &Block) {
 }
 
 /// Adds the windows of which a 5m block tells that there was one sample.
-fn windows(to: &mut BTreeMap<Labels, BTreeSet<i64>>, block: &Block) {
+fn windows(to: &mut Windows, block: &Block) {
     for series in Blocks::all(block).unwrap() {
         let series = series.unwrap();
-        let all = to.entry(whole(block, &series.labels)).or_default();
+        let all = to.entry(labels(block, &series.labels)).or_default();
         for chunk in &series.chunks {
             let container = Container::parse(&chunk.data).unwrap();
             let (encoding, data) = container.get(Aggregate::Count).unwrap();
