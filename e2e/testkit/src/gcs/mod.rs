@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use anyhow::Context as _;
 use bytes::Bytes;
 use serde_json::json;
 
@@ -337,9 +338,23 @@ impl Remote {
         self.ask("GET", &format!("/_test/objects/{bucket}/{name}"), &[])
     }
 
+    /// Its process may have begun a moment ago.
+    fn connect(&self) -> anyhow::Result<TcpStream> {
+        let address = self.address.parse()?;
+        let mut tries = 0;
+        loop {
+            match TcpStream::connect_timeout(&address, Duration::from_secs(5)) {
+                Err(e) if e.kind() == std::io::ErrorKind::ConnectionRefused && tries < 50 => tries += 1,
+                connected => return Ok(connected?),
+            }
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    }
+
     fn ask(&self, method: &str, path: &str, body: &[u8]) -> anyhow::Result<Vec<u8>> {
         use std::io::{Read as _, Write as _};
-        let mut stream = TcpStream::connect_timeout(&self.address.parse()?, Duration::from_secs(5))?;
+        let mut stream =
+            self.connect().with_context(|| format!("{method} {path} of the bucket server {}", self.address))?;
         stream.set_read_timeout(Some(Duration::from_secs(30)))?;
         let head =
             format!("{method} {path} HTTP/1.1\r\nHost: {}\r\nContent-Length: {}\r\n\r\n", self.address, body.len());
