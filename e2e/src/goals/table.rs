@@ -207,7 +207,7 @@ pub(super) const GOALS: &[Goal] = &[
         "g21::goal_g21_damaged_bucket",
         &[
             Negative { protection: "chunk-crc", line: "wrong samples" },
-            Negative { protection: "index-crc", line: "and nobody says so" },
+            Negative { protection: "index-crc", line: "of index from" },
         ],
     ),
     ours(
