@@ -206,7 +206,7 @@ pub(super) const GOALS: &[Goal] = &[
         "G21",
         "g21::goal_g21_damaged_bucket",
         &[
-            Negative { protection: "chunk-crc", line: "wrong samples" },
+            Negative { protection: "chunk-crc", line: "of chunks/" },
             Negative { protection: "index-crc", line: "of index from" },
         ],
     ),
