@@ -178,11 +178,17 @@ pub fn run(binary: &Path, words: &[String], keep: bool) -> anyhow::Result<()> {
     }
     let told = told?;
     let of = |wanted: Outcome| told.iter().filter(move |t| t.outcome == wanted);
+    // Short, since of a long log often only the end is kept; the whole text stands where it happened.
+    let brief = |text: &str| text.lines().next().unwrap_or_default().chars().take(400).collect::<String>();
     for story in of(Outcome::Failed) {
-        say::plain(&format!("failed: {}: {}", story.name, story.first));
+        say::plain(&format!("failed: {}: {}", story.name, brief(&story.first)));
     }
     for story in of(Outcome::Flaky) {
-        say::plain(&format!("FLAKY: {} passed only when it was told again; at first: {}", story.name, story.first));
+        say::plain(&format!(
+            "FLAKY: {} passed only when it was told again; at first: {}",
+            story.name,
+            brief(&story.first)
+        ));
     }
     let (failed, flaky) = (of(Outcome::Failed).count(), of(Outcome::Flaky).count());
     say::plain(&format!("{} passed, {failed} failed, {flaky} flaky", total - failed - flaky));

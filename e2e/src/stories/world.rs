@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::Path;
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -67,7 +67,7 @@ impl World {
             }
             say::step(&format!("the fleet is ready after {:.0} s", before.elapsed().as_secs_f64()));
         }
-        let began = run::output("date", &["-u", "+%Y-%m-%dT%H:%M:%S"])?.trim().to_owned();
+        let began = stamp()?;
         Ok(Self { product, certificates, began, tutorial: Mutex::new(()) })
     }
 
@@ -105,8 +105,45 @@ impl World {
     pub fn sandbox(&self, cluster: Cluster, name: &str) -> anyhow::Result<Sandbox> {
         let sandbox = Sandbox::without_rights(cluster, name)?;
         cluster.apply(&self.product.operator(&["rbac", "--namespace", name])?)?;
+        // An API server on a busy machine hears of its own roles late.
+        eventually("the operator's rights to be in force", CHANGE, || {
+            let may = ["auth", "can-i", "patch", "secrets", "--as", OPERATOR, "-n", name];
+            cluster.kubectl(&may).map(|_| ())
+        })?;
         Ok(sandbox)
     }
+}
+
+/// The operator, as API servers know it.
+const OPERATOR: &str = "system:serviceaccount:panoptes-system:panoptes-operator";
+
+/// Now, as audit logs write it but for the fraction.
+fn stamp() -> anyhow::Result<String> {
+    Ok(run::output("date", &["-u", "+%Y-%m-%dT%H:%M:%S"])?.trim().to_owned())
+}
+
+/// When a namespace of a story came or went.
+#[derive(Debug)]
+struct Passing {
+    cluster: &'static str,
+    namespace: String,
+    at: String,
+    ended: bool,
+}
+
+static PASSINGS: Mutex<Vec<Passing>> = Mutex::new(Vec::new());
+
+fn note(stack: &Stack, ended: bool) {
+    let Ok(at) = stamp() else { return };
+    let mut all = PASSINGS.lock().unwrap_or_else(PoisonError::into_inner);
+    all.push(Passing { cluster: stack.cluster.name, namespace: stack.namespace.clone(), at, ended });
+}
+
+/// Whether a story's namespace was ending, or gone, at this time of the audit log: the operator's rights go with it, in any order.
+pub fn was_ending(cluster: Cluster, namespace: &str, at: &str) -> bool {
+    let all = PASSINGS.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut of = all.iter().filter(|p| p.cluster == cluster.name && p.namespace == namespace);
+    of.rfind(|p| p.at.as_str() <= at).is_some_and(|last| last.ended)
 }
 
 /// Takes away what a run that was killed has left.
@@ -139,8 +176,10 @@ impl Sandbox {
     pub fn without_rights(cluster: Cluster, name: &str) -> anyhow::Result<Self> {
         // One from a run before may still be ending.
         let _ = cluster.kubectl(&["delete", "namespace", name, "--ignore-not-found", "--timeout=120s"]);
+        let stack = Stack { cluster, namespace: name.to_owned(), name: name.to_owned() };
+        note(&stack, false);
         cluster.apply(&json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}).to_string())?;
-        Ok(Self { stack: Stack { cluster, namespace: name.to_owned(), name: name.to_owned() } })
+        Ok(Self { stack })
     }
 
     /// Applies a small MonitoringCluster: one Prometheus that scrapes only what the stack itself is. `more` replaces fields of its spec.
@@ -262,6 +301,7 @@ impl Bucket {
 
 impl Drop for Sandbox {
     fn drop(&mut self) {
+        note(&self.stack, true);
         // The objects first: with the namespace goes the binding that lets the operator look at them.
         let _ = self.stack.kubectl(&["delete", "moncl,rstore", "--all", "--timeout=30s"]);
         let _ = self.stack.cluster.kubectl(&[
