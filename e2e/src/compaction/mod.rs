@@ -12,9 +12,12 @@ use std::path::Path;
 use anyhow::Context as _;
 use serde_json::{Value, json};
 
+use crate::blocks::{count, same};
+use crate::cluster::LAB;
 use crate::fleet::Stack;
+use crate::history::{archived, only_history};
 use crate::made::{self, Wish};
-use crate::stories::world::{CHANGE, eventually};
+use crate::stories::world::{Bucket, CHANGE, READY, Sandbox, World, eventually, no_restarts};
 
 const HOUR: i64 = 3_600_000;
 const DAY: i64 = 24 * HOUR;
@@ -27,6 +30,39 @@ pub fn quick() -> Value {
 /// The store gateway of a story: it sees new blocks within seconds.
 pub fn attentive() -> Value {
     json!({"extraArgs": ["--sync-block-duration=5s", "--objstore.check-interval=3s"]})
+}
+
+/// A stack that has nothing but an archive: an empty bucket, a store gateway and a compactor over it.
+///
+/// # Errors
+/// When it does not become ready.
+pub fn archive(world: &World, name: &str) -> anyhow::Result<(Sandbox, Bucket)> {
+    let sandbox = world.sandbox(LAB, name)?;
+    let bucket = sandbox.bucket(&["one"])?;
+    bucket.put_key("one")?;
+    sandbox.apply(json!({
+        "objectStorage": bucket.spec(), "prometheus": {"replicas": 0}, "storeGateway": attentive(), "compactor": quick(),
+    }))?;
+    sandbox.stack.wait_ready(&sandbox.stack.object(), READY)?;
+    Ok((sandbox, bucket))
+}
+
+/// What a stack's Prometheus servers have archived into this folder is whole and served without them, and then compacted and
+/// downsampled.
+///
+/// # Errors
+/// When it isn't.
+pub fn whole_life(stack: &Stack, folder: &Path) -> anyhow::Result<()> {
+    let bucket = Folder(folder.to_owned());
+    let blocks = archived(stack, 1, || bucket.metas())?;
+    for block in &blocks {
+        same(count(&folder.join(&block.id))?, block.held).with_context(|| format!("block {}", block.id))?;
+    }
+    only_history(stack, &blocks)?;
+    merging::merges(stack, &bucket)?;
+    coarser::five_minutes(stack, &bucket)?;
+    coarser::an_hour(stack, &bucket)?;
+    no_restarts(&[stack.pods("store")?, stack.pods("compact")?].concat())
 }
 
 /// Begin of the last whole window of a width that ended so long before now, ms since the epoch.

@@ -1,15 +1,12 @@
 //! T44 with a volume as the bucket (T04, T07, T14, T15 and T16 there): blocks arrive whole in the claim that all parts mount, and are served from there
 //! when every Prometheus is gone; the compactor works in it, too.
 
-use anyhow::Context as _;
 use serde_json::json;
 
-use super::world::{CHANGE, READY, World, no_restarts};
+use super::world::{CHANGE, READY, World};
 use super::{Story, Thing};
-use crate::blocks::{count, same};
 use crate::cluster::LAB;
-use crate::compaction::{Folder, Shelf as _, attentive, coarser, merging};
-use crate::history::{archived, only_history};
+use crate::compaction::{attentive, whole_life};
 
 pub(super) const STORY: Story = Story { name: "t44_filesystem", changes: &[], needs: &[Thing::Lab], run };
 
@@ -32,15 +29,5 @@ fn run(world: &World) -> anyhow::Result<()> {
     }))?;
     stack.wait_ready(&object, READY)?;
     stack.wait_reason(&object, "ObjectStorageReady", "True", &["Verified"], CHANGE)?;
-    let folder = LAB.volume_of(&stack.namespace, "history")?;
-    let bucket = Folder(folder.clone());
-    let blocks = archived(stack, 1, || bucket.metas())?;
-    for block in &blocks {
-        same(count(&folder.join(&block.id))?, block.held).with_context(|| format!("block {}", block.id))?;
-    }
-    only_history(stack, &blocks)?;
-    merging::merges(stack, &bucket)?;
-    coarser::five_minutes(stack, &bucket)?;
-    coarser::an_hour(stack, &bucket)?;
-    no_restarts(&[stack.pods("store")?, stack.pods("compact")?].concat())
+    whole_life(stack, &LAB.volume_of(&stack.namespace, "history")?)
 }

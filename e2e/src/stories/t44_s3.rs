@@ -1,18 +1,15 @@
 //! T44 with S3 (T04, T07, T14, T15 and T16 there): blocks arrive whole behind a certificate of an authority of one's own, and are served when every
 //! Prometheus is gone; the compactor makes of them what it makes on Google's storage. Meanwhile the authority is replaced, and nobody restarts.
 
-use anyhow::Context as _;
 use serde_json::{Value, json};
 use testkit::certs::Authority;
 use testkit::s3::{ACCESS_KEY, S3, SECRET_KEY};
 
 use super::world::{CHANGE, READY, World, host, no_restarts, same_pods};
 use super::{Story, Thing};
-use crate::blocks::{count, same};
 use crate::cluster::LAB;
-use crate::compaction::{Folder, Shelf as _, attentive, coarser, merging};
+use crate::compaction::{attentive, whole_life};
 use crate::fleet::{Stack, list, secret};
-use crate::history::{archived, only_history};
 
 pub(super) const STORY: Story = Story { name: "t44_s3", changes: &[], needs: &[Thing::Lab], run };
 
@@ -53,17 +50,7 @@ fn run(world: &World) -> anyhow::Result<()> {
     same_pods(&pods, &after)?;
     no_restarts(&after)?;
 
-    let folder = server.directory().join(BUCKET);
-    let bucket = Folder(folder.clone());
-    let blocks = archived(stack, 1, || bucket.metas())?;
-    for block in &blocks {
-        same(count(&folder.join(&block.id))?, block.held).with_context(|| format!("block {}", block.id))?;
-    }
-    only_history(stack, &blocks)?;
-    merging::merges(stack, &bucket)?;
-    coarser::five_minutes(stack, &bucket)?;
-    coarser::an_hour(stack, &bucket)?;
-    no_restarts(&[stack.pods("store")?, stack.pods("compact")?].concat())
+    whole_life(stack, &server.directory().join(BUCKET))
 }
 
 fn put_authority(stack: &Stack, authority: &Authority) -> anyhow::Result<()> {

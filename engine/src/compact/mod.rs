@@ -12,6 +12,7 @@
 
 mod effects;
 mod foreign;
+mod item;
 mod look;
 mod metrics;
 #[allow(dead_code, reason = "the tools take it")]
@@ -24,12 +25,12 @@ mod space;
 mod tenure;
 #[cfg(test)]
 mod tests;
-mod work;
 
 #[allow(unused_imports, reason = "tools take it")]
 pub(crate) use once::{Once, once};
 pub use run::run;
 
+use crate::server::Context;
 use args::HashFunc;
 use bucket::Bucket;
 use model::world::World;
@@ -60,6 +61,30 @@ struct Compactor {
     since: Arc<std::sync::OnceLock<i64>>,
     /// Bytes of disk that work under way may still take.
     reserved: Arc<std::sync::atomic::AtomicU64>,
+}
+
+impl Compactor {
+    /// A compactor that has done nothing yet, with its folder in `dir` of `disk`.
+    fn new(
+        disk: Arc<dyn Disk>,
+        dir: PathBuf,
+        (settings, share): (Settings, Share),
+        options: Options,
+        context: &Context,
+    ) -> Self {
+        Self {
+            disk,
+            dir,
+            settings,
+            share,
+            options,
+            world: context.world.clone(),
+            progress: Progress::new(context),
+            busy: Arc::default(),
+            since: Arc::default(),
+            reserved: Arc::default(),
+        }
+    }
 }
 
 /// How it works.

@@ -1,6 +1,5 @@
 //! One pass of some kinds of work, for tools: under the same lease, by the same plan and the same laws as the compactor's own.
 
-use super::progress::Progress;
 use super::share::Share;
 use super::tenure::End;
 use super::{Compactor, Options, space};
@@ -52,34 +51,24 @@ pub(crate) async fn once(
     let at_once = what.at_once.clamp(1, 1024);
     let (told, mut says) = mpsc::unbounded_channel();
     let share = Share::new("", &defaults.min_time, &defaults.max_time, &what.settings.replica_labels)?;
-    let compactor = Compactor {
-        disk: Arc::new(RealDisk),
-        dir: what.dir,
-        settings: what.settings,
-        share,
-        options: Options {
-            name: part_name("tools"),
-            lease: defaults.lease_duration.duration(),
-            compactions: at_once,
-            downsamplings: at_once,
-            fetches: 1,
-            files: at_once,
-            metas: 32,
-            dedup: Dedup::Merge,
-            hash: defaults.hash_func,
-            cleanup: std::time::Duration::ZERO,
-            count: std::time::Duration::ZERO,
-            wanted: what.wanted,
-            inline: false,
-            told: Some(told),
-            free: space::free,
-        },
-        world,
-        progress: Progress::new(&context),
-        busy: Arc::default(),
-        since: Arc::default(),
-        reserved: Arc::default(),
+    let options = Options {
+        name: part_name("tools"),
+        lease: defaults.lease_duration.duration(),
+        compactions: at_once,
+        downsamplings: at_once,
+        fetches: 1,
+        files: at_once,
+        metas: 32,
+        dedup: Dedup::Merge,
+        hash: defaults.hash_func,
+        cleanup: std::time::Duration::ZERO,
+        count: std::time::Duration::ZERO,
+        wanted: what.wanted,
+        inline: false,
+        told: Some(told),
+        free: space::free,
     };
+    let compactor = Compactor::new(Arc::new(RealDisk), what.dir, (what.settings, share), options, &context);
     compactor.disk.create_dir(&compactor.dir)?;
     let stop = CancellationToken::new();
     let working = compactor.work(bucket, None, &stop);

@@ -1,9 +1,9 @@
 //! One pass: look, plan, do, and look again, until nothing is left to do.
 
 use super::effects::{Done, Effects};
+use super::item::{self, Bench, Made};
 use super::look::{Look, Seen};
 use super::metrics::{OfMark, resolution};
-use super::work::{self, Bench, Made};
 use super::{Compactor, Fault, Options, producer};
 use bucket::Bucket;
 use bucket::catalogue::{Producer, fold};
@@ -103,7 +103,7 @@ impl Tenure {
             let used: BTreeSet<BlockId> = items.iter().flat_map(|i| i.action.blocks().to_vec()).collect();
             // Work that was given up may still be writing.
             drop(compactor.busy.write().await);
-            work::clean(compactor, &|id| used.contains(id))?;
+            item::clean(compactor, &|id| used.contains(id))?;
             let effects = self.effects();
             let announced = self.look.announced();
             let bench = Bench { compactor, effects, catalogue: catalogue.clone(), seen: &seen, announced };
@@ -145,7 +145,7 @@ impl Tenure {
         if lacks_disk {
             // What lies there for later takes room, too.
             drop(compactor.busy.write().await);
-            work::clean(compactor, &|_| false)?;
+            item::clean(compactor, &|_| false)?;
         }
         match first_fault {
             Some(fault) if fault.ends_pass() => Err(fault),
@@ -316,7 +316,7 @@ fn takes_away(item: &Item) -> bool {
 async fn decide(compactor: &Compactor, snapshot: &Arc<Snapshot>, now: i64, ahead: bool) -> Result<Plan, Fault> {
     let (snapshot, settings) = (Arc::clone(snapshot), compactor.settings.clone());
     let progress = compactor.progress.clone();
-    work::blocking(compactor, move || {
+    item::blocking(compactor, move || {
         let plan = plan::make(&snapshot, now, &settings);
         if let Some(broken) = plan::laws::check(&snapshot, now, &settings, &plan).first() {
             return Err(Fault::Held(broken.to_string()));

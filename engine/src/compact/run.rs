@@ -1,6 +1,5 @@
 //! Puts the parts of a compactor together.
 
-use super::progress::Progress;
 use super::share::Share;
 use super::tenure::End;
 use super::{Compactor, Options, space};
@@ -124,34 +123,25 @@ pub async fn run(args: CompactArgs, world: World, shutdown: CancellationToken) -
         bail!("a compactor works on a bucket: give --objstore.config-file or --objstore.config");
     };
     let at_once = |n: u64| usize::try_from(n).unwrap_or(usize::MAX).clamp(1, 1024);
-    let compactor = Compactor {
-        disk: Arc::new(RealDisk),
-        dir: PathBuf::from(&args.data_dir),
-        settings,
-        share,
-        options: Options {
-            name: part_name("compact"),
-            lease,
-            compactions: at_once(args.compact_concurrency),
-            downsamplings: at_once(args.downsample_concurrency),
-            fetches: at_once(args.fetch_concurrency),
-            files: at_once(args.block_files_concurrency),
-            metas: at_once(args.meta_concurrency),
-            dedup,
-            hash: args.hash_func,
-            cleanup: args.cleanup_interval.duration(),
-            count: args.progress_interval.duration(),
-            wanted: |_| true,
-            inline: false,
-            told: None,
-            free: space::free,
-        },
-        world,
-        progress: Progress::new(&context),
-        busy: Arc::default(),
-        since: Arc::default(),
-        reserved: Arc::default(),
+    let options = Options {
+        name: part_name("compact"),
+        lease,
+        compactions: at_once(args.compact_concurrency),
+        downsamplings: at_once(args.downsample_concurrency),
+        fetches: at_once(args.fetch_concurrency),
+        files: at_once(args.block_files_concurrency),
+        metas: at_once(args.meta_concurrency),
+        dedup,
+        hash: args.hash_func,
+        cleanup: args.cleanup_interval.duration(),
+        count: args.progress_interval.duration(),
+        wanted: |_| true,
+        inline: false,
+        told: None,
+        free: space::free,
     };
+    let compactor =
+        Compactor::new(Arc::new(RealDisk), PathBuf::from(&args.data_dir), (settings, share), options, &context);
     compactor.disk.create_dir(&compactor.dir).context("--data-dir")?;
     let bound = server::bind(&args.server).await?;
     let stop = shutdown.child_token();

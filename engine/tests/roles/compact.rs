@@ -13,7 +13,7 @@ use std::process::Command;
 use testkit::thanos::Thanos;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
-use tsdb::block::Writer;
+use tsdb::block::{Writer, Written};
 use tsdb::chunk::{Columns, Encoding, XorEncoder, floats};
 use tsdb::disk::RealDisk;
 use tsdb::meta::{BlockMeta, File, Thanos as Section};
@@ -60,7 +60,11 @@ fn put(bucket: &Path, n: u64, begin: i64, external: &[(&str, &str)]) {
             writer.add_series(&labels, &[chunk]).unwrap();
         }
     }
-    let written = writer.finish().unwrap();
+    as_uploaded(writer.finish().unwrap());
+}
+
+/// The block lies there as a sidecar uploads it: without tombstones, its files listed.
+pub(super) fn as_uploaded(written: Written) {
     fs::remove_file(written.dir.join("tombstones")).unwrap();
     let mut meta = written.meta;
     let size = |name: &str| File::new(name, fs::metadata(written.dir.join(name)).unwrap().len());

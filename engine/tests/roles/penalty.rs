@@ -1,6 +1,6 @@
 //! Two replicas with gaps, deduplicated by `penalty` in our compactor and in Thanos's: the same series with the same chunks.
 
-use super::compact::{blocks, ours, thanos_compact, verify};
+use super::compact::{as_uploaded, blocks, ours, thanos_compact, verify};
 use model::histogram::{FloatHistogram, IntHistogram, ResetHint, Span};
 use model::sample::stale_nan;
 use model::{BlockId, Labels};
@@ -11,7 +11,7 @@ use testkit::goal::Rng;
 use tsdb::block::{Block, Writer};
 use tsdb::chunk::{Chunk, Exact, Recoder, Value};
 use tsdb::disk::RealDisk;
-use tsdb::meta::{BlockMeta, File, Thanos as Section};
+use tsdb::meta::{BlockMeta, Thanos as Section};
 use tsdb::segment::NewChunk;
 use tsdb::series::{Blocks, Series};
 
@@ -82,12 +82,7 @@ fn put(bucket: &Path, replica: i64, series: &[(String, Vec<Chunk>)]) {
             .collect();
         writer.add_series(&Labels::from_pairs([("__name__", name.as_str())]), &chunks).unwrap();
     }
-    let written = writer.finish().unwrap();
-    fs::remove_file(written.dir.join("tombstones")).unwrap();
-    let mut meta = written.meta;
-    let size = |name: &str| File::new(name, fs::metadata(written.dir.join(name)).unwrap().len());
-    meta.thanos.as_mut().unwrap().files = vec![size("chunks/000001"), size("index"), File::new("meta.json", 0)];
-    fs::write(written.dir.join("meta.json"), meta.write().unwrap()).unwrap();
+    as_uploaded(writer.finish().unwrap());
 }
 
 /// The series of the one block that is not marked.

@@ -131,6 +131,22 @@ pub struct VectorSelector {
     pub span: Span,
 }
 
+impl VectorSelector {
+    /// A selector without modifiers, that must refuse the empty string somewhere.
+    pub fn plain(name: String, matchers: Vec<Matcher>, span: Span) -> Self {
+        Self {
+            name,
+            matchers,
+            offset_ms: 0,
+            offset_expr: None,
+            at: None,
+            mode: RangeMode::Plain,
+            may_match_all: false,
+            span,
+        }
+    }
+}
+
 /// A range vector selector.
 #[derive(Clone, PartialEq, Debug)]
 pub struct MatrixSelector {

@@ -577,7 +577,7 @@ impl<'a> Parser<'a> {
             return self.selector_named(name);
         }
         let (matchers, span) = self.matchers()?;
-        Ok(plain_selector(String::new(), matchers, span))
+        Ok(VectorSelector::plain(String::new(), matchers, span))
     }
 
     /// A selector, of which the name has been read.
@@ -591,7 +591,7 @@ impl<'a> Parser<'a> {
         let name = self.text(name.span).to_owned();
         self.charge::<[Matcher; 4]>(2 * name.len() + "__name__".len())?;
         matchers.push(Matcher::equal("__name__", name.as_str()));
-        Ok(plain_selector(name, matchers, span))
+        Ok(VectorSelector::plain(name, matchers, span))
     }
 
     /// `{a="b", "c"}`
@@ -663,19 +663,6 @@ pub(super) fn query_bound(kind: Kind) -> Option<At> {
 
 pub(super) fn lossy(bytes: Vec<u8>) -> String {
     String::from_utf8(bytes).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned())
-}
-
-fn plain_selector(name: String, matchers: Vec<Matcher>, span: Span) -> VectorSelector {
-    VectorSelector {
-        name,
-        matchers,
-        offset_ms: 0,
-        offset_expr: None,
-        at: None,
-        mode: RangeMode::Plain,
-        may_match_all: false,
-        span,
-    }
 }
 
 fn too_deep(how: &str, limit: u32) -> String {

@@ -3,14 +3,13 @@
 use super::rivals::Virtual;
 use super::*;
 use async_trait::async_trait;
+use bucket::Meta;
+use bucket::layers::around::Around;
 use bucket::layers::faults::{Faults, Plan};
-use bucket::store::{Condition, Entry, Page, Source, Store};
-use bucket::{Meta, Object, Version};
-use bytes::Bytes;
+use bucket::store::{Entry, Page, Store};
 use model::world::World;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 use testkit::goal::{Goal, Rng};
@@ -32,12 +31,9 @@ impl std::fmt::Debug for Stale {
 }
 
 #[async_trait]
-impl Store for Stale {
-    async fn get(&self, path: &str, range: Option<Range<u64>>, max: u64) -> bucket::Result<Object> {
-        self.inner.get(path, range, max).await
-    }
-    async fn head(&self, path: &str) -> bucket::Result<Meta> {
-        self.inner.head(path).await
+impl Around for Stale {
+    fn inner(&self) -> &dyn Store {
+        &*self.inner
     }
     async fn list(&self, prefix: &str, one_level: bool, _token: Option<String>) -> bucket::Result<Page> {
         let is_old = self.seen.lock().1.is_none_or(|until| Instant::now() >= until);
@@ -70,27 +66,6 @@ impl Store for Stale {
         }
         page.entries.extend(folders.into_iter().map(Entry::Directory));
         Ok(page)
-    }
-    async fn put(&self, path: &str, body: Bytes, condition: Condition) -> bucket::Result<Version> {
-        self.inner.put(path, body, condition).await
-    }
-    async fn upload(&self, path: &str, source: Arc<dyn Source>) -> bucket::Result<Version> {
-        self.inner.upload(path, source).await
-    }
-    async fn begin_parts(&self, path: &str) -> bucket::Result<String> {
-        self.inner.begin_parts(path).await
-    }
-    async fn put_part(&self, path: &str, id: &str, index: usize, body: Bytes) -> bucket::Result<String> {
-        self.inner.put_part(path, id, index, body).await
-    }
-    async fn complete_parts(&self, path: &str, id: &str, parts: Vec<String>) -> bucket::Result<Version> {
-        self.inner.complete_parts(path, id, parts).await
-    }
-    async fn abort_parts(&self, path: &str, id: &str) -> bucket::Result<()> {
-        self.inner.abort_parts(path, id).await
-    }
-    async fn delete(&self, path: &str) -> bucket::Result<()> {
-        self.inner.delete(path).await
     }
 }
 

@@ -4,14 +4,14 @@
 
 use super::site::{self, Objects, Samples, Windows};
 use async_trait::async_trait;
-use bucket::store::{Condition, Page, Source, Store};
-use bucket::{Memory, Meta, Object, Version, block};
+use bucket::layers::around::Around;
+use bucket::store::{Condition, Source, Store};
+use bucket::{Memory, Version, block};
 use bytes::Bytes;
 use model::BlockId;
 use model::world::Clock;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Range;
 use std::sync::Arc;
 use tokio::time::Instant;
 use tsdb::marks::DeletionMark;
@@ -186,15 +186,9 @@ impl Judge {
 }
 
 #[async_trait]
-impl Store for Judge {
-    async fn get(&self, path: &str, range: Option<Range<u64>>, max: u64) -> bucket::Result<Object> {
-        self.memory.get(path, range, max).await
-    }
-    async fn head(&self, path: &str) -> bucket::Result<Meta> {
-        self.memory.head(path).await
-    }
-    async fn list(&self, prefix: &str, one_level: bool, token: Option<String>) -> bucket::Result<Page> {
-        self.memory.list(prefix, one_level, token).await
+impl Around for Judge {
+    fn inner(&self) -> &dyn Store {
+        &self.memory
     }
     async fn put(&self, path: &str, body: Bytes, condition: Condition) -> bucket::Result<Version> {
         let before = self.memory.snapshot().remove(path);
@@ -212,12 +206,6 @@ impl Store for Judge {
         }
         sent
     }
-    async fn begin_parts(&self, path: &str) -> bucket::Result<String> {
-        self.memory.begin_parts(path).await
-    }
-    async fn put_part(&self, path: &str, id: &str, index: usize, body: Bytes) -> bucket::Result<String> {
-        self.memory.put_part(path, id, index, body).await
-    }
     async fn complete_parts(&self, path: &str, id: &str, parts: Vec<String>) -> bucket::Result<Version> {
         let before = self.memory.snapshot().remove(path);
         let sent = self.memory.complete_parts(path, id, parts).await;
@@ -225,9 +213,6 @@ impl Store for Judge {
             self.tell("upload", path, self.written(path, before.as_ref()));
         }
         sent
-    }
-    async fn abort_parts(&self, path: &str, id: &str) -> bucket::Result<()> {
-        self.memory.abort_parts(path, id).await
     }
     async fn delete(&self, path: &str) -> bucket::Result<()> {
         let verdict = self.deleted(path);

@@ -3,6 +3,7 @@
 use super::site::TTL;
 use super::*;
 use async_trait::async_trait;
+use bucket::layers::around::Around;
 use bucket::store::{Condition, Page, Source, Store};
 use bucket::{Memory, Meta, Object, Version, lease};
 use bytes::Bytes;
@@ -130,7 +131,10 @@ impl Freezing {
 }
 
 #[async_trait]
-impl Store for Freezing {
+impl Around for Freezing {
+    fn inner(&self) -> &dyn Store {
+        &*self.inner
+    }
     async fn get(&self, path: &str, range: Option<Range<u64>>, max: u64) -> bucket::Result<Object> {
         self.pass(None).await;
         self.inner.get(path, range, max).await
@@ -153,18 +157,6 @@ impl Store for Freezing {
         self.pass(Some(path)).await;
         self.log("upload", path, true);
         self.inner.upload(path, source).await
-    }
-    async fn begin_parts(&self, path: &str) -> bucket::Result<String> {
-        self.inner.begin_parts(path).await
-    }
-    async fn put_part(&self, path: &str, id: &str, index: usize, body: Bytes) -> bucket::Result<String> {
-        self.inner.put_part(path, id, index, body).await
-    }
-    async fn complete_parts(&self, path: &str, id: &str, parts: Vec<String>) -> bucket::Result<Version> {
-        self.inner.complete_parts(path, id, parts).await
-    }
-    async fn abort_parts(&self, path: &str, id: &str) -> bucket::Result<()> {
-        self.inner.abort_parts(path, id).await
     }
     async fn delete(&self, path: &str) -> bucket::Result<()> {
         self.pass(Some(path)).await;

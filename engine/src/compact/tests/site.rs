@@ -2,11 +2,11 @@
 
 use super::super::look::FORGOTTEN;
 use super::super::pass::Tenure;
-use super::super::progress::Progress;
 use super::super::share::{ALL as SCOPE, Share};
 use super::super::{Compactor, Fault, Options};
 use crate::server::Context;
 use async_trait::async_trait;
+use bucket::layers::around::Around;
 use bucket::lease::{Attempt, Contender, Lease};
 use bucket::store::{Condition, Page, Source, Store};
 use bucket::{Bucket, Kind, Memory, Meta, Object, Operation, Version, block};
@@ -103,34 +103,24 @@ impl Site {
 
     pub(super) fn compactor(&self, name: &str, disk: Arc<dyn Disk>) -> Compactor {
         let context = Context::new("compact", self.world.clone());
-        Compactor {
-            disk,
-            dir: Path::new("/data").to_owned(),
-            settings: self.settings.clone(),
-            share: Share::all(),
-            options: Options {
-                name: name.to_owned(),
-                lease: TTL,
-                compactions: 2,
-                downsamplings: 1,
-                fetches: 2,
-                files: 2,
-                metas: 8,
-                dedup: tsdb::series::Dedup::Merge,
-                hash: args::HashFunc::None,
-                cleanup: Duration::from_secs(300),
-                count: Duration::ZERO,
-                wanted: |_| true,
-                inline: false,
-                told: None,
-                free: |_| None,
-            },
-            world: self.world.clone(),
-            progress: Progress::new(&context),
-            busy: Arc::default(),
-            since: Arc::default(),
-            reserved: Arc::default(),
-        }
+        let options = Options {
+            name: name.to_owned(),
+            lease: TTL,
+            compactions: 2,
+            downsamplings: 1,
+            fetches: 2,
+            files: 2,
+            metas: 8,
+            dedup: tsdb::series::Dedup::Merge,
+            hash: args::HashFunc::None,
+            cleanup: Duration::from_secs(300),
+            count: Duration::ZERO,
+            wanted: |_| true,
+            inline: false,
+            told: None,
+            free: |_| None,
+        };
+        Compactor::new(disk, Path::new("/data").to_owned(), (self.settings.clone(), Share::all()), options, &context)
     }
 
     /// The lease, waited for.
@@ -437,7 +427,10 @@ macro_rules! changing {
 }
 
 #[async_trait]
-impl Store for Breaking {
+impl Around for Breaking {
+    fn inner(&self) -> &dyn Store {
+        &self.inner
+    }
     async fn get(&self, path: &str, range: Option<Range<u64>>, max: u64) -> bucket::Result<Object> {
         self.read()?;
         self.inner.get(path, range, max).await
@@ -456,17 +449,8 @@ impl Store for Breaking {
     async fn upload(&self, path: &str, source: Arc<dyn Source>) -> bucket::Result<Version> {
         changing!(self, self.inner.upload(path, source))
     }
-    async fn begin_parts(&self, path: &str) -> bucket::Result<String> {
-        self.inner.begin_parts(path).await
-    }
-    async fn put_part(&self, path: &str, id: &str, index: usize, body: Bytes) -> bucket::Result<String> {
-        self.inner.put_part(path, id, index, body).await
-    }
     async fn complete_parts(&self, path: &str, id: &str, parts: Vec<String>) -> bucket::Result<Version> {
         changing!(self, self.inner.complete_parts(path, id, parts))
-    }
-    async fn abort_parts(&self, path: &str, id: &str) -> bucket::Result<()> {
-        self.inner.abort_parts(path, id).await
     }
     async fn delete(&self, path: &str) -> bucket::Result<()> {
         changing!(self, self.inner.delete(path))

@@ -5,6 +5,7 @@ use super::judge::Judge;
 use super::rivals::Told;
 use super::site::Dice;
 use async_trait::async_trait;
+use bucket::layers::around::Around;
 use bucket::layers::faults::{Faults, Plan};
 use bucket::store::{Condition, Page, Source, Store};
 use bucket::{Kind, Meta, Object, Operation, Version};
@@ -145,7 +146,10 @@ impl Wild {
 }
 
 #[async_trait]
-impl Store for Wild {
+impl Around for Wild {
+    fn inner(&self) -> &dyn Store {
+        &*self.inner
+    }
     async fn get(&self, path: &str, range: Option<Range<u64>>, max: u64) -> bucket::Result<Object> {
         self.read(self.inner.get(path, range, max)).await
     }
@@ -162,18 +166,6 @@ impl Store for Wild {
     async fn upload(&self, path: &str, source: Arc<dyn Source>) -> bucket::Result<Version> {
         let (inner, at) = (Arc::clone(&self.inner), path.to_owned());
         self.change(path, async move { inner.upload(&at, source).await }).await
-    }
-    async fn begin_parts(&self, path: &str) -> bucket::Result<String> {
-        self.inner.begin_parts(path).await
-    }
-    async fn put_part(&self, path: &str, id: &str, index: usize, body: Bytes) -> bucket::Result<String> {
-        self.inner.put_part(path, id, index, body).await
-    }
-    async fn complete_parts(&self, path: &str, id: &str, parts: Vec<String>) -> bucket::Result<Version> {
-        self.inner.complete_parts(path, id, parts).await
-    }
-    async fn abort_parts(&self, path: &str, id: &str) -> bucket::Result<()> {
-        self.inner.abort_parts(path, id).await
     }
     async fn delete(&self, path: &str) -> bucket::Result<()> {
         let (inner, at) = (Arc::clone(&self.inner), path.to_owned());

@@ -205,16 +205,7 @@ pub(super) fn replacement(part: &AggregateExpr, number: usize, query: &str, by: 
     let span = part.span;
     let number = number.to_string();
     let matchers = vec![Matcher::equal(PUSHED, &*number), Matcher::equal(BY, by), Matcher::equal(QUERY, query)];
-    let pushed = VectorSelector {
-        name: String::new(),
-        matchers,
-        offset_ms: 0,
-        offset_expr: None,
-        at: None,
-        mode: RangeMode::Plain,
-        may_match_all: false,
-        span,
-    };
+    let pushed = VectorSelector::plain(String::new(), matchers, span);
     let mut rest = part.clone();
     selectors(&mut rest.expr, &mut |v| v.matchers.push(Matcher::equal(ELSEWHERE, &*number)));
     let matching = VectorMatching {

@@ -224,11 +224,11 @@ pub(super) mod tests {
     use args::files::hex;
     use async_trait::async_trait;
     use bucket::catalogue::Stage;
-    use bucket::store::{Condition, Page, Source, Store};
-    use bucket::{Memory, Meta, Object, Options, Version};
+    use bucket::layers::around::Around;
+    use bucket::store::{Condition, Source, Store};
+    use bucket::{Memory, Options, Version};
     use bytes::Bytes;
     use sha2::{Digest as _, Sha256};
-    use std::ops::Range;
     use std::sync::atomic::{AtomicU32, Ordering};
     use tsdb::chunk::{Encoding, XorEncoder};
     use tsdb::disk::RealDisk;
@@ -245,15 +245,9 @@ pub(super) mod tests {
     }
 
     #[async_trait]
-    impl Store for Lying {
-        async fn get(&self, path: &str, range: Option<Range<u64>>, max: u64) -> bucket::Result<Object> {
-            self.inner.get(path, range, max).await
-        }
-        async fn head(&self, path: &str) -> bucket::Result<Meta> {
-            self.inner.head(path).await
-        }
-        async fn list(&self, prefix: &str, one_level: bool, token: Option<String>) -> bucket::Result<Page> {
-            self.inner.list(prefix, one_level, token).await
+    impl Around for Lying {
+        fn inner(&self) -> &dyn Store {
+            &self.inner
         }
         async fn put(&self, path: &str, body: Bytes, condition: Condition) -> bucket::Result<Version> {
             if path.ends_with(".intent") && self.refusals.load(Ordering::SeqCst) > 0 {
@@ -274,21 +268,6 @@ pub(super) mod tests {
             let kept = if left > 0 { size / 2 } else { size };
             self.halves.store(left.saturating_sub(1), Ordering::SeqCst);
             self.inner.put(path, source.read(0, kept).unwrap(), Condition::None).await
-        }
-        async fn begin_parts(&self, path: &str) -> bucket::Result<String> {
-            self.inner.begin_parts(path).await
-        }
-        async fn put_part(&self, path: &str, id: &str, index: usize, body: Bytes) -> bucket::Result<String> {
-            self.inner.put_part(path, id, index, body).await
-        }
-        async fn complete_parts(&self, path: &str, id: &str, parts: Vec<String>) -> bucket::Result<Version> {
-            self.inner.complete_parts(path, id, parts).await
-        }
-        async fn abort_parts(&self, path: &str, id: &str) -> bucket::Result<()> {
-            self.inner.abort_parts(path, id).await
-        }
-        async fn delete(&self, path: &str) -> bucket::Result<()> {
-            self.inner.delete(path).await
         }
     }
 
