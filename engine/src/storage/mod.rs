@@ -5,6 +5,7 @@
 
 mod config;
 pub(crate) mod hash;
+pub(crate) mod relabel;
 pub(crate) mod selector;
 pub mod web;
 

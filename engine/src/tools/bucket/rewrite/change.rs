@@ -1,6 +1,6 @@
 //! A block without some of its series or samples, or with other labels. Labels of all series are held, chunks of one series at a time.
 
-use super::relabel::Relabel;
+use crate::storage::relabel::Relabel;
 use anyhow::Context as _;
 use model::Labels;
 use model::matcher::Matcher;
@@ -315,6 +315,7 @@ fn without(chunk: &Chunk, gone: &Intervals) -> anyhow::Result<Vec<Chunk>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::storage::relabel::Use;
     use model::BlockId;
     use tsdb::disk::RealDisk;
 
@@ -412,7 +413,9 @@ mod tests {
         );
 
         // Two become one, and what was deleted before is deleted by the new name.
-        let relabel = Relabel::parse("- {source_labels: [i], regex: 'y|z', target_label: i, replacement: w}").unwrap();
+        let relabel =
+            Relabel::parse("- {source_labels: [i], regex: 'y|z', target_label: i, replacement: w}", Use::Change)
+                .unwrap();
         let deletions = Deletion::parse("- matchers: '{i=\"w\"}'\n  intervals: [{mint: 0, maxt: 0}]").unwrap();
         let (left, log) = after(&Change { relabel: Some(relabel), deletions });
         assert_eq!(

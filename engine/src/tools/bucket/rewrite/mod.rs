@@ -1,17 +1,16 @@
 //! `panoptes tools bucket rewrite`: a new block of one, without some of its series or samples, or with other labels.
 
 mod change;
-mod relabel;
 
 use super::download::{self, Scratch};
 use super::{Objstore, Screen};
 use crate::server::expand::expand;
+use crate::storage::relabel::{Relabel, Use};
 use anyhow::Context as _;
 use bucket::{Bucket, block, mark};
 use change::{Change, Deletion};
 use model::BlockId;
 use model::world::World;
-use relabel::Relabel;
 use std::io::BufRead as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -93,7 +92,10 @@ pub(super) async fn run(args: &Args, objstore: &Objstore, world: World, screen: 
         "what is to change? Give --rewrite.to-delete-config-file or --rewrite.to-relabel-config-file"
     );
     let change = Arc::new(Change {
-        relabel: relabel.map(|yaml| Relabel::parse(&yaml)).transpose().context("--rewrite.to-relabel-config")?,
+        relabel: relabel
+            .map(|yaml| Relabel::parse(&yaml, Use::Change))
+            .transpose()
+            .context("--rewrite.to-relabel-config")?,
         deletions: delete
             .map(|yaml| Deletion::parse(&yaml))
             .transpose()

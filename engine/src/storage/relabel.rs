@@ -1,4 +1,4 @@
-//! Prometheus's relabelling of a series (`model/relabel`, 0.314), all actions.
+//! Prometheus's relabelling (`model/relabel`, 0.314): of series with all actions, of blocks to select them.
 
 use anyhow::{Context as _, bail};
 use md5::{Digest as _, Md5};
@@ -10,38 +10,51 @@ use std::collections::BTreeMap;
 /// More steps than anyone has.
 const MAX_STEPS: usize = 1000;
 
-/// One step as it is written, with Prometheus's defaults.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+/// One step as somebody writes it; what is left out, or null, has Prometheus's default.
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
+struct Raw {
+    source_labels: Option<Vec<String>>,
+    separator: Option<String>,
+    regex: Option<String>,
+    modulus: Option<u64>,
+    target_label: Option<String>,
+    replacement: Option<String>,
+    action: Option<String>,
+}
+
+/// One step with all that it has.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(from = "Raw")]
 struct Written {
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     source_labels: Vec<String>,
-    #[serde(default = "semicolon")]
     separator: String,
-    #[serde(default = "anything")]
     regex: String,
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(skip_serializing_if = "is_zero")]
     modulus: u64,
-    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[serde(skip_serializing_if = "String::is_empty")]
     target_label: String,
-    #[serde(default = "first_group")]
     replacement: String,
-    #[serde(default = "replace")]
     action: String,
 }
 
-fn semicolon() -> String {
-    ";".to_owned()
+impl From<Raw> for Written {
+    fn from(raw: Raw) -> Self {
+        let or = |given: Option<String>, default: &str| given.unwrap_or_else(|| default.to_owned());
+        let action = raw.action.filter(|action| !action.is_empty());
+        Self {
+            source_labels: raw.source_labels.unwrap_or_default(),
+            separator: or(raw.separator, ";"),
+            regex: or(raw.regex, "(.*)"),
+            modulus: raw.modulus.unwrap_or_default(),
+            target_label: raw.target_label.unwrap_or_default(),
+            replacement: or(raw.replacement, "$1"),
+            action: or(action, "replace").to_ascii_lowercase(),
+        }
+    }
 }
-fn anything() -> String {
-    "(.*)".to_owned()
-}
-fn first_group() -> String {
-    "$1".to_owned()
-}
-fn replace() -> String {
-    "replace".to_owned()
-}
+
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
 fn is_zero(n: &u64) -> bool {
     *n == 0
@@ -62,6 +75,42 @@ enum Action {
     Uppercase,
 }
 
+const ACTIONS: [(&str, Action); 11] = [
+    ("replace", Action::Replace),
+    ("keep", Action::Keep),
+    ("drop", Action::Drop),
+    ("keepequal", Action::KeepEqual),
+    ("dropequal", Action::DropEqual),
+    ("hashmod", Action::HashMod),
+    ("labelmap", Action::LabelMap),
+    ("labeldrop", Action::LabelDrop),
+    ("labelkeep", Action::LabelKeep),
+    ("lowercase", Action::Lowercase),
+    ("uppercase", Action::Uppercase),
+];
+
+/// What steps are for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Use {
+    /// They change series.
+    Change,
+    /// They only say which blocks are taken.
+    Select,
+}
+
+impl Use {
+    fn action(self, name: &str) -> anyhow::Result<Action> {
+        let fits = |action| self == Self::Change || matches!(action, Action::Keep | Action::Drop | Action::HashMod);
+        if let Some((_, action)) = ACTIONS.iter().find(|(known, action)| *known == name && fits(*action)) {
+            return Ok(*action);
+        }
+        let why = if self == Self::Change { "is not known" } else { "can't select blocks" };
+        let names: Vec<&str> = ACTIONS.iter().filter(|(_, action)| fits(*action)).map(|(name, _)| *name).collect();
+        let (last, others) = names.split_last().context("no action at all")?;
+        bail!("action {name} {why}: use {} or {last}", others.join(", "))
+    }
+}
+
 #[derive(Clone, Debug)]
 struct Step {
     written: Written,
@@ -71,57 +120,48 @@ struct Step {
 
 /// Steps, in order.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Relabel(Vec<Step>);
+pub(crate) struct Relabel(Vec<Step>);
 
 impl Relabel {
     /// Reads the YAML.
     ///
     /// # Errors
     /// What is wrong with it, and in which step.
-    pub(super) fn parse(yaml: &str) -> anyhow::Result<Self> {
+    pub(crate) fn parse(yaml: &str, used: Use) -> anyhow::Result<Self> {
         let all: Vec<Written> = args::yaml::read(yaml)?;
         anyhow::ensure!(all.len() <= MAX_STEPS, "{} steps; at most {MAX_STEPS} are read", all.len());
-        let steps = all.into_iter().enumerate().map(|(i, w)| step(w).with_context(|| format!("step {}", i + 1)));
+        let steps = all.into_iter().enumerate().map(|(i, w)| step(w, used).with_context(|| format!("step {}", i + 1)));
         Ok(Self(steps.collect::<anyhow::Result<_>>()?))
     }
 
     /// The steps as meta.json tells them.
-    pub(super) fn written(&self) -> Vec<serde_json::Value> {
+    pub(crate) fn written(&self) -> Vec<serde_json::Value> {
         self.0.iter().filter_map(|step| serde_json::to_value(&step.written).ok()).collect()
     }
 
+    /// Whether there are no steps.
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Takes all steps on these labels, up to the one that drops them; false if one does.
+    pub(crate) fn keeps(&self, labels: &mut BTreeMap<String, String>) -> bool {
+        self.0.iter().all(|step| step.apply(labels))
+    }
+
     /// The labels that a series has after all steps; none if it is dropped or has none left.
-    pub(super) fn apply(&self, labels: &Labels) -> Option<Labels> {
+    pub(crate) fn apply(&self, labels: &Labels) -> Option<Labels> {
         let mut all: BTreeMap<String, String> = labels.iter().map(|(n, v)| (n.to_owned(), v.to_owned())).collect();
-        for step in &self.0 {
-            if !step.apply(&mut all) {
-                return None;
-            }
+        if !self.keeps(&mut all) {
+            return None;
         }
         all.retain(|_, value| !value.is_empty());
         (!all.is_empty()).then(|| Labels::from_pairs(all.iter().map(|(n, v)| (n.as_str(), v.as_str()))))
     }
 }
 
-fn step(mut written: Written) -> anyhow::Result<Step> {
-    written.action = written.action.to_ascii_lowercase();
-    let action = match written.action.as_str() {
-        "replace" | "" => Action::Replace,
-        "keep" => Action::Keep,
-        "drop" => Action::Drop,
-        "keepequal" => Action::KeepEqual,
-        "dropequal" => Action::DropEqual,
-        "hashmod" => Action::HashMod,
-        "labelmap" => Action::LabelMap,
-        "labeldrop" => Action::LabelDrop,
-        "labelkeep" => Action::LabelKeep,
-        "lowercase" => Action::Lowercase,
-        "uppercase" => Action::Uppercase,
-        other => bail!(
-            "action {other} is not known: use replace, keep, drop, keepequal, dropequal, hashmod, labelmap, labeldrop, labelkeep, \
-             lowercase or uppercase"
-        ),
-    };
+fn step(written: Written, used: Use) -> anyhow::Result<Step> {
+    let action = used.action(&written.action)?;
     let targeted = matches!(
         action,
         Action::Replace
@@ -193,9 +233,15 @@ fn hash(value: &str) -> u64 {
 mod tests {
     use super::*;
 
+    #[test]
+    fn hashes_are_those_of_prometheus() {
+        // MD5("a") = 0cc175b9c0f1b6a831c399e269772661: its last eight bytes.
+        assert_eq!(hash("a"), 0x31c3_99e2_6977_2661);
+    }
+
     fn after(yaml: &str) -> Option<String> {
         let labels = Labels::from_pairs([("__name__", "up"), ("a", "x-1"), ("b", "X"), ("c", "x-1")]);
-        Relabel::parse(yaml).unwrap().apply(&labels).map(|labels| labels.to_string())
+        Relabel::parse(yaml, Use::Change).unwrap().apply(&labels).map(|labels| labels.to_string())
     }
 
     #[test]
@@ -256,7 +302,7 @@ mod tests {
             ("- {action: hashmod, target_label: a}", "modulus"),
             ("- {replace: a}", "replace"),
         ] {
-            let error = format!("{:#}", Relabel::parse(yaml).unwrap_err());
+            let error = format!("{:#}", Relabel::parse(yaml, Use::Change).unwrap_err());
             assert!(error.contains(says), "{error}");
         }
     }
