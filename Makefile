@@ -49,10 +49,11 @@ harness:
 peers: harness ## build the real parts that tests run against (Kubernetes, Prometheus, Thanos, ...)
 	$(E2E) peers
 
+# Eight threads on any machine: most tests wait for real programs.
 .PHONY: test
 test: harness ## everything that needs no whole cluster
 	$(E2E) peers $(TEST_PEERS)
-	cargo test --locked --workspace
+	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-8} cargo test --locked --workspace
 
 .PHONY: e2e
 e2e: release harness ## the stories, on three real clusters (root; Debian)
