@@ -94,6 +94,13 @@ pub(super) const GOALS: &[Goal] = &[
         negatives: &[Negative { protection: "quarantine", line: "is sound and was not compacted" }],
     },
     Goal {
+        number: "G02",
+        package: "panoptes",
+        target: "goals",
+        test: "g02::goal_g02_kills_of_compactors",
+        negatives: &[Negative { protection: "compact-meta-last", line: "a visible block is not whole" }],
+    },
+    Goal {
         number: "G03",
         package: "panoptes",
         target: "goals",

@@ -95,6 +95,10 @@ impl Tenure {
                     first_fault.get_or_insert(Fault::Bucket(e));
                 }
                 if !cleared {
+                    // What lies there for a piece of work that is over takes room for nothing.
+                    if first_fault.is_none() && compactor.busy.try_write().is_ok() {
+                        item::clean(compactor, &|_| false)?;
+                    }
                     break;
                 }
                 continue;

@@ -3,31 +3,16 @@
 //! `--shipper.upload-compacted`. Each block gets to the bucket exactly once, is never seen there in part, and what is there is
 //! there once: as itself, or within what it was compacted to.
 
+use super::doomed::{CALLS, Doomed, until};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use testkit::goal::{Goal, Rng};
 use testkit::oracle::Oracle;
 use testkit::prometheus_stub::{PrometheusStub, Told};
 
-/// System calls at which the process is killed: those that touch the blocks, the bucket (a directory) and the list.
-const CALLS: &[&str] = &[
-    "link,linkat",
-    "rename,renameat,renameat2",
-    "fsync,fdatasync",
-    "unlink,unlinkat",
-    "mkdir,mkdirat",
-    "openat",
-    "pwrite64,write",
-    "pread64,read",
-    "flock",
-    "getdents64",
-    "utimensat",
-    "copy_file_range,sendfile",
-];
 /// Blocks in one data directory.
 const BLOCKS: i64 = 3;
 /// A sidecar that is not killed is done within this.
@@ -250,79 +235,21 @@ impl World {
     }
 }
 
-/// A sidecar, and `strace` around it if it is to be killed at a system call.
-struct Sidecar {
-    process: Child,
-    http: u16,
+/// A sidecar of this world.
+fn sidecar(world: &World, prometheus: &PrometheusStub, kill_at: Option<(&str, usize)>) -> Doomed {
+    let args = [
+        format!("--prometheus.url={}", prometheus.url()),
+        format!("--tsdb.path={}", world.data().display()),
+        format!("--objstore.config={{type: FILESYSTEM, config: {{directory: {}}}}}", world.bucket().display()),
+    ];
+    let more = world.upload_compacted.then(|| "--shipper.upload-compacted".to_owned());
+    let args: Vec<String> = args.into_iter().chain(more).collect();
+    Doomed::start("sidecar", &args, &world.dir.path().join("log"), kill_at)
 }
 
-impl Sidecar {
-    fn start(world: &World, prometheus: &PrometheusStub, kill_at: Option<(&str, usize)>) -> Self {
-        let sidecar = env!("CARGO_BIN_EXE_panoptes");
-        let http = testkit::ports::free().unwrap();
-        let mut command = match kill_at {
-            None => Command::new(sidecar),
-            Some((calls, n)) => {
-                let mut command = Command::new(testkit::peers::path("strace").unwrap());
-                command.args(["-f", "-qq", "-o", "/dev/null"]);
-                command.arg(format!("--trace={calls}")).arg(format!("--inject={calls}:signal=KILL:when={n}"));
-                command.arg(sidecar);
-                command
-            }
-        };
-        let log = fs::File::options().create(true).append(true).open(world.dir.path().join("log")).unwrap();
-        command
-            .arg("sidecar")
-            .arg(format!("--prometheus.url={}", prometheus.url()))
-            .arg(format!("--tsdb.path={}", world.data().display()))
-            .arg(format!("--objstore.config={{type: FILESYSTEM, config: {{directory: {}}}}}", world.bucket().display()))
-            .arg(format!("--http-address=127.0.0.1:{http}"))
-            .arg("--grpc-address=127.0.0.1:0")
-            .args(world.upload_compacted.then_some("--shipper.upload-compacted"))
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().unwrap())
-            .stderr(log);
-        // strace and what it traces end together.
-        use std::os::unix::process::CommandExt as _;
-        command.process_group(0);
-        Self { process: command.spawn().unwrap(), http }
-    }
-
-    fn ended(&mut self) -> bool {
-        self.process.try_wait().unwrap().is_some()
-    }
-
-    /// True if it has looked at all blocks, and done what it could.
-    fn looked(&self) -> bool {
-        testkit::http::get(&format!("http://127.0.0.1:{}/metrics", self.http)).is_ok_and(|answer| {
-            answer.body.lines().any(|l| l.strip_prefix("thanos_shipper_dir_syncs_total ").is_some_and(|n| n != "0"))
-        })
-    }
-
-    fn kill(&mut self) {
-        let group = format!("-{}", self.process.id());
-        let _ = Command::new("kill").args(["-KILL", "--", &group]).stderr(Stdio::null()).status();
-        let _ = self.process.wait();
-    }
-}
-
-impl Drop for Sidecar {
-    fn drop(&mut self) {
-        if !self.ended() {
-            self.kill();
-        }
-    }
-}
-
-fn until(within: Duration, mut done: impl FnMut() -> bool) -> bool {
-    let begin = Instant::now();
-    while !done() {
-        if begin.elapsed() > within {
-            return false;
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    true
+/// True if it has looked at all blocks, and done what it could.
+fn looked(sidecar: &Doomed) -> bool {
+    sidecar.metric("thanos_shipper_dir_syncs_total") > 0.0
 }
 
 #[test]
@@ -347,15 +274,15 @@ fn goal_g03_kills_during_upload() {
         }
         while kills < wanted && !world.done() {
             let calls = if rng.one_in(5) { None } else { rng.choose(CALLS).copied() };
-            let mut sidecar = Sidecar::start(&world, &prometheus, calls.map(|c| (c, 1 + rng.below(6))));
+            let mut process = sidecar(&world, &prometheus, calls.map(|c| (c, 1 + rng.below(6))));
             // At a moment by chance: most of them while it uploads.
             let moment = Duration::from_millis(if calls.is_none() { 60 + rng.below(200) as u64 } else { 3000 });
-            let killed = until(moment, || sidecar.ended() || world.done()) && sidecar.ended();
+            let killed = until(moment, || process.ended() || world.done()) && process.ended();
             if killed || !world.done() {
                 kills += 1;
                 *by_call.entry(calls.unwrap_or("a random moment")).or_default() += 1;
             }
-            sidecar.kill();
+            process.kill();
             world.check();
             world.spoil(&mut rng);
             if rng.one_in(2) {
@@ -364,12 +291,12 @@ fn goal_g03_kills_during_upload() {
         }
         world.compact(&mut oracle, &mut rng);
         // Nobody kills any more: all is done.
-        let sidecar = Sidecar::start(&world, &prometheus, None);
+        let process = sidecar(&world, &prometheus, None);
         let done = until(DONE, || {
             world.check();
-            sidecar.looked() && world.done() && world.listed() && !staged(&world.data())
+            looked(&process) && world.done() && world.listed() && !staged(&world.data())
         });
-        drop(sidecar);
+        drop(process);
         world.check();
         let log = fs::read_to_string(world.dir.path().join("log")).unwrap();
         assert!(done, "not all blocks were uploaded; the sidecar said:\n{log}");
