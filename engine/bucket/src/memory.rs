@@ -46,6 +46,11 @@ impl Memory {
         Self { clock, state: Arc::default() }
     }
 
+    /// The bytes of an object, for a test's look.
+    pub fn peek(&self, path: &str) -> Option<Bytes> {
+        self.state.lock().objects.get(path).map(|stored| stored.bytes.clone())
+    }
+
     /// All names and bytes, for a test's comparison.
     pub fn snapshot(&self) -> BTreeMap<String, Bytes> {
         self.state.lock().objects.iter().map(|(k, v)| (k.clone(), v.bytes.clone())).collect()

@@ -5,7 +5,7 @@ use super::share::Share;
 use super::{Fault, PRODUCER, foreign, producer};
 use bucket::catalogue::{Reader, State};
 use bucket::fetch::{Fetcher, Reason, View};
-use bucket::{Bucket, Kind, block};
+use bucket::{Bucket, Kind, block, mark};
 use model::{BlockId, protection};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
@@ -134,12 +134,6 @@ impl Look {
                 broken.push((id, what));
             }
         }
-        self.marked.lock().retain(|id, mark| {
-            if let Some(block) = snapshot.blocks.get_mut(id) {
-                block.marks.deletion.get_or_insert_with(|| mark.clone());
-            }
-            now.saturating_sub(mark.deletion_time.saturating_mul(1000)) < LAG
-        });
         let hidden: Vec<_> = told.iter().chain(&self.made).filter(|(id, _)| !view.blocks.contains_key(id)).collect();
         for (id, meta) in hidden {
             let is_known = self.deleted.contains(id) || snapshot.blocks.contains_key(id);
@@ -148,7 +142,7 @@ impl Look {
             }
             let mut block = plan::Block::new(Arc::clone(meta));
             match ask(&self.bucket, *id).await? {
-                Asked::There(_) => {}
+                Asked::There(_) => self.ask_marks(&mut block).await?,
                 Asked::Broken(what) => block.problems.push(what),
                 Asked::Gone => continue,
             }
@@ -173,9 +167,12 @@ impl Look {
                 && let Asked::There(meta) = ask(&self.bucket, *id).await?
             {
                 snapshot.partial.remove(id);
-                snapshot.blocks.insert(*id, plan::Block::new(*meta));
+                let mut block = plan::Block::new(*meta);
+                self.ask_marks(&mut block).await?;
+                snapshot.blocks.insert(*id, block);
             }
         }
+        self.apply_marked(&mut snapshot, now);
         let age = |id: BlockId| now.saturating_sub(i64::try_from(id.time_ms()).unwrap_or(i64::MAX));
         let (mut broken_off, mut dead) = (BTreeMap::new(), BTreeSet::new());
         // Whoever announced what nobody knows of may go on with it.
@@ -196,6 +193,15 @@ impl Look {
             // Who announced it held the lease before, or failed: nobody is at it now.
             if forgotten || (by == ours.name() && !is_closed) {
                 broken_off.insert(id, forgotten);
+            }
+        }
+        // Nobody's any more: the catalogue was deleted by hand, or folded what was dead.
+        let announced: BTreeSet<BlockId> = intents.iter().map(|(_, intent)| intent.block).collect();
+        let is_closed = |id: &BlockId| view.partial.get(id).is_some_and(|p| p.reason == Reason::Closed);
+        for (id, partial) in snapshot.partial.iter_mut().filter(|(id, _)| is_closed(id) && !announced.contains(id)) {
+            partial.claimed = true;
+            if age(*id) >= FORGOTTEN {
+                broken_off.insert(*id, true);
             }
         }
         // Announced by us, never committed, and its meta.json is there: it was killed right then, or it came behind our
@@ -231,6 +237,40 @@ impl Look {
         let bytes = view.blocks.iter().filter(|(_, b)| b.bytes > 0).map(|(id, b)| (*id, b.bytes)).collect();
         let errors = view.errors;
         Ok(Seen { snapshot: Arc::new(snapshot), bytes, broken_off, dead, broken, uncommitted, foreign, errors, there })
+    }
+}
+
+impl Look {
+    /// The marks of a block that the listing does not show: where they are broken or can't be understood, it is left alone.
+    async fn ask_marks(&self, block: &mut plan::Block) -> Result<(), Fault> {
+        let id = block.meta.id;
+        block.marks.deletion = known(mark::read(&self.bucket, id).await, &mut block.problems)?;
+        block.marks.no_compact = known(mark::read(&self.bucket, id).await, &mut block.problems)?;
+        block.marks.no_downsample = known(mark::read(&self.bucket, id).await, &mut block.problems)?;
+        Ok(())
+    }
+
+    /// Our own marks: a listing may not show them yet.
+    fn apply_marked(&self, snapshot: &mut Snapshot, now: i64) {
+        self.marked.lock().retain(|id, mark| {
+            if let Some(block) = snapshot.blocks.get_mut(id) {
+                block.marks.deletion.get_or_insert_with(|| mark.clone());
+            }
+            now.saturating_sub(mark.deletion_time.saturating_mul(1000)) < LAG
+        });
+    }
+}
+
+fn known<M>(found: bucket::Result<mark::Found<M>>, problems: &mut Vec<String>) -> Result<Option<M>, Fault> {
+    match found {
+        Ok(mark::Found::Mark(mark)) => Ok(Some(mark)),
+        // A broken one counts as none, as in a listing.
+        Ok(mark::Found::None | mark::Found::Broken(_)) => Ok(None),
+        Err(e) if e.kind == Kind::Corrupt => {
+            problems.push(e.to_string());
+            Ok(None)
+        }
+        Err(e) => Err(e.into()),
     }
 }
 

@@ -15,7 +15,6 @@ mod foreign;
 mod item;
 mod look;
 mod metrics;
-#[allow(dead_code, reason = "the tools take it")]
 mod once;
 mod pass;
 mod progress;
@@ -26,16 +25,16 @@ mod tenure;
 #[cfg(test)]
 mod tests;
 
-#[allow(unused_imports, reason = "tools take it")]
-pub(crate) use once::{Once, once};
+pub(crate) use once::{Once, alone, once};
+pub(crate) use run::retention_labels;
 pub use run::run;
+pub(crate) use share::Share;
 
 use crate::server::Context;
 use args::HashFunc;
 use bucket::Bucket;
 use model::world::World;
 use progress::Progress;
-use share::Share;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,6 +1,6 @@
 //! One pass of some kinds of work, for tools: under the same lease, by the same plan and the same laws as the compactor's own.
 
-use super::share::Share;
+use super::share::{ALL, Share};
 use super::tenure::End;
 use super::{Compactor, Options, space};
 use crate::server::Context;
@@ -8,7 +8,10 @@ use crate::storage::part_name;
 use anyhow::{bail, ensure};
 use args::CompactArgs;
 use bucket::Bucket;
+use bucket::lease::{Attempt, Claims, Contender, Lease};
+use model::Labels;
 use model::world::World;
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::sync::mpsc;
@@ -39,6 +42,7 @@ pub(crate) async fn once(
     bucket: &Bucket,
     what: Once,
     tell: &mut dyn FnMut(String),
+    stop: &CancellationToken,
 ) -> anyhow::Result<()> {
     let refused = what.settings.check().into_iter().filter_map(|f| match f {
         Finding::Refused(what) => Some(what),
@@ -70,8 +74,8 @@ pub(crate) async fn once(
     };
     let compactor = Compactor::new(Arc::new(RealDisk), what.dir, (what.settings, share), options, &context);
     compactor.disk.create_dir(&compactor.dir)?;
-    let stop = CancellationToken::new();
-    let working = compactor.work(bucket, None, &stop);
+    let _lock = space::lock(&compactor.dir)?;
+    let working = compactor.work(bucket, None, stop);
     tokio::pin!(working);
     let end = loop {
         tokio::select! {
@@ -83,11 +87,65 @@ pub(crate) async fn once(
     while let Ok(line) = says.try_recv() {
         tell(line);
     }
+    for held in compactor.progress.state().held_items.iter().filter(|item| !item.waits) {
+        tell(format!("left alone: {}: {}", held.what, held.why));
+    }
     match end {
+        End::Over if stop.is_cancelled() => bail!("interrupted; what was done is done"),
         End::Over => Ok(()),
         End::StandsBy(holder) => {
             bail!("{holder} has the lease on this bucket and does this work itself: end it first, then try again")
         }
         End::Failed(fault) => Err(fault.into()),
     }
+}
+
+/// Does something to streams as the only compactor of theirs: holds the lease on the bucket and the claims on the streams meanwhile,
+/// and gives the lease back. A holder that died is waited out. `work` is dropped where it stands when the lease is lost, and asks it
+/// before each change of the bucket.
+///
+/// # Errors
+/// When another one has one of the streams (who, and what to do), the lease is lost, or the work failed.
+pub(crate) async fn alone<T>(
+    bucket: &Bucket,
+    streams: &BTreeSet<Labels>,
+    work: impl AsyncFnOnce(&Lease) -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
+    let ttl = CompactArgs::default().lease_duration.duration();
+    let mut contender = Contender::new(bucket.clone(), ALL, "", &part_name("tools"), ttl);
+    let mut stood_by = None;
+    let lease = loop {
+        match contender.attempt().await? {
+            Attempt::Held(lease) => break lease,
+            Attempt::StandBy(other, _) if stood_by.is_some_and(|renewals| renewals != other.renewals) => {
+                bail!("{} has the lease on this bucket: end it first, then try again", other.holder)
+            }
+            Attempt::StandBy(other, left) => {
+                stood_by = Some(other.renewals);
+                tokio::time::sleep(left.min(ttl / 4)).await;
+            }
+        }
+    };
+    let mut claims = Claims::new(bucket.clone(), lease.clone());
+    let mut waits = true;
+    let working = async {
+        loop {
+            let taken = claims.claim(streams).await?;
+            let Some((stream, by)) = taken.first_key_value() else { break };
+            match by.left.filter(|_| std::mem::take(&mut waits)) {
+                Some(left) => tokio::time::sleep(left).await,
+                None => {
+                    bail!("{} compacts {stream}, for the scope {}: end it first, then try again", by.holder, by.scope)
+                }
+            }
+        }
+        work(&lease).await
+    };
+    let outcome = tokio::select! {
+        outcome = working => outcome,
+        why = lease.lost() => Err(anyhow::anyhow!("the lease on the bucket is lost: {why}")),
+        () = lease.keep() => Err(anyhow::anyhow!("the lease on the bucket is lost")),
+    };
+    lease.release().await;
+    outcome
 }

@@ -7,7 +7,7 @@ use super::metrics::{OfMark, resolution};
 use super::{Compactor, Fault, Options, producer};
 use bucket::Bucket;
 use bucket::catalogue::{Producer, fold};
-use bucket::lease::{Claims, Lease};
+use bucket::lease::{Claims, Lease, Taken};
 use futures::StreamExt as _;
 use model::{BlockId, Labels};
 use std::collections::{BTreeMap, BTreeSet};
@@ -37,6 +37,8 @@ pub(super) struct Tenure {
     dead: BTreeSet<BlockId>,
     /// Blocks that the last look showed, of others' shares, too.
     shown: BTreeSet<BlockId>,
+    /// Streams that other scopes have, as the last pass found.
+    taken: BTreeMap<Labels, Taken>,
 }
 
 /// Why something is left alone.
@@ -68,7 +70,20 @@ impl Tenure {
             lease: lease.clone(),
             dead: BTreeSet::new(),
             shown: BTreeSet::new(),
+            taken: BTreeMap::new(),
         }
+    }
+
+    /// The streams that the last pass left to other scopes, in words, and the longest that this can last if none of those lives.
+    pub(super) fn taken(&self) -> Option<(Option<Duration>, String)> {
+        let (stream, by) = self.taken.first_key_value()?;
+        let what = format!(
+            "{} of the streams are another compactor's, as {stream}, which {} has for the scope {}: end it, or run with --wait",
+            self.taken.len(),
+            by.holder,
+            by.scope
+        );
+        Some((self.taken.values().filter_map(|by| by.left).max(), what))
     }
 
     /// Works until nothing is left to do.
@@ -85,6 +100,7 @@ impl Tenure {
             self.lease.check()?;
             let seen = self.see(compactor).await?;
             let now = compactor.world.clock.now_ms();
+            compactor.progress.metrics.cleanup_loops.inc_by(u64::from(round == 0));
             let plan = decide(compactor, &seen.snapshot, now, round == 0).await?;
             let items = self.choose(compactor, &seen, &plan, &tried, &mut failed).await?;
             failed.extend(seen.broken.iter().map(|(id, what)| (id.to_string(), Failed::stays(what))));
@@ -203,6 +219,7 @@ impl Tenure {
             let why = format!("{} compacts it, for the scope {}", by.holder, by.scope);
             failed.insert(stream.to_string(), Failed { why, waits: true });
         }
+        self.taken.clone_from(&taken);
         Ok(items.into_iter().filter(|item| of(item).is_none_or(|s| !taken.contains_key(&s))).collect())
     }
 
@@ -286,12 +303,19 @@ impl Tenure {
         let effects = self.effects();
         let catalogue = producer(&self.bucket, &compactor.share.scope)?;
         let bench = Bench { compactor, effects, catalogue, seen: &seen, announced: self.look.announced() };
-        for item in items.iter().filter(is_due) {
-            if let (Action::Delete(id), Made { moot: None, .. }) = (&item.action, one(&bench, item).await?) {
-                self.look.deleted(*id);
+        compactor.progress.metrics.cleanup_loops.inc_by(u64::from(deletes));
+        let due: Vec<Item> = items.iter().filter(is_due).cloned().collect();
+        let doing = futures::stream::iter(due).map(|item| async { (one(&bench, &item).await, item) });
+        let done: Vec<(Result<Made, Fault>, Item)> = doing.buffer_unordered(EFFECTS).collect().await;
+        let mut failed = None;
+        for (result, item) in done {
+            match (&item.action, result) {
+                (Action::Delete(id), Ok(Made { moot: None, .. })) => self.look.deleted(*id),
+                (_, Err(fault)) => drop(failed.get_or_insert(fault)),
+                _ => {}
             }
         }
-        Ok(())
+        failed.map_or(Ok(()), Err)
     }
 
     /// Makes one document of many entries of the catalogue, and lets it forget what is gone.
@@ -346,7 +370,7 @@ async fn run(bench: &Bench<'_>, items: Vec<Item>) -> Vec<Outcome> {
         items.into_iter().partition(|i| matches!(i.action, Action::Compact(_) | Action::Downsample(..)));
     let (coarser, wider): (Vec<Item>, Vec<Item>) =
         work.into_iter().partition(|i| matches!(i.action, Action::Downsample(..)));
-    let bytes = |items: &[Item]| items.iter().flat_map(|i| i.action.blocks()).map(|id| bench.bytes(id)).sum::<u64>();
+    let bytes = |items: &[Item]| bench.bytes_of(items.iter().flat_map(|i| i.action.blocks()));
     bench.compactor.progress.round(bytes(&coarser).saturating_add(bytes(&wider)));
     let options = &bench.compactor.options;
     let mut outcomes = Vec::new();
@@ -394,7 +418,6 @@ async fn one(bench: &Bench<'_>, item: &Item) -> Result<Made, Fault> {
     let of = |id: &BlockId| resolution(snapshot.blocks.get(id).map_or(0, |b| b.meta.resolution()));
     match &item.action {
         Action::Delete(id) => {
-            metrics.cleanup_loops.inc();
             let deleted = effects.delete(*id, &item.why, snapshot, &bench.compactor.settings).await;
             match &deleted {
                 Ok(Done::Yes) if matches!(item.why, Why::UploadBrokeOff { .. }) => metrics.partial_deletions.inc(),
@@ -466,5 +489,5 @@ async fn one(bench: &Bench<'_>, item: &Item) -> Result<Made, Fault> {
 }
 
 fn bytes_of(bench: &Bench<'_>, item: &Item) -> u64 {
-    item.action.blocks().iter().map(|id| bench.bytes(id)).sum()
+    bench.bytes_of(item.action.blocks())
 }

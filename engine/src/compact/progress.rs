@@ -149,6 +149,14 @@ impl Progress {
         self.metrics.held.set(i64::try_from(inner.state.held).unwrap_or(i64::MAX));
     }
 
+    /// What must never be: a law is broken, or our own blocks are taken for another program's.
+    #[cfg(test)]
+    pub(super) fn wrong(&self) -> Option<String> {
+        let state = &self.inner.lock().state;
+        let law = state.error.as_ref().filter(|e| e.contains("breaks the law"));
+        law.or(state.deletions_stopped.as_ref()).cloned()
+    }
+
     /// All that is left alone.
     #[cfg(test)]
     pub(super) fn all_held(&self) -> Vec<HeldItem> {

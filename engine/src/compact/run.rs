@@ -28,13 +28,17 @@ fn replica_labels(args: &CompactArgs) -> Vec<String> {
 }
 
 /// The labels of blocks that retention is for.
-fn retention_labels(args: &CompactArgs) -> anyhow::Result<BTreeMap<String, String>> {
+///
+/// # Errors
+/// When one is not written as NAME=VALUE.
+pub(crate) fn retention_labels(flags: &[String]) -> anyhow::Result<BTreeMap<String, String>> {
     let pair = |text: &String| {
         let (name, value) = text.split_once('=').filter(|(name, _)| !name.is_empty())?;
         Some((name.to_owned(), value.trim_matches('"').to_owned()))
     };
-    let all = args.retention_labels.iter();
-    all.map(|text| pair(text).with_context(|| format!("--retention.external-label={text}: write it as NAME=VALUE")))
+    flags
+        .iter()
+        .map(|text| pair(text).with_context(|| format!("--retention.external-label={text}: write it as NAME=VALUE")))
         .collect()
 }
 
@@ -84,7 +88,7 @@ fn settings(args: &CompactArgs) -> anyhow::Result<Settings> {
             five_minutes: args.retention_5m.0,
             one_hour: args.retention_1h.0,
         },
-        retention_labels: retention_labels(args)?,
+        retention_labels: retention_labels(&args.retention_labels)?,
         delete_delay: args.delete_delay.0,
         consistency_delay: args.consistency_delay.0,
         ..Settings::default()
@@ -143,6 +147,7 @@ pub async fn run(args: CompactArgs, world: World, shutdown: CancellationToken) -
     let compactor =
         Compactor::new(Arc::new(RealDisk), PathBuf::from(&args.data_dir), (settings, share), options, &context);
     compactor.disk.create_dir(&compactor.dir).context("--data-dir")?;
+    let _lock = space::lock(&compactor.dir)?;
     let bound = server::bind(&args.server).await?;
     let stop = shutdown.child_token();
     let (bucket, progress) = (storage.clone(), compactor.progress.clone());
@@ -207,7 +212,8 @@ async fn work(
             () = another => working.await,
         };
         match end {
-            End::Over if interval.is_none() => return Ok(()),
+            // Ended by another configuration, the one pass begins anew.
+            End::Over if interval.is_none() && !until.is_cancelled() => return Ok(()),
             End::Over => {}
             End::StandsBy(holder) => bail!("{holder} has the lease on this bucket: end it first, or run with --wait"),
             End::Failed(fault) => return Err(fault.into()),

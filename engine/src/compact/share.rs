@@ -12,7 +12,7 @@ pub(super) const ALL: &str = "all";
 
 /// A compactor's share.
 #[derive(Clone, Debug)]
-pub(super) struct Share {
+pub(crate) struct Share {
     /// The name of its lease: shares that are told in the same words have the same.
     pub(super) scope: String,
     /// The words, for people; empty for all.
@@ -36,7 +36,7 @@ impl Share {
     ///
     /// # Errors
     /// When one of them can't be read.
-    pub(super) fn new(yaml: &str, min: &str, max: &str, replicas: &[String]) -> anyhow::Result<Self> {
+    pub(crate) fn new(yaml: &str, min: &str, max: &str, replicas: &[String]) -> anyhow::Result<Self> {
         let point =
             |flag: &str, text: &str| text.parse::<Point>().map_err(anyhow::Error::msg).with_context(|| flag.to_owned());
         let window = (point("--min-time", min)?, point("--max-time", max)?);
@@ -59,7 +59,7 @@ impl Share {
     }
 
     /// Whether a block is in it at `now` (ms since the epoch).
-    pub(super) fn has(&self, meta: &BlockMeta, now: i64) -> bool {
+    pub(crate) fn has(&self, meta: &BlockMeta, now: i64) -> bool {
         meta.max_time >= self.window.0.at(now)
             && meta.min_time <= self.window.1.at(now)
             && self.selector.selects(meta.id, &plan::without_replicas(&meta.labels(), &self.replicas))

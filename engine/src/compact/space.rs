@@ -1,7 +1,12 @@
-//! How much disk a piece of work needs.
+//! The folder that work is done in: how much room it needs, and that nobody else uses it.
 
 use super::Fault;
+use anyhow::{Context as _, bail};
+use std::fs::{File, TryLockError};
 use std::path::Path;
+
+/// The file that tells others that the folder is in use.
+const LOCK: &str = "panoptes-compact.lock";
 
 /// Room that is left for others, in bytes.
 const MARGIN: u64 = 64 << 20;
@@ -18,6 +23,26 @@ pub(super) fn needed(bytes: u64, outputs: u64) -> u64 {
 pub(super) fn free(dir: &Path) -> Option<u64> {
     let stat = rustix::fs::statvfs(dir).ok()?;
     Some((stat.f_bavail as u64).saturating_mul(stat.f_frsize as u64))
+}
+
+/// Makes this process the only one that uses a folder, until what it gives is dropped: another one would take away what this one
+/// makes. None where the file system knows no locks.
+///
+/// # Errors
+/// When another one uses it.
+pub(super) fn lock(dir: &Path) -> anyhow::Result<Option<File>> {
+    let path = dir.join(LOCK);
+    let file = File::create(&path).with_context(|| format!("create {}", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => {
+            bail!("another compactor uses --data-dir={}: give each its own", dir.display())
+        }
+        Err(TryLockError::Error(error)) => {
+            tracing::warn!(%error, "--data-dir can't be locked: make sure that no other compactor uses it");
+            Ok(None)
+        }
+    }
 }
 
 /// Whether there is room.
@@ -41,5 +66,15 @@ mod tests {
         assert!(check(needed(1000, 2), Some(MARGIN)).is_err());
         assert!(check(needed(1000, 2), Some(MARGIN + 3500)).is_ok() && check(u64::MAX, None).is_ok());
         assert!(free(Path::new("/")).is_some_and(|free| free > 0));
+    }
+
+    #[test]
+    fn one_uses_a_folder_at_a_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = lock(dir.path()).unwrap();
+        let says = lock(dir.path()).unwrap_err().to_string();
+        assert!(says.contains("another compactor uses --data-dir="), "{says}");
+        drop(first);
+        assert!(lock(dir.path()).unwrap().is_some());
     }
 }

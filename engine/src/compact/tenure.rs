@@ -103,12 +103,21 @@ impl Compactor {
             tracing::info!(epoch = lease.record().epoch, "the lease is held");
             let mut tenure = Tenure::new(self, bucket, &lease);
             let passes = async {
+                let mut has_waited = false;
                 loop {
                     let outcome = tenure.pass(self).await;
                     self.progress.pass(outcome.as_ref().map_err(ToString::to_string).copied());
                     let pause = match (outcome, interval) {
                         (Err(Fault::Lost(why)), _) => return Err(why),
-                        (Ok(()), None) => return Ok(End::Over),
+                        // Without `--wait`, streams of a scope that died are waited for, once, and those of one that lives are told.
+                        (Ok(()), None) => match tenure.taken() {
+                            None => return Ok(End::Over),
+                            Some((Some(left), _)) if !has_waited => {
+                                has_waited = true;
+                                left
+                            }
+                            Some((_, what)) => return Ok(End::Failed(Fault::Held(what))),
+                        },
                         (Err(fault), None) => return Ok(End::Failed(fault)),
                         (Ok(()), Some(interval)) => interval,
                         (Err(Fault::Space { needed, .. }), Some(interval)) => {

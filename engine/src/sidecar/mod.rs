@@ -35,6 +35,8 @@ use store::SidecarStore;
 use tokio_util::sync::CancellationToken;
 use tsdb::disk::RealDisk;
 use upload::Uploader;
+#[cfg(test)]
+pub(crate) use upload::simulated::Sidecar;
 use watch::Watch;
 
 /// Runs a sidecar until `shutdown`; with `--reloader.once` it writes the first configuration and returns.

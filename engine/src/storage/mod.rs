@@ -118,6 +118,16 @@ impl Storage {
         Ok(Some(storage))
     }
 
+    /// Over a bucket that is open, and was found good: for simulations.
+    #[cfg(test)]
+    pub(crate) fn over(bucket: Bucket, context: &Context) -> Self {
+        let storage = Self::new(("none", ""), "test", &[], Duration::MAX, context).unwrap().unwrap();
+        let check = tokio::sync::Mutex::new(Check::new("test", &[]));
+        storage.shared.in_use.store(Some(Arc::new(InUse { bucket, configuration: "given".to_owned(), check })));
+        *storage.shared.state.lock() = State { checked_at_ms: Some(0), ..State::default() };
+        storage
+    }
+
     /// The bucket in use; `None` as long as there was no good configuration.
     pub fn in_use(&self) -> Option<Arc<InUse>> {
         self.shared.in_use.load_full()

@@ -111,7 +111,7 @@ pub async fn run(args: StoreArgs, world: World, shutdown: CancellationToken) -> 
             headers: args.header_strategy,
             header_concurrency: limits.fetches,
             meta_concurrency: usize::try_from(args.meta_concurrency).unwrap_or(usize::MAX).min(1024),
-            memory,
+            memory: Some(memory),
         },
         status: status.clone(),
         metrics: Metrics::new(&context.metrics),

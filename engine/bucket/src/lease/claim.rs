@@ -13,6 +13,7 @@ use futures::StreamExt as _;
 use model::Labels;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 /// Where claims lie.
 const ROOT: &str = "panoptes/v1/claim/";
@@ -40,6 +41,8 @@ pub struct Taken {
     pub scope: String,
     /// Who holds its lease.
     pub holder: String,
+    /// The longest that this can last if that lease is not renewed; none if waiting does not help.
+    pub left: Option<Duration>,
 }
 
 /// The name of a stream's claim.
@@ -82,8 +85,8 @@ impl Claims {
         while let Some((stream, found)) = reads.next().await {
             let found = match found {
                 // What is damaged holds up its own stream.
-                Err(e) if e.kind == Kind::Corrupt => {
-                    taken.insert(stream, Taken { scope: "unknown".to_owned(), holder: e.to_string() });
+                Err(e) if matches!(e.kind, Kind::Corrupt | Kind::TooLarge) => {
+                    taken.insert(stream, Taken { scope: "unknown".to_owned(), holder: e.to_string(), left: None });
                     continue;
                 }
                 found => found?,
@@ -95,8 +98,8 @@ impl Claims {
                     continue;
                 }
                 Some((claim, version)) => match self.holder(&claim.scope).await? {
-                    Some(holder) => {
-                        taken.insert(stream, Taken { scope: claim.scope, holder });
+                    Some((holder, left)) => {
+                        taken.insert(stream, Taken { scope: claim.scope, holder, left: Some(left) });
                         continue;
                     }
                     None => Some(version),
@@ -108,8 +111,8 @@ impl Claims {
                     self.ours.insert(stream);
                 }
                 Err(e) if matches!(e.kind, Kind::Exists | Kind::Changed) => {
-                    let other = Taken { scope: "another one".to_owned(), holder: "whoever was faster".to_owned() };
-                    taken.insert(stream, other);
+                    let (scope, holder) = ("another one".to_owned(), "whoever was faster".to_owned());
+                    taken.insert(stream, Taken { scope, holder, left: None });
                 }
                 Err(e) => return Err(e.into()),
             }
@@ -117,14 +120,14 @@ impl Claims {
         Ok(taken)
     }
 
-    /// Who holds the lease of another scope; nobody, if it is given back or over.
-    async fn holder(&mut self, scope: &str) -> Result<Option<String>, Error> {
+    /// Who holds the lease of another scope, and how long without renewing it; nobody, if it is given back or over.
+    async fn holder(&mut self, scope: &str) -> Result<Option<(String, Duration)>, Error> {
         let now = self.bucket.world().clock.elapsed();
         Ok(match read(&self.bucket, scope).await? {
             None | Some((Record { released: true, .. }, _)) => None,
             Some((record, version)) => {
                 let over = self.others.entry(scope.to_owned()).or_default().is_over(&record, &version, now);
-                over.is_err().then_some(record.holder)
+                over.err().map(|left| (record.holder, left))
             }
         })
     }

@@ -1,5 +1,6 @@
 use super::*;
 use crate::Options;
+use crate::layers::faults::{Faults, Plan};
 use model::Labels;
 use model::world::{Clock, RealEntropy, World};
 use std::collections::BTreeSet;
@@ -132,6 +133,37 @@ async fn a_renewal_whose_answer_was_lost_is_found_again() {
     lease.confirm().await.unwrap();
 }
 
+/// Time as the runtime has it.
+struct Virtual(tokio::time::Instant);
+
+impl Clock for Virtual {
+    fn now_ms(&self) -> i64 {
+        1_700_000_000_000 + self.0.elapsed().as_millis() as i64
+    }
+    fn elapsed(&self) -> Duration {
+        self.0.elapsed()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_renewal_that_hangs_does_not_cost_the_lease() {
+    let clock: Arc<dyn Clock> = Arc::new(Virtual(tokio::time::Instant::now()));
+    let world = World { clock: Arc::clone(&clock), entropy: Arc::new(RealEntropy) };
+    let store = Faults::new(crate::Memory::new(clock), Arc::clone(&world.entropy), Plan::default());
+    let bucket = Bucket::over(Arc::new(store.clone()), "test", Options::new(world));
+    let lease = held(&mut contender(&bucket, "a")).await;
+    let kept = lease.clone();
+    let keeping = tokio::spawn(async move { kept.keep().await });
+    tokio::time::sleep(TTL / 8).await;
+    store.set(Plan { hangs: vec![ROOT.to_owned()], ..Plan::default() });
+    tokio::time::sleep(TTL / 4).await;
+    store.set(Plan::default());
+    // The one that hangs goes on hanging.
+    tokio::time::sleep(TTL * 2).await;
+    lease.confirm().await.unwrap();
+    keeping.abort();
+}
+
 #[tokio::test]
 async fn a_stream_is_one_scopes_until_that_ones_lease_is_over() {
     let (bucket, hands) = bucket();
@@ -145,7 +177,8 @@ async fn a_stream_is_one_scopes_until_that_ones_lease_is_over() {
     let more: BTreeSet<Labels> = streams.iter().cloned().chain([third.clone()]).collect();
     let taken = all.claim(&more).await.unwrap();
     assert_eq!(taken.keys().cloned().collect::<BTreeSet<_>>(), streams);
-    assert_eq!(taken.values().next().unwrap(), &Taken { scope: "even".into(), holder: "x".into() });
+    let left = Some(Duration::from_secs(11));
+    assert_eq!(taken.values().next().unwrap(), &Taken { scope: "even".into(), holder: "x".into(), left });
     assert_eq!(even.claim(&more).await.unwrap().into_keys().collect::<Vec<_>>(), [third]);
     lease.release().await;
     assert!(all.claim(&more).await.unwrap().is_empty());

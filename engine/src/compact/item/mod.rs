@@ -77,9 +77,15 @@ impl Bench<'_> {
     pub(super) fn bytes(&self, id: &BlockId) -> u64 {
         let told = || {
             let block = self.seen.snapshot.blocks.get(id)?;
-            Some(block.meta.thanos.as_ref()?.files.iter().map(|f| f.size_bytes).sum())
+            let files = block.meta.thanos.as_ref()?.files.iter();
+            Some(files.fold(0u64, |all, f| all.saturating_add(f.size_bytes)))
         };
         self.seen.bytes.get(id).copied().or_else(told).unwrap_or(0)
+    }
+
+    /// Bytes of blocks together; what meta.json tells may be anything.
+    pub(super) fn bytes_of<'i>(&self, ids: impl IntoIterator<Item = &'i BlockId>) -> u64 {
+        ids.into_iter().fold(0u64, |all, id| all.saturating_add(self.bytes(id)))
     }
 
     fn input(&self, id: BlockId) -> PathBuf {
@@ -98,7 +104,7 @@ impl Bench<'_> {
 
     /// Whether there is room for work on these blocks; what of them lies here already takes none.
     async fn room(&self, ids: &[BlockId], outputs: u64) -> Result<Room, Fault> {
-        let bytes = ids.iter().map(|id| self.bytes(id)).sum();
+        let bytes = self.bytes_of(ids);
         let mut here = 0u64;
         for dir in ids.iter().map(|id| self.input(*id)) {
             for folder in [dir.join(tsdb::segment::CHUNKS_DIR), dir] {

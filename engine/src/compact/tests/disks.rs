@@ -17,23 +17,25 @@ use tsdb::disk::MemoryDisk;
 fn goal_g09_power_loss() {
     let goal = Goal::start("G09");
     let mut rng = goal.rng("losses");
+    let prepared = block_on(prepared());
     let files = block_on(async {
-        let site = prepared().await;
+        let site = prepared.copy();
         work(&site, &site.own_bucket()).await;
         site.disk.changes().len()
     });
     let losses = goal.pick(25, 500, 20_000);
-    for _ in 0..losses {
-        let (at, seed) = (rng.below(files), rng.next_u64());
+    let all: Vec<(usize, u64)> = (0..losses).map(|_| (rng.below(files), rng.next_u64())).collect();
+    let outcome = site::on_two_cores(&all, |(at, seed)| {
         block_on(async {
-            let site = prepared().await;
-            site.disk.stop_before(at);
+            let site = prepared.copy();
+            site.disk.stop_before(*at);
             work(&site, &site.own_bucket()).await;
             let what = format!("the power went before change {at} of the disk, way {seed:#x}");
-            site.verify(false).unwrap_or_else(|e| panic!("{what}: {e}"));
-            heal(&site, site.disk.power_lost(seed), &what).await;
-        });
-    }
+            site.verify(false).map_err(|e| format!("{what}: {e}"))?;
+            heal(&site, site.disk.power_lost(*seed), &what).await
+        })
+    });
+    outcome.unwrap_or_else(|e| panic!("{e}"));
     goal.figure(&format!("{losses} losses of power: 0 blocks damaged, each next start went on and ended all work"));
 }
 
@@ -114,7 +116,7 @@ async fn a_killed_compactor_goes_on_with_what_it_had_fetched() {
     // The first dies when the fourth block is being fetched.
     let fourth = site.blocks().into_keys().nth(3).unwrap();
     let at = {
-        let trial = copied(&site).await;
+        let trial = site.copy();
         trial.pass(&trial.own_bucket(), Arc::new(trial.disk.clone())).await.unwrap();
         let changes = trial.disk.changes();
         changes.iter().position(|c| format!("{c:?}").contains(&fourth.to_string())).unwrap()
@@ -134,14 +136,6 @@ async fn a_killed_compactor_goes_on_with_what_it_had_fetched() {
     // An index and a segment, of the fourth block alone.
     assert_eq!(counting.calls().get("get_range"), Some(&2), "{:?}", counting.calls());
     site.verify(true).unwrap();
-}
-
-async fn copied(site: &Site) -> Site {
-    let copy = Site::new(site.settings.clone());
-    for (path, bytes) in site.memory.snapshot() {
-        copy.own_bucket().put(&path, bytes).await.unwrap();
-    }
-    copy
 }
 
 /// A compactor that is told to stop while its bucket hangs gives up at once, and its lease soon.

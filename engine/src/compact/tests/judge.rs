@@ -6,7 +6,7 @@ use super::site::{self, Objects, Samples, Windows};
 use async_trait::async_trait;
 use bucket::layers::around::Around;
 use bucket::store::{Condition, Source, Store};
-use bucket::{Memory, Version, block};
+use bucket::{Memory, Version, block, lease};
 use bytes::Bytes;
 use model::BlockId;
 use model::world::Clock;
@@ -31,7 +31,12 @@ pub(super) struct Book {
     pub(super) served: BTreeMap<usize, BTreeSet<BlockId>>,
     /// The blocks with a good meta.json, and whether they were seen to hold what their sources hold.
     pub(super) visible: BTreeMap<BlockId, (Arc<BlockMeta>, bool)>,
+    /// The blocks that were committed, and in which tenure.
+    pub(super) committed: BTreeMap<BlockId, Tenure>,
 }
+
+/// Who held the lease, and its epoch.
+pub(super) type Tenure = (String, u64);
 
 /// The bucket as one process reaches it.
 #[derive(Clone)]
@@ -80,11 +85,28 @@ impl Judge {
         self.book.lock().visible.get(&id).map(|(meta, _)| Arc::clone(meta))
     }
 
+    /// The tenure of who comes this way, if it has the lease.
+    fn tenure(&self) -> Option<Tenure> {
+        let bytes = self.memory.peek(&lease::lease_path("all"))?;
+        let record: lease::Record = bucket::document::read("lease", &bytes).ok()?;
+        (!record.released && record.holder == self.name).then_some((record.holder, record.epoch))
+    }
+
+    /// A block of a compactor was committed: from now on its own tenure knows of it, however old listings are.
+    fn committed(&self, path: &str) {
+        let name = path.strip_prefix(bucket::catalogue::ROOT).and_then(|rest| rest.strip_suffix(".commit"));
+        let id = name.and_then(|name| name.rsplit('/').next()?.parse::<BlockId>().ok());
+        if let Some((id, tenure)) = id.and_then(|id| Some((id, self.tenure()?))) {
+            self.book.lock().committed.insert(id, tenure);
+        }
+    }
+
     /// Judges what was written, after it was; `before` is what was there.
     fn written(&self, path: &str, before: Option<&Bytes>) -> Result<(), String> {
+        self.committed(path);
         let Some((id, file)) = block::parse(path) else { return Ok(()) };
-        let all = self.memory.snapshot();
         let meta = self.visible(id);
+        let all = if meta.is_some() || file == block::META { self.memory.snapshot() } else { Objects::new() };
         match file {
             block::META if before.is_some_and(|b| !block::is_closed(b)) => Err("meta.json is written twice".to_owned()),
             block::META => match BlockMeta::read(path, &all[path]).map(Arc::new) {
@@ -107,8 +129,8 @@ impl Judge {
     /// Judges a deletion before it is made.
     fn deleted(&self, path: &str) -> Result<(), String> {
         let Some((id, file)) = block::parse(path) else { return Ok(()) };
-        let all = self.memory.snapshot();
         let Some(meta) = self.visible(id) else { return Ok(()) };
+        let all = self.memory.snapshot();
         if file != block::META {
             return Err("a visible block loses a file".to_owned());
         }
@@ -149,8 +171,17 @@ impl Judge {
         if !same {
             return Err("a visible block does not hold what its sources hold".to_owned());
         }
-        self.book.lock().visible.entry(meta.id).and_modify(|(_, verified)| *verified = true);
-        Ok(())
+        let mut book = self.book.lock();
+        book.visible.entry(meta.id).and_modify(|(_, verified)| *verified = true);
+        // What came late from a predecessor may be there twice for a while; a tenure knows what it made itself.
+        let Some(tenure) = self.tenure() else { return Ok(()) };
+        let again = book.visible.values().map(|(other, _)| other).find(|other| {
+            other.id != meta.id
+                && book.committed.get(&other.id) == Some(&tenure)
+                && (other.labels(), other.resolution(), sources(other))
+                    == (meta.labels(), meta.resolution(), sources(meta))
+        });
+        again.map_or(Ok(()), |other| Err(format!("{}, made in this tenure, is made again", other.id)))
     }
 
     /// A block goes when another visible whole one of its resolution, not marked itself, holds all of it; or when it is too old and
@@ -191,7 +222,7 @@ impl Around for Judge {
         &self.memory
     }
     async fn put(&self, path: &str, body: Bytes, condition: Condition) -> bucket::Result<Version> {
-        let before = self.memory.snapshot().remove(path);
+        let before = self.memory.peek(path);
         let put = self.memory.put(path, body, condition).await;
         if put.is_ok() {
             self.tell("put", path, self.written(path, before.as_ref()));
@@ -199,7 +230,7 @@ impl Around for Judge {
         put
     }
     async fn upload(&self, path: &str, source: Arc<dyn Source>) -> bucket::Result<Version> {
-        let before = self.memory.snapshot().remove(path);
+        let before = self.memory.peek(path);
         let sent = self.memory.upload(path, source).await;
         if sent.is_ok() {
             self.tell("upload", path, self.written(path, before.as_ref()));
@@ -207,7 +238,7 @@ impl Around for Judge {
         sent
     }
     async fn complete_parts(&self, path: &str, id: &str, parts: Vec<String>) -> bucket::Result<Version> {
-        let before = self.memory.snapshot().remove(path);
+        let before = self.memory.peek(path);
         let sent = self.memory.complete_parts(path, id, parts).await;
         if sent.is_ok() {
             self.tell("upload", path, self.written(path, before.as_ref()));
@@ -234,7 +265,7 @@ mod tests {
     async fn every_wrong_change_is_named() {
         let mut site = Site::new(raw());
         let (disk, dir) = site.made(0, 2 * HOUR, &[("cluster", "a")]);
-        let id: BlockId = dir.file_name().and_then(|n| n.to_str()).and_then(|n| n.parse().ok()).unwrap();
+        let id = site::id(&dir);
         let judge = Judge {
             memory: site.memory.clone(),
             clock: Arc::clone(&site.world.clock),

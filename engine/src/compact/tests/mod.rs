@@ -6,6 +6,7 @@ mod disks;
 mod flow;
 mod hostile;
 mod judge;
+mod rare;
 mod rivals;
 mod simulation;
 mod weather;

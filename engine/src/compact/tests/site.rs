@@ -11,13 +11,15 @@ use bucket::lease::{Attempt, Contender, Lease};
 use bucket::store::{Condition, Page, Source, Store};
 use bucket::{Bucket, Kind, Memory, Meta, Object, Operation, Version, block};
 use bytes::Bytes;
+use futures::FutureExt as _;
 use model::world::{Clock, Entropy, World};
 use model::{BlockId, Labels};
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 use tsdb::block::{Block, Writer};
 use tsdb::chunk::aggregate::{Aggregate, Container};
@@ -77,6 +79,8 @@ pub(super) struct Site {
     pub(super) settings: Settings,
     /// Of all blocks that were put in.
     pub(super) samples: Samples,
+    /// Work runs where it stands, on no other thread: cheaper.
+    pub(super) inline: bool,
     made: u64,
 }
 
@@ -85,7 +89,27 @@ impl Site {
         let hands = Arc::new(Hands(AtomicI64::new(T0 + 100 * DAY)));
         let world = World { clock: hands.clone(), entropy: Arc::new(Dice(AtomicU64::new(7))) };
         let memory = Memory::new(hands.clone());
-        Self { world, hands, memory, disk: MemoryDisk::new(), settings, samples: Samples::new(), made: 0 }
+        Self {
+            world,
+            hands,
+            memory,
+            disk: MemoryDisk::new(),
+            settings,
+            samples: Samples::new(),
+            inline: false,
+            made: 0,
+        }
+    }
+
+    /// The same bucket in a world of its own.
+    pub(super) fn copy(&self) -> Self {
+        let mut copy = Self::new(self.settings.clone());
+        for (path, bytes) in self.memory.snapshot() {
+            let put = copy.memory.put(&path, bytes, Condition::None).now_or_never();
+            put.unwrap().unwrap();
+        }
+        (copy.samples, copy.inline, copy.made) = (self.samples.clone(), self.inline, self.made);
+        copy
     }
 
     pub(super) fn pass_time(&self, ms: i64) {
@@ -116,7 +140,7 @@ impl Site {
             cleanup: Duration::from_secs(300),
             count: Duration::ZERO,
             wanted: |_| true,
-            inline: false,
+            inline: self.inline,
             told: None,
             free: |_| None,
         };
@@ -258,25 +282,98 @@ pub(super) fn whole(all: &Objects, meta: &BlockMeta) -> Result<(), String> {
     Ok(())
 }
 
+/// What one block holds; of raw ones samples, of those of five minutes windows.
+type Content = Arc<(Samples, Windows)>;
+
+thread_local! {
+    /// What was decoded before, with all bytes that it was decoded of: most blocks are verified again and again.
+    static DECODED: RefCell<BTreeMap<BlockId, (Vec<Bytes>, Content)>> = const { RefCell::new(BTreeMap::new()) };
+}
+/// Blocks that are remembered.
+const REMEMBERED: usize = 256;
+
+fn decoded(all: &Objects, meta: &BlockMeta) -> Result<Content, String> {
+    whole(all, meta)?;
+    let files = || meta.thanos.iter().flat_map(|t| &t.files);
+    let paths = files().map(|f| f.rel_path.as_str()).chain([block::META]);
+    let bytes: Vec<Bytes> = paths.map(|f| all[&block::object(meta.id, f)].clone()).collect();
+    let known = DECODED.with_borrow(|d| d.get(&meta.id).filter(|(b, _)| *b == bytes).map(|(_, c)| Arc::clone(c)));
+    if let Some(content) = known {
+        return Ok(content);
+    }
+    let disk = MemoryDisk::new();
+    let dir = Path::new("/b").join(meta.id.to_string());
+    disk.create_dir(&dir.join("chunks")).unwrap();
+    for file in files() {
+        tsdb::disk::replace(&disk, &dir.join(&file.rel_path), &all[&block::object(meta.id, &file.rel_path)]).unwrap();
+    }
+    let block = Block::open(&disk, &dir).map_err(|e| format!("a visible block can't be opened: {e}"))?;
+    let (mut samples, mut coarse) = (Samples::new(), Windows::new());
+    match meta.resolution() {
+        0 => add(&mut samples, &block),
+        300_000 => windows(&mut coarse, &block),
+        _ => {}
+    }
+    let content = Arc::new((samples, coarse));
+    DECODED.with_borrow_mut(|decoded| {
+        if decoded.len() >= REMEMBERED {
+            decoded.clear();
+        }
+        decoded.insert(meta.id, (bytes, Arc::clone(&content)));
+    });
+    Ok(content)
+}
+
 /// The samples of blocks, and the windows of five minutes that coarser blocks tell of; an error if one lacks a file.
 pub(super) fn content(all: &Objects, wanted: impl Fn(&BlockId) -> bool) -> Result<(Samples, Windows), String> {
     let (mut found, mut coarse) = (Samples::new(), Windows::new());
-    for (id, (meta, _)) in blocks(all).iter().filter(|(id, _)| wanted(id)) {
-        whole(all, meta)?;
-        let disk = MemoryDisk::new();
-        let dir = Path::new("/b").join(id.to_string());
-        disk.create_dir(&dir.join("chunks")).unwrap();
-        for file in meta.thanos.iter().flat_map(|t| &t.files) {
-            tsdb::disk::replace(&disk, &dir.join(&file.rel_path), &all[&block::object(*id, &file.rel_path)]).unwrap();
+    for (_, (meta, _)) in blocks(all).iter().filter(|(id, _)| wanted(id)) {
+        let content = decoded(all, meta)?;
+        for (series, samples) in &content.0 {
+            let to = found.entry(series.clone()).or_default();
+            for (t, v) in samples {
+                let before = to.insert(*t, *v);
+                assert!(before.is_none_or(|b| b == *v), "altered: {series} at {t}");
+            }
         }
-        let block = Block::open(&disk, &dir).map_err(|e| format!("a visible block can't be opened: {e}"))?;
-        match meta.resolution() {
-            0 => add(&mut found, &block),
-            300_000 => windows(&mut coarse, &block),
-            _ => {}
+        for (series, windows) in &content.1 {
+            coarse.entry(series.clone()).or_default().extend(windows);
         }
     }
     Ok((found, coarse))
+}
+
+/// The id that a block's folder is named after.
+pub(super) fn id(dir: &Path) -> BlockId {
+    dir.file_name().and_then(|n| n.to_str()).and_then(|n| n.parse().ok()).unwrap()
+}
+
+/// Does something to each, half of them on another thread; in their order, or the first failure.
+pub(super) fn on_two_cores<T: Sync, R: Send>(
+    all: &[T],
+    one: impl Fn(&T) -> Result<R, String> + Sync,
+) -> Result<Vec<R>, String> {
+    let (next, failed) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let some = || {
+        let mut done = Vec::new();
+        while let Some((n, each)) = Some(next.fetch_add(1, Ordering::SeqCst)).and_then(|n| Some((n, all.get(n)?))) {
+            if failed.load(Ordering::SeqCst) {
+                break;
+            }
+            let result = one(each);
+            failed.fetch_or(result.is_err(), Ordering::SeqCst);
+            done.push((n, result));
+        }
+        done
+    };
+    let mut done = std::thread::scope(|scope| {
+        let other = scope.spawn(some);
+        let mut done = some();
+        done.extend(other.join().unwrap_or_else(|e| std::panic::resume_unwind(e)));
+        done
+    });
+    done.sort_by_key(|(n, _)| *n);
+    done.into_iter().map(|(_, result)| result).collect()
 }
 
 /// The settings of most tests: defaults without a consistency delay.

@@ -120,8 +120,18 @@ impl Wild {
         request: impl Future<Output = bucket::Result<T>> + Send + 'static,
     ) -> bucket::Result<T> {
         if self.happens(self.weather.kills) {
-            if self.rng.lock().one_in(2) {
-                let _ = request.await;
+            // It was never sent, was done, or is still under way.
+            let how = self.rng.lock().below(3);
+            match how {
+                0 => {}
+                1 => drop(request.await),
+                _ => {
+                    let wild = self.clone();
+                    tokio::spawn(async move {
+                        wild.hang().await;
+                        drop(request.await);
+                    });
+                }
             }
             self.told.kills.fetch_add(1, Ordering::SeqCst);
             self.killed.notify_one();

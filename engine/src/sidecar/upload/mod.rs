@@ -20,7 +20,18 @@ mod plan;
 mod progress;
 mod run;
 mod ship;
+#[cfg(test)]
+pub(crate) mod simulated;
 mod stage;
 mod status;
 
 pub(super) use run::Uploader;
+
+/// Runs what reads and writes files off the async threads; right here where it is to be `inline`: in a simulation, which must go the
+/// same way each time.
+async fn blocking<T: Send + 'static>(
+    inline: bool,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, tokio::task::JoinError> {
+    if inline { Ok(work()) } else { tokio::task::spawn_blocking(work).await }
+}

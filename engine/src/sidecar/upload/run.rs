@@ -61,6 +61,8 @@ struct Settings {
     hash: HashFunc,
     concurrency: usize,
     timeout: Duration,
+    /// See [`super::blocking`].
+    inline: bool,
 }
 
 /// What is known with respect to the bucket in use, and the way there.
@@ -76,7 +78,7 @@ struct Open {
 }
 
 /// How a pass went.
-enum Pass {
+pub(super) enum Pass {
     /// Something is still missing; told where it belongs.
     Waiting,
     Good,
@@ -113,12 +115,26 @@ impl Uploader {
                 hash: args.hash_func,
                 concurrency,
                 timeout: args.prometheus_get_config_timeout.duration(),
+                inline: false,
             },
             world: context.world.clone(),
             ledger: None,
             listed: BTreeSet::new(),
             flags: None,
         }
+    }
+
+    /// The same, on one thread.
+    #[cfg(test)]
+    pub(super) fn inline(mut self) -> Self {
+        self.settings.inline = true;
+        self
+    }
+
+    /// The blocks that are in the bucket, as far as it knows.
+    #[cfg(test)]
+    pub(super) fn committed(&self) -> BTreeSet<BlockId> {
+        self.ledger.as_ref().map(|open| open.ledger.committed.clone()).unwrap_or_default()
     }
 
     /// Gives the section of the state document.
@@ -175,9 +191,9 @@ impl Uploader {
 
     /// Clears what a killed process left, and gives Prometheus a list to wait for: without a readable one it compacts
     /// everything.
-    async fn begin(&mut self) {
+    pub(super) async fn begin(&mut self) {
         let (disk, data, progress) = (Arc::clone(&self.disk), self.data.clone(), self.progress.clone());
-        let outcome = tokio::task::spawn_blocking(move || {
+        let outcome = super::blocking(self.settings.inline, move || {
             stage::clean(&*disk, &data)?;
             let (listed, problem) = progress.read();
             if let Some(problem) = problem {
@@ -194,11 +210,9 @@ impl Uploader {
     }
 
     async fn pass(&mut self, stop: &CancellationToken) -> Pass {
-        let (disk, data) = (Arc::clone(&self.disk), self.data.clone());
-        let local = match tokio::task::spawn_blocking(move || local::scan(&*disk, &data)).await {
-            Ok(Ok(local)) => local,
-            Ok(Err(e)) => return Pass::Failed(e.to_string()),
-            Err(e) => return Pass::Failed(e.to_string()),
+        let local = match self.scan().await {
+            Ok(local) => local,
+            Err(why) => return Pass::Failed(why),
         };
         let plan = self.plan(&local);
         self.status.planned(&plan);
@@ -214,6 +228,20 @@ impl Uploader {
             }
         };
         self.status.refused(None);
+        self.send(&local, &labels, stop).await
+    }
+
+    /// The blocks on disk.
+    pub(super) async fn scan(&self) -> Result<Vec<Local>, String> {
+        let (disk, data) = (Arc::clone(&self.disk), self.data.clone());
+        match super::blocking(self.settings.inline, move || local::scan(&*disk, &data)).await {
+            Ok(scanned) => scanned.map_err(|e| e.to_string()),
+            Err(e) => Err(e.to_string()),
+        }
+    }
+
+    /// Sends what is to be sent under these labels, to the bucket in use.
+    pub(super) async fn send(&mut self, local: &[Local], labels: &Labels, stop: &CancellationToken) -> Pass {
         let Some(in_use) = self.storage.in_use() else { return Pass::Waiting };
         let state = self.storage.state();
         if state.checked_at_ms.is_none() {
@@ -222,10 +250,10 @@ impl Uploader {
         if let Some(error) = state.error {
             return Pass::Failed(error.message);
         }
-        if let Err(e) = self.open(&in_use, &labels).await {
+        if let Err(e) = self.open(&in_use, labels).await {
             return self.failed(&e);
         }
-        self.ship_all(&local, &labels, stop).await
+        self.ship_all(local, labels, stop).await
     }
 
     fn plan(&self, local: &[Local]) -> Plan {
@@ -285,7 +313,7 @@ impl Uploader {
         let catalogue = Producer::new(in_use.bucket.clone(), &producer)?;
         let own = catalogue.own().await?;
         let progress = self.progress.clone();
-        let (listed, _) = tokio::task::spawn_blocking(move || progress.read()).await?;
+        let (listed, _) = super::blocking(self.settings.inline, move || progress.read()).await?;
         self.ledger = Some(Open {
             configuration: in_use.configuration.clone(),
             producer,
@@ -299,6 +327,7 @@ impl Uploader {
                 hash: self.settings.hash,
                 concurrency: self.settings.concurrency,
                 world: self.world.clone(),
+                inline: self.settings.inline,
             },
             local: BTreeSet::new(),
             others: None,
@@ -371,7 +400,7 @@ impl Uploader {
         self.status.planned(plan);
         let listed = Listed { uploaded: plan.done.clone(), claimed: plan.claimed.clone() };
         let progress = self.progress.clone();
-        match tokio::task::spawn_blocking(move || progress.write(&listed)).await {
+        match super::blocking(self.settings.inline, move || progress.write(&listed)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::warn!(%error, "the list of uploaded blocks can't be written"),
             Err(error) => tracing::warn!(%error, "the list of uploaded blocks was not written"),

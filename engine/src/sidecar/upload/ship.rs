@@ -38,6 +38,8 @@ pub(super) struct Shipper {
     /// Files at the same time.
     pub(super) concurrency: usize,
     pub(super) world: World,
+    /// See [`super::blocking`].
+    pub(super) inline: bool,
 }
 
 /// How it went.
@@ -78,7 +80,7 @@ impl Shipper {
     /// Takes one block there. With `look`, the bucket is looked at first, and what has arrived whole is not sent again.
     pub(super) async fn ship(&self, id: BlockId, labels: &Labels, look: bool) -> Result<Shipped, Failure> {
         let (disk, data, hash) = (Arc::clone(&self.disk), self.data.clone(), self.hash);
-        let prepared = match tokio::task::spawn_blocking(move || prepare(&disk, &data, id, hash)).await? {
+        let prepared = match super::blocking(self.inline, move || prepare(&disk, &data, id, hash)).await? {
             Ok(prepared) => prepared,
             Err(StageError::Gone) => return Ok(Shipped::Gone),
             Err(StageError::Bad(bad)) => return Ok(Shipped::Bad(bad)),
@@ -308,8 +310,8 @@ pub(super) mod tests {
         let catalogue = Producer::new(bucket.clone(), "sidecar-x").unwrap();
         let disk: Arc<dyn Disk> = Arc::new(RealDisk);
         let data = data.to_owned();
-        let shipper =
-            Shipper { bucket, catalogue, disk, data, source: "sidecar", hash: HashFunc::None, concurrency: 4, world };
+        let (source, hash, concurrency, inline) = ("sidecar", HashFunc::None, 4, false);
+        let shipper = Shipper { bucket, catalogue, disk, data, source, hash, concurrency, world, inline };
         (shipper, refusals)
     }
 
@@ -383,6 +385,24 @@ pub(super) mod tests {
         let size = |name: &str| std::fs::metadata(data.path().join(id.to_string()).join(name)).unwrap().len();
         assert_eq!(bytes, 2 * (size("chunks/000001") + size("index")), "PANOPTES_BREAK=second-look");
         for file in ["index", "chunks/000001", block::META] {
+            assert!(shipper.bucket.exists(&block::object(id, file)).await.unwrap(), "{file} is missing");
+        }
+        assert_eq!(shipper.catalogue.own().await.unwrap(), BTreeMap::from([(id, Stage::Commit)]));
+    }
+
+    /// Killed right after meta.json, with its files cleared away before: the next start sends them before it says that it is done.
+    #[tokio::test]
+    async fn a_block_is_called_done_when_all_of_it_is_there() {
+        let data = tempfile::tempdir().unwrap();
+        let id = block(data.path());
+        let (shipper, _) = shipper(data.path(), 0);
+        shipper.ship(id, &labels(), false).await.unwrap();
+        let commit = shipper.catalogue.commit_path(id);
+        for path in [block::object(id, block::INDEX), block::object(id, "chunks/000001"), commit] {
+            shipper.bucket.delete(&path).await.unwrap();
+        }
+        assert_eq!(shipper.ship(id, &labels(), true).await.unwrap(), Shipped::WasThere);
+        for file in ["index", "chunks/000001"] {
             assert!(shipper.bucket.exists(&block::object(id, file)).await.unwrap(), "{file} is missing");
         }
         assert_eq!(shipper.catalogue.own().await.unwrap(), BTreeMap::from([(id, Stage::Commit)]));

@@ -13,6 +13,8 @@ pub use block::{Block, Edition};
 pub use entry::Entry;
 pub use served::{Group, Missing, Served, Tsdb};
 pub use set::Set;
+#[cfg(test)]
+pub(crate) use sync::Steps;
 
 use super::cache::IndexCache;
 use super::headers::Headers;

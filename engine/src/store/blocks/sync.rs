@@ -48,8 +48,8 @@ pub(crate) struct Options {
     pub(crate) header_concurrency: usize,
     /// Files meta.json and marks that are read at the same time.
     pub(crate) meta_concurrency: usize,
-    /// Where the metas are remembered for the next start.
-    pub(crate) memory: std::path::PathBuf,
+    /// Where the metas are remembered for the next start; nothing is kept on disk without.
+    pub(crate) memory: Option<std::path::PathBuf>,
 }
 
 /// What is known of the passes; clones share it.
@@ -229,13 +229,15 @@ impl Syncer {
         }
         self.home.ranges.use_bucket(bucket.clone());
         let mut fetcher = Fetcher::new(bucket.clone()).trusting(self.options.meta_concurrency);
-        match memory::load(self.options.memory.clone(), bucket.describe().to_owned()).await {
-            Ok(remembered) => {
-                for (meta, listed) in remembered {
-                    fetcher.remember(meta, listed);
+        if let Some(memory) = &self.options.memory {
+            match memory::load(memory.clone(), bucket.describe().to_owned()).await {
+                Ok(remembered) => {
+                    for (meta, listed) in remembered {
+                        fetcher.remember(meta, listed);
+                    }
                 }
+                Err(error) => tracing::info!(%error, "what the last run knew of the bucket is read again"),
             }
-            Err(error) => tracing::info!(%error, "what the last run knew of the bucket is read again"),
         }
         *followed = Some(Followed {
             in_use,
@@ -329,12 +331,13 @@ impl Syncer {
 
     /// Leaves for the next start what is known, and takes away what is not served any more.
     async fn tidy(&self, f: &Followed, served: HashSet<Edition>) {
+        let Some(memory) = &self.options.memory else { return };
         let remembered = f
             .fetcher
             .remembered()
             .map(|(meta, (version, size, modified))| (Arc::clone(meta), (version.clone(), size, modified)));
         let bucket = f.in_use.bucket.describe().to_owned();
-        if let Err(error) = memory::save(self.options.memory.clone(), bucket, remembered.collect()).await {
+        if let Err(error) = memory::save(memory.clone(), bucket, remembered.collect()).await {
             tracing::warn!(%error, "what is known of the bucket can't be kept for the next start");
         }
         if let Err(error) = self.home.headers.sweep(move |edition| served.contains(edition)).await {
@@ -468,5 +471,89 @@ impl Syncer {
             });
         }
         editions
+    }
+}
+
+/// A store gateway's passes one by one, as a simulation makes them: over a bucket, with nothing kept on disk.
+#[cfg(test)]
+pub(crate) struct Steps {
+    syncer: Syncer,
+    followed: Option<Followed>,
+}
+
+#[cfg(test)]
+impl Steps {
+    /// Of a store that goes on serving what is marked for deletion so long (ms), and reads the catalogue and lists this often.
+    pub(crate) fn new(
+        bucket: bucket::Bucket,
+        deletion_delay: i64,
+        (catalogue, listing): (Duration, Duration),
+        context: &crate::server::Context,
+    ) -> Self {
+        use crate::storage::selector::Selector;
+        use crate::store::{cache::IndexCache, headers, ranges::Ranges};
+        let world = context.world.clone();
+        let limits = headers::Limits {
+            open: 1,
+            open_bytes: 1 << 20,
+            disk_bytes: 0,
+            idle: listing,
+            fetches: 1,
+            deadline: listing,
+        };
+        let all = (i64::MIN, i64::MAX);
+        let syncer = Syncer {
+            set: Set::default(),
+            home: Arc::new(Home {
+                world: world.clone(),
+                headers: headers::Headers::new("/".into(), Arc::new(tsdb::disk::MemoryDisk::new()), world, limits),
+                ranges: Ranges::new(),
+                cache: IndexCache::new(1 << 20, 1 << 20),
+            }),
+            storage: Storage::over(bucket, context),
+            options: Options {
+                window: (Point::At(all.0), Point::At(all.1)),
+                policy: Policy { window: all, selector: Selector::default(), consistency_delay: 0, deletion_delay },
+                catalogue,
+                listing,
+                headers: HeaderStrategy::Lazy,
+                header_concurrency: 1,
+                meta_concurrency: 8,
+                memory: None,
+            },
+            status: Status::default(),
+            metrics: Metrics::new(&context.metrics),
+        };
+        Self { syncer, followed: None }
+    }
+
+    /// What is served now.
+    pub(crate) fn served(&self) -> Arc<Served> {
+        self.syncer.set.snapshot()
+    }
+
+    /// What could not be read in the last pass.
+    pub(crate) fn error(&self) -> Option<String> {
+        self.syncer.status.inner.lock().error.clone()
+    }
+
+    /// When the next pass is due, by the monotonic clock.
+    pub(crate) fn due(&self) -> Duration {
+        self.followed.as_ref().map_or(Duration::ZERO, |f| f.catalogue_at.min(f.listing_at))
+    }
+
+    /// Makes the next pass; whether it could look.
+    pub(crate) async fn pass(&mut self) -> bool {
+        self.syncer.follow(&mut self.followed).await;
+        let Some(f) = &mut self.followed else { return false };
+        let is_listing = self.syncer.home.world.clock.elapsed() >= f.listing_at;
+        self.syncer.pass(f, if is_listing { Pass::Listing } else { Pass::Catalogue }).await
+    }
+
+    /// Requests found that an object of these is gone: looks what has become of them.
+    pub(crate) async fn scout(&mut self, gone: Vec<Arc<Block>>) -> bool {
+        self.syncer.set.suspect(gone);
+        let Some(f) = &mut self.followed else { return false };
+        self.syncer.pass(f, Pass::Scout).await
     }
 }

@@ -81,7 +81,7 @@ fn follow_of(config: (&str, &str), dir: &Path, change: impl FnOnce(&mut Options)
             headers: HeaderStrategy::Lazy,
             header_concurrency: 4,
             meta_concurrency: 4,
-            memory: dir.join("blocks"),
+            memory: Some(dir.join("blocks")),
         },
         status: status.clone(),
         metrics: Metrics::new(&context.metrics),

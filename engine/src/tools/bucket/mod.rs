@@ -21,6 +21,7 @@ use bucket::Bucket;
 use bucket::fetch::{Fetcher, View};
 use model::world::World;
 use std::io::Write;
+use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 /// Flags of `bucket`.
@@ -97,6 +98,9 @@ impl Screen<'_> {
     }
 }
 
+/// Longest time in which a tool that holds a lease gives it back.
+const GIVE_BACK: Duration = Duration::from_secs(5);
+
 /// Runs the tool.
 ///
 /// # Errors
@@ -104,23 +108,34 @@ impl Screen<'_> {
 pub(super) async fn run(args: Args, world: World, stop: CancellationToken) -> anyhow::Result<()> {
     let (mut out, mut notes) = (std::io::stdout(), std::io::stderr());
     let mut screen = Screen { out: &mut out, notes: &mut notes };
+    // What holds a lease ends by itself, and gives it back.
+    let ends = (world.clone(), &stop);
     let work = async {
         match &args.tool {
             Tool::Ls(a) => ls::run(a, &args.objstore, world, &mut screen).await,
             Tool::Inspect(a) => inspect::run(a, &args.objstore, world, &mut screen).await,
             Tool::Verify(a) => verify::run(a, &args.objstore, world, &mut screen).await,
             Tool::Mark(a) => mark::run(a, &args.objstore, world, &mut screen).await,
-            Tool::Downsample(a) => upkeep::downsample(a, &args.objstore, world, &mut screen).await,
-            Tool::Retention(a) => upkeep::retention(a, &args.objstore, world, &mut screen).await,
-            Tool::Cleanup(a) => upkeep::cleanup(a, &args.objstore, world, &mut screen).await,
+            Tool::Downsample(a) => upkeep::downsample(a, &args.objstore, ends, &mut screen).await,
+            Tool::Retention(a) => upkeep::retention(a, &args.objstore, ends, &mut screen).await,
+            Tool::Cleanup(a) => upkeep::cleanup(a, &args.objstore, ends, &mut screen).await,
             Tool::Replicate(a) => replicate::run(a, &args.objstore, world, &mut screen).await,
-            Tool::Rewrite(a) => rewrite::run(a, &args.objstore, world, &mut screen).await,
+            Tool::Rewrite(a) => rewrite::run(a, &args.objstore, ends, &mut screen).await,
             Tool::Web(a) => web::run(a, &args.objstore, world, &mut screen).await,
         }
     };
+    let late = async {
+        stop.cancelled().await;
+        let leased =
+            matches!(args.tool, Tool::Downsample(_) | Tool::Retention(_) | Tool::Cleanup(_) | Tool::Rewrite(_));
+        if leased {
+            tokio::time::sleep(GIVE_BACK).await;
+        }
+    };
     tokio::select! {
+        biased;
         result = work => result,
-        () = stop.cancelled() => anyhow::bail!("interrupted"),
+        () = late => anyhow::bail!("interrupted"),
     }
 }
 

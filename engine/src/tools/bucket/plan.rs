@@ -3,6 +3,8 @@
 use super::format::{duration, time};
 use super::table::{Shape, Table};
 use super::{Objstore, Screen};
+use crate::compact::{Share, retention_labels};
+use crate::server::expand;
 use args::{Millis, Size};
 use model::BlockId;
 use model::world::World;
@@ -33,6 +35,21 @@ pub(super) struct Args {
     /// Make no coarser copies
     #[arg(long = "downsampling.disable", default_value = "false", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     no_downsampling: bool,
+    /// Expire only blocks that carry all of these external labels, as NAME=VALUE
+    #[arg(long = "retention.external-label", value_name = "NAME=VALUE")]
+    retention_labels: Vec<String>,
+    /// Which blocks a compactor works on, as YAML: its relabel configuration over the external labels
+    #[arg(long = "selector.relabel-config", default_value = "", hide_default_value = true, value_name = "YAML")]
+    selector: String,
+    /// The same, in a file
+    #[arg(long = "selector.relabel-config-file", default_value = "", hide_default_value = true, value_name = "FILE")]
+    selector_file: String,
+    /// Oldest data that it works on: RFC 3339, or a duration before now, as -2w
+    #[arg(long, default_value = "0000-01-01T00:00:00Z", allow_hyphen_values = true)]
+    min_time: String,
+    /// Newest data that it works on, in the same form
+    #[arg(long, default_value = "9999-12-31T23:59:59Z", allow_hyphen_values = true)]
+    max_time: String,
     /// External labels that tell replicas apart: their blocks are merged
     #[arg(long = "deduplication.replica-label", value_name = "LABEL")]
     replica_labels: Vec<String>,
@@ -54,7 +71,7 @@ pub(super) struct Args {
 }
 
 impl Args {
-    fn settings(&self) -> Settings {
+    fn settings(&self) -> anyhow::Result<Settings> {
         let mut settings = Settings {
             merge: self.merge || !self.replica_labels.is_empty(),
             replica_labels: self.replica_labels.clone(),
@@ -65,17 +82,20 @@ impl Args {
                 five_minutes: self.retention_5m.0,
                 one_hour: self.retention_1h.0,
             },
+            retention_labels: retention_labels(&self.retention_labels)?,
             delete_delay: self.delete_delay.0,
             consistency_delay: self.consistency_delay.0,
             ..Settings::default()
         };
         settings.ranges.truncate(usize::from(self.max_level) + 1);
-        settings
+        Ok(settings)
     }
 }
 
 pub(super) async fn run(args: &Args, objstore: &Objstore, world: World, screen: &mut Screen<'_>) -> anyhow::Result<()> {
-    let settings = args.settings();
+    let settings = args.settings()?;
+    let selector = expand::option("selector.relabel-config", &args.selector, &args.selector_file)?;
+    let share = Share::new(&selector, &args.min_time, &args.max_time, &settings.replica_labels)?;
     let mut refused = Vec::new();
     for finding in settings.check() {
         match finding {
@@ -85,7 +105,8 @@ pub(super) async fn run(args: &Args, objstore: &Objstore, world: World, screen: 
     }
     anyhow::ensure!(refused.is_empty(), "these settings can't be used: {}", refused.join("; "));
     let now = world.clock.now_ms();
-    let view = super::view(objstore, world, args.timeout).await?;
+    let mut view = super::view(objstore, world, args.timeout).await?;
+    view.blocks.retain(|_, block| share.has(&block.meta, now));
     let snapshot = view.snapshot();
     let plan = make(&snapshot, now, &settings);
     if let Some(broken) = laws::check(&snapshot, now, &settings, &plan).first() {

@@ -7,6 +7,7 @@ use crate::compact::{Once, once};
 use args::Millis;
 use model::world::World;
 use std::path::PathBuf;
+use tokio_util::sync::CancellationToken;
 use tsdb::plan::{Action, Item, Retention, Settings, Why};
 
 /// Flags of `downsample`.
@@ -86,7 +87,7 @@ impl Common {
 pub(super) async fn downsample(
     args: &Downsample,
     objstore: &Objstore,
-    world: World,
+    (world, stop): (World, &CancellationToken),
     screen: &mut Screen<'_>,
 ) -> anyhow::Result<()> {
     loop {
@@ -97,14 +98,17 @@ pub(super) async fn downsample(
             dir: args.data_dir.clone(),
             at_once: args.concurrency,
         };
-        let done = pass(what, objstore, world.clone(), screen).await;
-        if args.single_run {
+        let done = pass(what, objstore, (world.clone(), stop), screen).await;
+        if args.single_run || stop.is_cancelled() {
             return done;
         }
         if let Err(error) = done {
             screen.note(&format!("failed, and is tried again in {}: {error:#}", args.wait_interval));
         }
-        tokio::time::sleep(args.wait_interval.duration()).await;
+        tokio::select! {
+            () = tokio::time::sleep(args.wait_interval.duration()) => {}
+            () = stop.cancelled() => return Ok(()),
+        }
     }
 }
 
@@ -112,7 +116,7 @@ pub(super) async fn downsample(
 pub(super) async fn retention(
     args: &Keep,
     objstore: &Objstore,
-    world: World,
+    (world, stop): (World, &CancellationToken),
     screen: &mut Screen<'_>,
 ) -> anyhow::Result<()> {
     let scratch = Scratch::new(&world, "panoptes-retention")?;
@@ -133,14 +137,14 @@ pub(super) async fn retention(
         dir: scratch.0.clone(),
         at_once: 1,
     };
-    pass(what, objstore, world, screen).await
+    pass(what, objstore, (world, stop), screen).await
 }
 
 /// Deletes what is marked for deletion for long enough, and what uploads left that broke off; marks what another block holds.
 pub(super) async fn cleanup(
     args: &Cleanup,
     objstore: &Objstore,
-    world: World,
+    (world, stop): (World, &CancellationToken),
     screen: &mut Screen<'_>,
 ) -> anyhow::Result<()> {
     let scratch = Scratch::new(&world, "panoptes-cleanup")?;
@@ -155,17 +159,22 @@ pub(super) async fn cleanup(
         dir: scratch.0.clone(),
         at_once: 1,
     };
-    pass(what, objstore, world, screen).await
+    pass(what, objstore, (world, stop), screen).await
 }
 
-async fn pass(what: Once, objstore: &Objstore, world: World, screen: &mut Screen<'_>) -> anyhow::Result<()> {
+async fn pass(
+    what: Once,
+    objstore: &Objstore,
+    (world, stop): (World, &CancellationToken),
+    screen: &mut Screen<'_>,
+) -> anyhow::Result<()> {
     let bucket = super::open(objstore, world.clone())?;
     let mut items = 0u64;
-    once(world, &bucket, what, &mut |line| {
-        items += 1;
+    let mut tell = |line: String| {
+        items += u64::from(!line.starts_with("left alone"));
         screen.note(&line);
-    })
-    .await?;
+    };
+    once(world, &bucket, what, &mut tell, stop).await?;
     screen.note(&format!("{items} done, nothing is left to do"));
     Ok(())
 }

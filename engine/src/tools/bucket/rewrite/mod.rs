@@ -3,23 +3,29 @@
 mod change;
 
 use super::download::{self, Scratch};
+use super::format::duration;
 use super::{Objstore, Screen};
+use crate::compact::alone;
 use crate::server::expand::expand;
 use crate::storage::relabel::{Relabel, Use};
 use anyhow::Context as _;
+use bucket::fetch::Fetcher;
+use bucket::lease::Lease;
 use bucket::{Bucket, block, mark};
 use change::{Change, Deletion};
 use model::BlockId;
 use model::world::World;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::BufRead as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
 use tsdb::BlockMeta;
 use tsdb::block::{Block, Written, health};
 use tsdb::disk::RealDisk;
 use tsdb::index::INDEX_FILE;
 use tsdb::marks::DeletionMark;
-use tsdb::meta::{File, META_FILE, Rewrite, UploadTime, source};
+use tsdb::meta::{File, MAX_META_BYTES, META_FILE, Rewrite, UploadTime, source};
 use tsdb::segment::CHUNKS_DIR;
 
 /// What Thanos's mark says of a block that was rewritten.
@@ -84,7 +90,12 @@ fn text(flag: &str, content: &str, file: &str) -> anyhow::Result<Option<String>>
     Ok(Some(expand(&text, |name| std::env::var(name).ok()).map_err(|e| anyhow::anyhow!("--{flag}: {e}"))?))
 }
 
-pub(super) async fn run(args: &Args, objstore: &Objstore, world: World, screen: &mut Screen<'_>) -> anyhow::Result<()> {
+pub(super) async fn run(
+    args: &Args,
+    objstore: &Objstore,
+    (world, stop): (World, &CancellationToken),
+    screen: &mut Screen<'_>,
+) -> anyhow::Result<()> {
     let relabel = text("rewrite.to-relabel-config", &args.relabel, &args.relabel_file)?;
     let delete = text("rewrite.to-delete-config", &args.delete, &args.delete_file)?;
     anyhow::ensure!(
@@ -104,18 +115,55 @@ pub(super) async fn run(args: &Args, objstore: &Objstore, world: World, screen: 
     });
     let bucket = super::open(objstore, world)?;
     // All of them, before the first is rewritten.
+    let mut streams = BTreeSet::new();
     for id in &args.ids {
-        let meta = block::object(*id, block::META);
-        anyhow::ensure!(bucket.exists(&meta).await?, "there is no block {id} in {}", bucket.name());
+        let path = block::object(*id, block::META);
+        let meta = match bucket.get(&path, MAX_META_BYTES).await {
+            Err(e) if e.is_not_found() => anyhow::bail!("there is no block {id} in {}", bucket.name()),
+            meta => BlockMeta::read(&path, &meta?.bytes)?,
+        };
+        streams.insert(meta.labels());
         anyhow::ensure!(
             !marked(&bucket, *id).await?,
             "block {id} is marked for deletion: its data is in another block, which is the one to rewrite"
         );
     }
-    for id in &args.ids {
-        one(args, &bucket, *id, &change, screen).await.with_context(|| format!("block {id}"))?;
+    let mut all = async |lease: Option<&Lease>| {
+        for id in &args.ids {
+            one(args, (&bucket, lease), *id, &change, screen).await.with_context(|| format!("block {id}"))?;
+        }
+        Ok(())
+    };
+    if args.dry_run {
+        return all(None).await;
     }
-    Ok(())
+    // A compaction that is under way would bring back what goes here.
+    alone(&bucket, &streams, async |lease| {
+        tokio::select! {
+            done = all(Some(lease)) => done,
+            () = stop.cancelled() => anyhow::bail!("interrupted"),
+        }
+    })
+    .await
+}
+
+/// Blocks of a coarser resolution that hold some of a block, which keep what goes: whether all that they hold is of this block.
+async fn copies(bucket: &Bucket, old: &BlockMeta) -> anyhow::Result<BTreeMap<BlockId, (i64, bool)>> {
+    let sources = |meta: &BlockMeta| -> BTreeSet<BlockId> {
+        let own = meta.compaction.sources.is_empty().then_some(meta.id);
+        meta.compaction.sources.iter().copied().chain(own).collect()
+    };
+    let (view, of_old) = (Fetcher::new(bucket.clone()).sync().await?, sources(old));
+    if let Some(error) = view.errors.first() {
+        anyhow::bail!("which coarser blocks hold its data can't be told: {error}");
+    }
+    let coarser = view.blocks.values().filter(|b| b.marks.deletion.is_none() && b.meta.resolution() > old.resolution());
+    let of_it = coarser.filter_map(|b| {
+        let all = sources(&b.meta);
+        let some = !all.is_disjoint(&of_old) && b.meta.labels() == old.labels();
+        some.then(|| (b.meta.id, (b.meta.resolution(), all.is_subset(&of_old))))
+    });
+    Ok(of_it.collect())
 }
 
 async fn marked(bucket: &Bucket, id: BlockId) -> anyhow::Result<bool> {
@@ -124,7 +172,7 @@ async fn marked(bucket: &Bucket, id: BlockId) -> anyhow::Result<bool> {
 
 async fn one(
     args: &Args,
-    bucket: &Bucket,
+    (bucket, lease): (&Bucket, Option<&Lease>),
     id: BlockId,
     change: &Arc<Change>,
     screen: &mut Screen<'_>,
@@ -161,6 +209,17 @@ async fn one(
     }
     let made = work.await??;
     let lines = told(&log, screen)?;
+    let copies = copies(bucket, &tsdb::block::read_meta(&RealDisk, &fetched.block)?).await?;
+    for (copy, (resolution, is_whole)) in &copies {
+        let what = match (args.delete_blocks, is_whole) {
+            (true, true) => "it is marked, too, and made anew of the new block",
+            (_, true) => "mark it for deletion when the new block is there, so that it is made anew",
+            (_, false) => "and data of other blocks: rewrite it, too",
+        };
+        screen
+            .note(&format!("{id}: block {copy} ({}) holds what was downsampled of it: {what}", duration(*resolution)));
+    }
+    let check = || lease.map_or(Ok(()), Lease::check);
     if args.dry_run {
         screen.note(&format!("{id}: {lines} changes, and nothing was written; --no-dry-run makes the new block"));
         return Ok(());
@@ -172,15 +231,19 @@ async fn one(
                 there && !marked(bucket, id).await?,
                 "it was compacted or deleted meanwhile: stop the compactor, and rewrite the block that has its data now"
             );
-            let meta = send(bucket, &written, args, &log).await?;
+            let meta = send((bucket, lease), &written, args, &log).await?;
             screen.note(&format!("{id}: {lines} changes; the new block is {}", meta.id));
         }
         None => screen.note(&format!("{id}: {lines} changes; no series is left, so there is no new block")),
     }
     if args.delete_blocks {
-        let mark = DeletionMark::new(id, world.clock.now_ms() / 1000, REWRITTEN);
-        mark::create(bucket, &mark).await?;
-        screen.note(&format!("{id}: marked for deletion"));
+        let copies = copies.into_iter().filter(|(_, (_, is_whole))| *is_whole).map(|(copy, _)| copy);
+        for id in [id].into_iter().chain(copies) {
+            let mark = DeletionMark::new(id, world.clock.now_ms() / 1000, REWRITTEN);
+            check()?;
+            mark::create(bucket, &mark).await?;
+            screen.note(&format!("{id}: marked for deletion"));
+        }
     } else {
         screen.note(&format!("{id}: stays; mark it with --delete-blocks or `tools bucket mark`, else both are served"));
     }
@@ -245,7 +308,13 @@ fn rewritten(old: &BlockMeta, id: BlockId, prom: bool, change: &Change) -> Block
 }
 
 /// Sends the new block, meta.json last.
-async fn send(bucket: &Bucket, written: &Written, args: &Args, log: &Path) -> anyhow::Result<BlockMeta> {
+async fn send(
+    (bucket, lease): (&Bucket, Option<&Lease>),
+    written: &Written,
+    args: &Args,
+    log: &Path,
+) -> anyhow::Result<BlockMeta> {
+    let check = || lease.map_or(Ok(()), Lease::check);
     let mut meta = written.meta.clone();
     let mut files = Vec::new();
     for entry in std::fs::read_dir(written.dir.join(CHUNKS_DIR))? {
@@ -269,11 +338,50 @@ async fn send(bucket: &Bucket, written: &Written, args: &Args, log: &Path) -> an
         thanos.upload_time = UploadTime::from_ms(bucket.world().clock.now_ms());
     }
     for (path, _) in &files {
+        check()?;
         bucket.upload_file(&block::object(meta.id, path), &RealDisk, &written.dir.join(path)).await?;
     }
     if args.change_log {
+        check()?;
         bucket.upload_file(&block::object(meta.id, CHANGE_LOG), &RealDisk, log).await?;
+    }
+    if let Some(lease) = lease {
+        lease.confirm().await?;
     }
     bucket.create(&block::object(meta.id, block::META), meta.write()?).await?;
     Ok(meta)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tsdb::meta::Thanos;
+
+    #[tokio::test]
+    async fn coarser_copies_are_found_and_those_of_other_blocks_told_apart() {
+        let bucket = Bucket::memory(bucket::Options::new(World::real()));
+        let id = |n: u64| BlockId::from_parts(n, 1);
+        let block = |n: u64, resolution: i64, sources: &[u64], cluster: &str| {
+            let mut meta = BlockMeta::new(id(n), 0, 1);
+            meta.compaction.sources = sources.iter().map(|n| id(*n)).collect();
+            let mut thanos =
+                Thanos { labels: [("cluster".to_owned(), cluster.to_owned())].into(), ..Thanos::default() };
+            thanos.downsample.resolution = resolution;
+            meta.thanos = Some(thanos);
+            meta
+        };
+        let old = block(9, 0, &[1, 2], "a");
+        let others = [
+            block(10, 300_000, &[1, 2], "a"),
+            block(11, 3_600_000, &[1, 2, 3], "a"),
+            block(12, 300_000, &[4], "a"),
+            block(13, 300_000, &[1, 2], "b"),
+            block(14, 0, &[1, 2, 3], "a"),
+        ];
+        for meta in others.iter().chain([&old]) {
+            bucket.put(&block::object(meta.id, block::META), meta.write().unwrap()).await.unwrap();
+        }
+        let found = copies(&bucket, &old).await.unwrap();
+        assert_eq!(found, [(id(10), (300_000, true)), (id(11), (3_600_000, false))].into());
+    }
 }
