@@ -63,6 +63,8 @@ pub(super) const GOALS: &[Goal] = &[
             Negative { protection: "compact-meta-last", line: "a visible block lacks a file" },
             Negative { protection: "retention-waits", line: "retention drops nothing that has no coarser copy" },
             Negative { protection: "catalogue-again", line: "was compacted by another program" },
+            Negative { protection: "own-writes", line: "is made again" },
+            Negative { protection: "upload-meta-last", line: "a visible block lacks a file" },
         ],
     },
     Goal {

@@ -49,8 +49,9 @@ flags! {
         selector: String = "selector.relabel-config", "", since "0.1.0";
         /// The same in a file, read at start.
         selector_file: String = "selector.relabel-config-file", "", since "0.1.0";
-        /// Oldest data to work on: RFC 3339 or a duration before now, as -2w. Blocks that end before it are left alone. Two
-        /// compactors with the same streams never work side by side, whatever their times.
+        /// Oldest data to work on: RFC 3339 or a duration before now, as -2w. Blocks that end before it are left alone, also those
+        /// that were marked for deletion when they leave it. Two compactors with the same streams never work side by side,
+        /// whatever their times.
         min_time: String = "min-time", "0000-01-01T00:00:00Z", since "0.1.0";
         /// Newest data to work on, in the same form. Blocks that begin after it are left alone.
         max_time: String = "max-time", "9999-12-31T23:59:59Z", since "0.1.0";
@@ -73,7 +74,8 @@ flags! {
         /// How samples of blocks that overlap become one series. Empty: all of them, each time once; for replicas that hold
         /// identical samples (receivers), since nobody can tell them apart any more, and interleaved counters look as if they
         /// fell. penalty, as Thanos, for pairs of Prometheus: one replica is followed at a time, samples of the others are lost
-        /// for ever, and holes may be left; needs a replica label.
+        /// for ever, also where blocks of one replica overlap (those that came out of order), and holes may be left; needs a
+        /// replica label.
         dedup_func: String = "deduplication.func", "", since "0.1.0";
         /// The index of a compacted block is not to exceed this.
         max_index_size: Size = "compact.block-max-index-size", "64GB", since "0.1.0";

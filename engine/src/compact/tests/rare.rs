@@ -127,10 +127,10 @@ async fn what_is_marked_while_it_is_compacted_stays_marked() {
     for file in [block::DELETION_MARK, block::NO_COMPACT_MARK] {
         let mut site = Site::new(raw());
         let ids = five(&mut site, "a").await;
-        let (memory, marked) = (site.memory.clone(), ids[1]);
+        let (memory, marked, now) = (site.memory.clone(), ids[1], site.world.clock.now_ms() / 1000);
         let mark = match file {
-            block::DELETION_MARK => serde_json::to_vec(&DeletionMark::new(marked, T0 / 1000, "by hand")),
-            _ => serde_json::to_vec(&NoCompactMark::new(marked, T0 / 1000, "manual", "by hand")),
+            block::DELETION_MARK => serde_json::to_vec(&DeletionMark::new(marked, now, "by hand")),
+            _ => serde_json::to_vec(&NoCompactMark::new(marked, now, "manual", "by hand")),
         };
         let mark = mark.unwrap();
         let meanwhile = Before(site.memory.clone(), move |path: &str| {

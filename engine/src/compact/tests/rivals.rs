@@ -51,6 +51,17 @@ pub(super) struct Told {
 }
 
 impl Told {
+    /// An error if changes were begun without the lease: which, and who had it.
+    pub(super) fn fenced(&self) -> Result<(), String> {
+        let count = self.fenced_off.load(Ordering::SeqCst);
+        let log = self.log.lock();
+        let lines = log.iter().filter(|l| l.contains(" begins ") || l.contains("/lease/")).map(|l| format!("\n  {l}"));
+        match count {
+            0 => Ok(()),
+            _ => Err(format!("{count} changes were begun without the lease{}", lines.collect::<String>())),
+        }
+    }
+
     /// What happened to the block that a failure is about.
     pub(super) fn about(&self, failure: &str) -> String {
         let block = failure.split(|c: char| !c.is_ascii_alphanumeric()).find(|w| w.parse::<model::BlockId>().is_ok());
@@ -308,6 +319,7 @@ async fn race(mut rng: Rng, how: Race) -> Result<Arc<Told>, String> {
     };
     tokio::join!(futures::future::join_all(all), course);
     let about = |e: String| format!("{e}{}", told.about(&e));
+    told.fenced()?;
     if let Some(why) = book.lock().broken.take() {
         return Err(about(why));
     }
@@ -330,15 +342,7 @@ fn runs(goal: &Goal, count: u64, how: Race) -> (u64, u64, u64) {
     let all = site::on_two_cores(&rngs, |rng| {
         let told = block_on(race(rng.clone(), how))?;
         let of = |n: &AtomicU64| n.load(Ordering::SeqCst);
-        match of(&told.fenced_off) {
-            0 => Ok((of(&told.freezes), of(&told.changes), of(&told.late))),
-            n => {
-                let log = told.log.lock();
-                let lines = log.iter().filter(|l| l.contains("begins ") || l.contains("/lease/"));
-                let lines: String = lines.map(|l| format!("\n  {l}")).collect();
-                Err(format!("{n} changes were begun without the lease, of {}{lines}", of(&told.changes)))
-            }
-        }
+        Ok((of(&told.freezes), of(&told.changes), of(&told.late)))
     });
     let all = all.unwrap_or_else(|e| panic!("{e}"));
     all.into_iter().fold((0, 0, 0), |a, b| (a.0 + b.0, a.1 + b.1, a.2 + b.2))
