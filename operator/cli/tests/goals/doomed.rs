@@ -38,7 +38,8 @@ impl Doomed {
             None => Command::new(binary),
             Some((calls, n)) => {
                 let mut command = Command::new(testkit::peers::path("strace").unwrap());
-                command.args(["-f", "-qq", "-o", "/dev/null"]);
+                // With -D the child is what is traced, so that waiting for it means that it is dead.
+                command.args(["-D", "-f", "-qq", "-o", "/dev/null"]);
                 command.arg(format!("--trace={calls}")).arg(format!("--inject={calls}:signal=KILL:when={n}"));
                 command.arg(binary);
                 command
@@ -63,11 +64,10 @@ impl Doomed {
         self.process.try_wait().unwrap().is_some()
     }
 
-    /// A metric without labels as it is now; 0 if it can't be asked.
-    pub(crate) fn metric(&self, name: &str) -> f64 {
-        let Ok(answer) = testkit::http::get(&format!("http://127.0.0.1:{}/metrics", self.http)) else { return 0.0 };
-        let mut values = answer.body.lines().filter_map(|l| l.strip_prefix(name)?.strip_prefix(' ')?.parse().ok());
-        values.next().unwrap_or(0.0)
+    /// A metric without labels as it is now; none if it can't be asked.
+    pub(crate) fn metric(&self, name: &str) -> Option<f64> {
+        let answer = testkit::http::get(&format!("http://127.0.0.1:{}/metrics", self.http)).ok()?;
+        answer.body.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
     }
 
     /// Kills it now.

@@ -249,7 +249,7 @@ fn sidecar(world: &World, prometheus: &PrometheusStub, kill_at: Option<(&str, us
 
 /// True if it has looked at all blocks, and done what it could.
 fn looked(sidecar: &Doomed) -> bool {
-    sidecar.metric("thanos_shipper_dir_syncs_total") > 0.0
+    sidecar.metric("thanos_shipper_dir_syncs_total").is_some_and(|n| n > 0.0)
 }
 
 #[test]
