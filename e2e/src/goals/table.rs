@@ -64,6 +64,7 @@ pub(super) const GOALS: &[Goal] = &[
             Negative { protection: "retention-waits", line: "retention drops nothing that has no coarser copy" },
             Negative { protection: "catalogue-again", line: "was compacted by another program" },
             Negative { protection: "own-writes", line: "is made again" },
+            Negative { protection: "closed-ids", line: "a visible block lacks a file" },
             Negative { protection: "upload-meta-last", line: "a visible block lacks a file" },
         ],
     },

@@ -1,7 +1,7 @@
 //! One pass of some kinds of work, for tools: under the same lease, by the same plan and the same laws as the compactor's own.
 
 use super::share::{ALL, Share};
-use super::tenure::End;
+use super::tenure::{End, Keeper};
 use super::{Compactor, Options, space};
 use crate::server::Context;
 use crate::storage::part_name;
@@ -101,14 +101,15 @@ pub(crate) async fn once(
 }
 
 /// Does something to streams as the only compactor of theirs: holds the lease on the bucket and the claims on the streams meanwhile,
-/// and gives the lease back. A holder that died is waited out. `work` is dropped where it stands when the lease is lost, and asks it
-/// before each change of the bucket.
+/// and gives the lease back. A holder that died is waited out. `work` is dropped where it stands when the lease is lost or at `stop`,
+/// and asks the lease before each change of the bucket.
 ///
 /// # Errors
 /// When another one has one of the streams (who, and what to do), the lease is lost, or the work failed.
 pub(crate) async fn alone<T>(
     bucket: &Bucket,
     streams: &BTreeSet<Labels>,
+    stop: &CancellationToken,
     work: impl AsyncFnOnce(&Lease) -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
     let ttl = CompactArgs::default().lease_duration.duration();
@@ -122,7 +123,10 @@ pub(crate) async fn alone<T>(
             }
             Attempt::StandBy(other, left) => {
                 stood_by = Some(other.renewals);
-                tokio::time::sleep(left.min(ttl / 4)).await;
+                tokio::select! {
+                    () = tokio::time::sleep(left.min(ttl / 4)) => {}
+                    () = stop.cancelled() => bail!("interrupted"),
+                }
             }
         }
     };
@@ -141,11 +145,13 @@ pub(crate) async fn alone<T>(
         }
         work(&lease).await
     };
+    let keeper = Keeper::new(&lease);
     let outcome = tokio::select! {
         outcome = working => outcome,
         why = lease.lost() => Err(anyhow::anyhow!("the lease on the bucket is lost: {why}")),
-        () = lease.keep() => Err(anyhow::anyhow!("the lease on the bucket is lost")),
+        () = stop.cancelled() => Err(anyhow::anyhow!("interrupted")),
     };
+    drop(keeper);
     lease.release().await;
     outcome
 }

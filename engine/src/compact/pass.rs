@@ -78,7 +78,7 @@ impl Tenure {
     pub(super) fn taken(&self) -> Option<(Option<Duration>, String)> {
         let (stream, by) = self.taken.first_key_value()?;
         let what = format!(
-            "{} of the streams are another compactor's, as {stream}, which {} has for the scope {}: end it, or run with --wait",
+            "{} of the streams are another compactor's, as {stream}, which {} has for the scope {}: end it first, then try again",
             self.taken.len(),
             by.holder,
             by.scope

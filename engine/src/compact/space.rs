@@ -5,9 +5,6 @@ use anyhow::{Context as _, bail};
 use std::fs::{File, TryLockError};
 use std::path::Path;
 
-/// The file that tells others that the folder is in use.
-const LOCK: &str = "panoptes-compact.lock";
-
 /// Room that is left for others, in bytes.
 const MARGIN: u64 = 64 << 20;
 
@@ -31,10 +28,10 @@ pub(super) fn free(dir: &Path) -> Option<u64> {
 /// # Errors
 /// When another one uses it.
 pub(super) fn lock(dir: &Path) -> anyhow::Result<Option<File>> {
-    let path = dir.join(LOCK);
-    let file = File::create(&path).with_context(|| format!("create {}", path.display()))?;
-    match file.try_lock() {
-        Ok(()) => Ok(Some(file)),
+    // The folder itself: no file is left behind.
+    let folder = File::open(dir).with_context(|| format!("open {}", dir.display()))?;
+    match folder.try_lock() {
+        Ok(()) => Ok(Some(folder)),
         Err(TryLockError::WouldBlock) => {
             bail!("another compactor uses --data-dir={}: give each its own", dir.display())
         }

@@ -29,8 +29,15 @@ pub(super) enum End {
     Failed(Fault),
 }
 
-/// Renews the lease until it is dropped.
-struct Keeper(tokio::task::JoinHandle<()>);
+/// Renews a lease until it is dropped: on a task of its own, so that nothing that takes long holds it up.
+pub(super) struct Keeper(tokio::task::JoinHandle<()>);
+
+impl Keeper {
+    pub(super) fn new(lease: &Lease) -> Self {
+        let kept = lease.clone();
+        Self(tokio::spawn(async move { kept.keep().await }))
+    }
+}
 
 impl Drop for Keeper {
     fn drop(&mut self) {
@@ -132,9 +139,7 @@ impl Compactor {
                     tokio::time::sleep(pause).await;
                 }
             };
-            // On a task of its own, so that nothing that takes long here holds it up.
-            let kept = lease.clone();
-            let keeper = Keeper(tokio::spawn(async move { kept.keep().await }));
+            let keeper = Keeper::new(&lease);
             // Work is ended where it stands as soon as the lease is lost. It is asked each time that work wakes, too: after a freeze
             // not even the next attempt of a request that had failed is sent.
             tokio::pin!(passes);

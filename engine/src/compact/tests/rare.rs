@@ -291,7 +291,8 @@ async fn a_tool_works_alone_or_not_at_all() {
     site.world = World { clock, entropy: Arc::clone(&site.world.entropy) };
     let bucket = site.own_bucket();
     let streams = [model::Labels::from_pairs([("cluster", "a")])].into();
-    let alone = async || super::super::alone(&bucket, &streams, async |lease| Ok(lease.check().is_ok())).await;
+    let stop = CancellationToken::new();
+    let alone = async || super::super::alone(&bucket, &streams, &stop, async |lease| Ok(lease.check().is_ok())).await;
     assert!(alone().await.unwrap());
     for scope in [super::super::share::ALL, "shard"] {
         let mut contender = Contender::new(bucket.clone(), scope, "", "other", TTL);
@@ -307,6 +308,10 @@ async fn a_tool_works_alone_or_not_at_all() {
         lease.release().await;
         assert!(alone().await.unwrap());
     }
+    stop.cancel();
+    let mut contender = Contender::new(bucket.clone(), super::super::share::ALL, "", "other", TTL);
+    let Attempt::Held(_) = contender.attempt().await.unwrap() else { panic!("it was given back") };
+    assert_eq!(alone().await.unwrap_err().to_string(), "interrupted");
 }
 
 /// As Thanos counts them: iterations, not blocks.

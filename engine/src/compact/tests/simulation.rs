@@ -32,8 +32,9 @@ use tsdb::disk::{Disk, MemoryDisk};
 use tsdb::meta::BlockMeta;
 use tsdb::plan::Retention;
 
-/// Seeds that failed once, each in the world of its day (`catalogue-again` and `asked-awake` bring their faults back): a block of ours was taken for another program's, since the catalogue was read before it was committed and
-/// the bucket was listed after; and one who had been frozen tried a request again that had failed before, without the lease.
+/// Seeds that failed once, each in the world of its day: a block of ours was taken for another program's, since the catalogue was read
+/// before it was committed and the bucket was listed after (`catalogue-again`); and one who had been frozen tried a request again that
+/// had failed before, without the lease (`asked-awake`).
 const CASES: [u64; 4] = [0x24f0_789f_5970_11c9, 0xb712_2369_fab7_13ca, 0x7135_1de7_447a_3da5, 0xa86b_aa7b_0b6f_2df9];
 const MINUTE: Duration = Duration::from_secs(60);
 /// How long all goes wrong.

@@ -123,10 +123,14 @@ pub(super) async fn run(
             meta => BlockMeta::read(&path, &meta?.bytes)?,
         };
         streams.insert(meta.labels());
-        anyhow::ensure!(
-            !marked(&bucket, *id).await?,
-            "block {id} is marked for deletion: its data is in another block, which is the one to rewrite"
-        );
+        if marked(&bucket, *id).await? {
+            let left: Vec<String> = copies(&bucket, &meta).await?.keys().map(BlockId::to_string).collect();
+            let of_it =
+                if left.is_empty() { String::new() } else { format!("; downsampled of it: {}", left.join(" ")) };
+            anyhow::bail!(
+                "block {id} is marked for deletion: its data is in another block, which is the one to rewrite{of_it}"
+            );
+        }
     }
     let mut all = async |lease: Option<&Lease>| {
         for id in &args.ids {
@@ -138,13 +142,7 @@ pub(super) async fn run(
         return all(None).await;
     }
     // A compaction that is under way would bring back what goes here.
-    alone(&bucket, &streams, async |lease| {
-        tokio::select! {
-            done = all(Some(lease)) => done,
-            () = stop.cancelled() => anyhow::bail!("interrupted"),
-        }
-    })
-    .await
+    alone(&bucket, &streams, stop, async |lease| all(Some(lease)).await).await
 }
 
 /// Blocks of a coarser resolution that hold some of a block, which keep what goes: whether all that they hold is of this block.
@@ -237,8 +235,9 @@ async fn one(
         None => screen.note(&format!("{id}: {lines} changes; no series is left, so there is no new block")),
     }
     if args.delete_blocks {
+        // The block itself last: until it is marked, the same can be done once more.
         let copies = copies.into_iter().filter(|(_, (_, is_whole))| *is_whole).map(|(copy, _)| copy);
-        for id in [id].into_iter().chain(copies) {
+        for id in copies.chain([id]) {
             let mark = DeletionMark::new(id, world.clock.now_ms() / 1000, REWRITTEN);
             check()?;
             mark::create(bucket, &mark).await?;
