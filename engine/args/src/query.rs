@@ -32,7 +32,7 @@ flags! {
         info_interval: Millis = "endpoint.info-interval", "5s", since "0.1.0";
         /// How long an endpoint that does not answer stays listed.
         unhealthy_timeout: Millis = "store.unhealthy-timeout", "5m", since "0.1.0";
-        /// How often DNS names are resolved again.
+        /// How often DNS names are resolved again at least: earlier when their records have run out.
         dns_interval: Millis = "store.sd-dns-interval", "30s", since "0.1.0";
         /// How long one store may stay silent in an answer before it is left out with a warning. (Thanos: off.)
         response_timeout: Millis = "store.response-timeout", "30s", since "0.1.0";
@@ -58,7 +58,6 @@ flags! {
         /// Let queriers behind this one evaluate aggregations over series that only they have: off; exact, where the answer has
         /// the same bits; close, also sums, whose last bits depend on the order of additions, where replicas are behind one
         /// querier, and by Thanos's queriers. (Thanos: query.mode=distributed.)
-        /// What a store has gained since it was last asked for its Info is not part of the proof.
         push_down: PushDown = "query.push-down", "off", since "0.1.0";
         /// Use downsampled data where a request names no resolution: up to a fifth of its step.
         auto_downsampling: Switch = "query.auto-downsampling", "false", since "0.1.0";

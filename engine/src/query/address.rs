@@ -1,7 +1,11 @@
 //! Addresses of stores as users write them.
 
+use hickory_resolver::config::{LookupIpStrategy, NameServerConfig, ResolveHosts, ResolverConfig};
+use hickory_resolver::proto::rr::{RData, Record};
+use hickory_resolver::{ResolverBuilder, TokioResolver, net::runtime::TokioRuntimeProvider};
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 /// How an address is turned into places to dial.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -92,13 +96,22 @@ pub struct Place {
     pub authority: String,
 }
 
+/// Records of a name, at least one.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Records<T> {
+    /// What they say.
+    pub all: Vec<T>,
+    /// How long they may be believed: the shortest TTL of them, where it is known.
+    pub ttl: Option<Duration>,
+}
+
 /// Looks names up.
 #[async_trait::async_trait]
 pub trait Dns: Send + Sync + 'static {
-    /// Addresses of a host, at least one.
-    async fn ips(&self, host: &str) -> Result<Vec<IpAddr>, String>;
-    /// Targets of a SRV name: host without trailing dot, and port; at least one.
-    async fn srv(&self, name: &str) -> Result<Vec<(String, u16)>, String>;
+    /// Addresses of a host.
+    async fn ips(&self, host: &str) -> Result<Records<IpAddr>, String>;
+    /// Targets of a SRV name: host without trailing dot, and port.
+    async fn srv(&self, name: &str) -> Result<Records<(String, u16)>, String>;
 }
 
 /// What a look-up has given.
@@ -108,90 +121,127 @@ pub struct Found {
     pub places: Vec<Place>,
     /// Targets of a SRV name that could not be looked up, `host:port`, and why: there are stores behind them, too.
     pub lost: Vec<(String, String)>,
+    /// The shortest TTL of the records that led to them, where one is known.
+    pub ttl: Option<Duration>,
 }
 
 /// All places behind an address.
 pub async fn resolve(address: &Address, dns: &dyn Dns) -> Result<Found, String> {
-    let (mut places, mut lost) = (Vec::new(), Vec::new());
+    let mut found = Found::default();
     match address.scheme {
         Scheme::Static | Scheme::Dns | Scheme::DualStack => {
             let port = address.port.unwrap_or_default();
-            places = hosts(&address.host, port, dns).await?;
+            found.add(hosts(&address.host, port, dns).await?, usize::MAX);
         }
         Scheme::Srv | Scheme::SrvNoA => {
-            for (host, port) in dns.srv(&address.host).await? {
+            let targets = dns.srv(&address.host).await?;
+            found.believe(targets.ttl);
+            let most = if address.scheme == Scheme::SrvNoA { 1 } else { usize::MAX };
+            for (host, port) in targets.all {
                 let port = address.port.unwrap_or(port);
                 // One dead target must not hide the others.
                 match hosts(&host, port, dns).await {
-                    Ok(mut found) => {
-                        if address.scheme == Scheme::SrvNoA {
-                            found.sort();
-                            found.truncate(1);
-                        }
-                        places.extend(found);
-                    }
-                    Err(e) => lost.push((join(&host, port), e)),
+                    Ok(behind) => found.add(behind, most),
+                    Err(e) => found.lost.push((join(&host, port), e)),
                 }
             }
-            if places.is_empty() {
+            if found.places.is_empty() {
                 let none = || format!("{} has no SRV targets", address.host);
-                return Err(lost.pop().map_or_else(none, |(_, error)| error));
+                return Err(found.lost.pop().map_or_else(none, |(_, error)| error));
             }
         }
     }
-    places.sort();
-    places.dedup_by(|a, b| a.address == b.address);
-    Ok(Found { places, lost })
+    found.places.sort();
+    found.places.dedup_by(|a, b| a.address == b.address);
+    Ok(found)
 }
 
-async fn hosts(host: &str, port: u16, dns: &dyn Dns) -> Result<Vec<Place>, String> {
+impl Found {
+    /// Adds the first of these places, `most` of them.
+    fn add(&mut self, mut places: Records<Place>, most: usize) {
+        self.believe(places.ttl);
+        places.all.sort();
+        places.all.truncate(most);
+        self.places.append(&mut places.all);
+    }
+
+    fn believe(&mut self, ttl: Option<Duration>) {
+        self.ttl = self.ttl.into_iter().chain(ttl).min();
+    }
+}
+
+async fn hosts(host: &str, port: u16, dns: &dyn Dns) -> Result<Records<Place>, String> {
     let authority = join(host, port);
-    let ips = match host.parse::<IpAddr>() {
-        Ok(ip) => vec![ip],
+    let Records { all, ttl } = match host.parse::<IpAddr>() {
+        Ok(ip) => Records { all: vec![ip], ttl: None },
         Err(_) => dns.ips(host).await?,
     };
-    Ok(ips.into_iter().map(|ip| Place { address: join(ip, port), authority: authority.clone() }).collect())
+    let place = |ip| Place { address: join(ip, port), authority: authority.clone() };
+    Ok(Records { all: all.into_iter().map(place).collect(), ttl })
 }
 
-/// The machine's resolver, as `/etc/resolv.conf` and `/etc/hosts` have it.
-pub struct SystemDns(hickory_resolver::TokioResolver);
+/// A resolver of real names.
+pub struct SystemDns(TokioResolver);
 
 impl SystemDns {
-    /// Reads the machine's settings.
+    /// The machine's, as `/etc/resolv.conf` and `/etc/hosts` have it.
     pub fn new() -> anyhow::Result<Self> {
-        let mut builder = hickory_resolver::TokioResolver::builder_tokio()?;
+        Self::of(TokioResolver::builder_tokio()?)
+    }
+
+    /// Of this server alone, over UDP.
+    pub fn at(server: SocketAddr) -> anyhow::Result<Self> {
+        let mut at = NameServerConfig::udp(server.ip());
+        at.connections.iter_mut().for_each(|c| c.port = server.port());
+        let config = ResolverConfig::from_parts(None, Vec::new(), vec![at]);
+        let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
+        builder.options_mut().use_hosts_file = ResolveHosts::Never;
+        Self::of(builder)
+    }
+
+    fn of(mut builder: ResolverBuilder<TokioRuntimeProvider>) -> anyhow::Result<Self> {
         let options = builder.options_mut();
-        options.timeout = std::time::Duration::from_secs(2);
+        options.timeout = Duration::from_secs(2);
         options.attempts = 2;
-        options.ip_strategy = hickory_resolver::config::LookupIpStrategy::Ipv4AndIpv6;
-        // Pods come and go, and whoever asks does so at an interval of his own.
-        options.positive_max_ttl = Some(std::time::Duration::from_secs(1));
-        options.negative_max_ttl = Some(std::time::Duration::from_secs(1));
+        options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
+        // Whoever asks keeps what he was told as long as it may be kept; if he asks earlier, he has a reason.
+        options.cache_size = 0;
         Ok(Self(builder.build()?))
     }
 }
 
+/// What `each` makes of the records that it knows, with their TTL (seconds on the wire).
+fn read<T>(
+    answers: &[Record],
+    none: impl Fn() -> String,
+    each: impl Fn(&RData) -> Option<T>,
+) -> Result<Records<T>, String> {
+    let all: Vec<T> = answers.iter().filter_map(|r| each(&r.data)).collect();
+    if all.is_empty() {
+        return Err(none());
+    }
+    // Of an alias, too.
+    let ttl = answers.iter().map(|r| Duration::from_secs(r.ttl.into())).min();
+    Ok(Records { all, ttl })
+}
+
 #[async_trait::async_trait]
 impl Dns for SystemDns {
-    async fn ips(&self, host: &str) -> Result<Vec<IpAddr>, String> {
+    async fn ips(&self, host: &str) -> Result<Records<IpAddr>, String> {
         let found = self.0.lookup_ip(host).await.map_err(|e| format!("look-up of {host}: {e}"))?;
-        let ips: Vec<IpAddr> = found.iter().collect();
-        if ips.is_empty() { Err(format!("{host} has no addresses")) } else { Ok(ips) }
+        read(found.as_lookup().answers(), || format!("{host} has no addresses"), RData::ip_addr)
     }
 
-    async fn srv(&self, name: &str) -> Result<Vec<(String, u16)>, String> {
+    async fn srv(&self, name: &str) -> Result<Records<(String, u16)>, String> {
         let found = self.0.srv_lookup(name).await.map_err(|e| format!("SRV look-up of {name}: {e}"))?;
-        let targets: Vec<(String, u16)> = found
-            .answers()
-            .iter()
-            .filter_map(|r| match &r.data {
-                hickory_resolver::proto::rr::RData::SRV(srv) => {
-                    Some((srv.target.to_utf8().trim_end_matches('.').to_owned(), srv.port))
-                }
+        read(
+            found.answers(),
+            || format!("{name} has no SRV records"),
+            |data| match data {
+                RData::SRV(srv) => Some((srv.target.to_utf8().trim_end_matches('.').to_owned(), srv.port)),
                 _ => None,
-            })
-            .collect();
-        if targets.is_empty() { Err(format!("{name} has no SRV records")) } else { Ok(targets) }
+            },
+        )
     }
 }
 
@@ -202,16 +252,17 @@ mod tests {
     struct Fake;
     #[async_trait::async_trait]
     impl Dns for Fake {
-        async fn ips(&self, host: &str) -> Result<Vec<IpAddr>, String> {
+        async fn ips(&self, host: &str) -> Result<Records<IpAddr>, String> {
+            let of =
+                |ips: &[&str], s| Records { all: ips.iter().map(|ip| ip.parse().unwrap()).collect(), ttl: Some(s) };
             match host {
-                "a.example" => {
-                    Ok(vec!["10.0.0.2".parse().unwrap(), "10.0.0.1".parse().unwrap(), "::1".parse().unwrap()])
-                }
+                "a.example" => Ok(of(&["10.0.0.2", "10.0.0.1", "::1"], Duration::from_secs(20))),
                 _ => Err(format!("{host}: no such name")),
             }
         }
-        async fn srv(&self, _name: &str) -> Result<Vec<(String, u16)>, String> {
-            Ok(vec![("dead.example".into(), 1), ("a.example".into(), 7)])
+        async fn srv(&self, _name: &str) -> Result<Records<(String, u16)>, String> {
+            let all = vec![("dead.example".into(), 1), ("a.example".into(), 7)];
+            Ok(Records { all, ttl: Some(Duration::from_secs(5)) })
         }
     }
 
@@ -244,5 +295,9 @@ mod tests {
         );
         assert_eq!(of("dnssrvnoa+x:9").await.unwrap(), ["10.0.0.1:9"]);
         assert!(of("dns+b.example:5").await.unwrap_err().contains("no such name"));
+        let ttl = async |text: &str| resolve(&Address::parse(text).unwrap(), &Fake).await.unwrap().ttl;
+        assert_eq!(ttl("dns+a.example:5").await, Some(Duration::from_secs(20)));
+        assert_eq!(ttl("dnssrv+x").await, Some(Duration::from_secs(5)), "the shortest on the way");
+        assert_eq!(ttl("1.2.3.4:5").await, None);
     }
 }

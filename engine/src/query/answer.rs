@@ -5,6 +5,7 @@ use super::buffers::{Call, Grant};
 use super::call::Message;
 use super::fanout::{Failed, Select};
 use super::merge::{Merge, Step};
+use super::push::Bound;
 use super::series::Series;
 use super::store::Store;
 use super::warning::{self, Warning, held_by};
@@ -50,6 +51,7 @@ pub struct SeriesStream {
     warnings: Vec<Warning>,
     failed: Vec<Warning>,
     shard: Option<Arc<Shard>>,
+    bounds: Vec<Bound>,
     partial: bool,
     limit: Option<usize>,
     given: usize,
@@ -78,6 +80,7 @@ impl SeriesStream {
             warnings,
             failed,
             shard: select.shard.clone(),
+            bounds: select.bounds.clone(),
             partial: select.terms.partial,
             limit: select.limit,
             given: 0,
@@ -98,6 +101,9 @@ impl SeriesStream {
                 // Not every store can tell shares apart.
                 Step::Series(s) if self.shard.as_ref().is_some_and(|shard| !shard.has_labels(&s.labels)) => {}
                 Step::Series(s) => {
+                    if let Some(breach) = self.bounds.iter().find_map(|b| b.breach(&s.labels)) {
+                        return Err(Failed(breach));
+                    }
                     self.given += 1;
                     return Ok(Some(s));
                 }

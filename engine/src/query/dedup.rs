@@ -178,6 +178,49 @@ impl<R: Replica> Dedup<R> {
         Ok(Some(if self.live { self.adjust(replica, sample) } else { sample }))
     }
 
+    /// All samples, as [`Dedup::next_sample`] gives them.
+    pub fn each(mut self, mut give: impl FnMut(Sample)) -> Result<(), R::Error> {
+        while let Some(sample) = self.next_sample()? {
+            give(sample);
+            self.floats(|t, v| give(Sample { t, v: Value::Float(v) }));
+        }
+        Ok(())
+    }
+
+    /// Gives out floats of home for as long as they simply go on, in what is decoded already: the very samples that
+    /// [`Dedup::next_sample`] would give, one after the other, at a fraction of the cost.
+    fn floats(&mut self, mut give: impl FnMut(i64, f64)) {
+        let most = self.tolerance();
+        let (Some(c), Some(0), true) = (self.cursors.first_mut(), self.used, self.live && self.shift == 0.0) else {
+            return;
+        };
+        let (Some(Sample { t: last_t, v: Value::Float(last) }), Some(_)) = (&mut self.last_data, self.last_raw) else {
+            return;
+        };
+        // The sample at the cursor is the last one given out, unless a marker stood before that.
+        if c.peek().is_none_or(|s| s.t != *last_t) {
+            return;
+        }
+        while let Some(s) = c.samples.get(c.at + 1) {
+            let (t, Value::Float(v)) = (s.t, &s.v) else { break };
+            let distance = t.saturating_sub(*last_t);
+            // What changes the estimate of the interval is looked at one by one, as are gaps and markers.
+            if distance < self.interval || distance > most || s.v.is_stale() {
+                break;
+            }
+            if self.counter {
+                self.pace.note(*last, *v, distance);
+                if *v < *last {
+                    self.fell_at = t;
+                }
+            }
+            c.at += 1;
+            (*last_t, *last) = (t, *v);
+            give(t, *v);
+        }
+        (self.last, self.last_raw) = (Some(*last_t), Some(*last));
+    }
+
     fn only(&mut self) -> Result<Option<Sample>, R::Error> {
         let after = self.last.unwrap_or(i64::MIN);
         let Some(c) = self.cursors.first_mut() else { return Ok(None) };
@@ -470,13 +513,26 @@ pub(crate) mod tests {
     }
 
     fn run_to(replicas: Vec<Fake>, counter: bool, end: i64) -> Vec<(i64, f64)> {
-        let mut d = Dedup::new(replicas, counter, end);
-        let mut out = Vec::new();
-        while let Some(s) = d.next_sample().unwrap() {
+        let float = |s: &Sample| {
             let Value::Float(v) = s.v else { panic!("a float went in") };
-            out.push((s.t, v));
-        }
-        out
+            (s.t, v)
+        };
+        in_both_ways(replicas, counter, end).iter().map(float).collect()
+    }
+
+    /// Reads one by one, and in runs, which must be the same.
+    pub(crate) fn in_both_ways(replicas: Vec<Fake>, counter: bool, end: i64) -> Vec<Sample> {
+        let mut d = Dedup::new(replicas.clone(), counter, end);
+        let one_by_one: Vec<Sample> = std::iter::from_fn(|| d.next_sample().unwrap()).collect();
+        let mut in_runs = Vec::with_capacity(one_by_one.len());
+        Dedup::new(replicas, counter, end).each(|s| in_runs.push(s)).unwrap();
+        let same = |(a, b): (&Sample, &Sample)| match (&a.v, &b.v) {
+            (Value::Float(v), Value::Float(w)) => (a.t, v.to_bits()) == (b.t, w.to_bits()),
+            _ => a == b,
+        };
+        let all = one_by_one.len() == in_runs.len() && one_by_one.iter().zip(&in_runs).all(same);
+        assert!(all, "one by one {one_by_one:?}, in runs {in_runs:?}");
+        in_runs
     }
 
     /// `n` samples every 15 from `from`, valued by time.

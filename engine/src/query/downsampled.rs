@@ -6,12 +6,12 @@
 //! selector cuts count in proportion. Counters are given out with their resets taken out, per replica, before replicas become
 //! one.
 
-use super::series::{Chunk, Slot};
+use super::series::{Aggregates, Chunk, Slot};
 use model::FloatHistogram;
 use model::sample::{Sample, Value};
 use proto::thanos::Aggr;
 use std::sync::Arc;
-use tsdb::chunk::{self, ChunkError, Encoding, ErrorKind, Section};
+use tsdb::chunk::{self, ChunkError, Columns, Encoding, ErrorKind, Section};
 
 /// Most samples that one window is spread to: one each 3 ms for five minutes, one each 36 ms for an hour. A window of more is
 /// refused.
@@ -112,12 +112,14 @@ pub struct Reader {
     counter: Counter,
     /// Time of the last window given out.
     last: Option<i64>,
+    /// The floats of an aggregate, or of two that belong together.
+    columns: [Columns; 2],
 }
 
 impl Reader {
     /// For chunks that are partly raw, or all coarse.
     pub fn new(view: View, mixed: bool) -> Self {
-        Self { view, mixed, counter: Counter::default(), last: None }
+        Self { view, mixed, counter: Counter::default(), last: None, columns: Default::default() }
     }
 
     /// Forgets what came before: the next chunk does not follow.
@@ -141,41 +143,67 @@ impl Reader {
             return Ok(());
         };
         match self.view {
-            View::Average => {
-                for pair in Pairs::open(a.count.as_ref(), a.sum.as_ref())? {
-                    let (_, mean) = pair?;
-                    out.push(mean);
-                }
+            View::Average => out.extend(self.pairs(a)?.into_iter().map(|(_, mean)| mean)),
+            View::Weighted => {
+                let windows = self.pairs(a)?;
+                self.weighted(windows, out)?;
             }
-            View::Weighted => self.weighted(Pairs::open(a.count.as_ref(), a.sum.as_ref())?, out)?,
             View::Count => {
-                let windows: Vec<Sample> = need(a.count.as_ref(), "count")?.collect::<Result<_, _>>()?;
+                let mut windows = Vec::new();
+                self.windows(need(a.count.as_ref(), "count")?, &mut windows)?;
                 let apart = apart(windows.iter().map(|s| s.t));
                 for s in windows {
                     let Value::Float(n) = s.v else { continue };
                     self.spread(s.t, n, &Value::Float(1.0), apart, out)?;
                 }
             }
-            View::Presence => out.extend(need(a.count.as_ref(), "count")?.collect::<Result<Vec<_>, _>>()?),
-            View::Sum => out.extend(need(a.sum.as_ref(), "sum")?.collect::<Result<Vec<_>, _>>()?),
+            View::Presence => self.windows(need(a.count.as_ref(), "count")?, out)?,
+            View::Sum => self.windows(need(a.sum.as_ref(), "sum")?, out)?,
             // Of histograms there is neither.
-            View::Min => out.extend(
-                a.min.iter().map(samples).next().transpose()?.into_iter().flatten().collect::<Result<Vec<_>, _>>()?,
-            ),
-            View::Max => out.extend(
-                a.max.iter().map(samples).next().transpose()?.into_iter().flatten().collect::<Result<Vec<_>, _>>()?,
-            ),
+            View::Min => a.min.iter().try_for_each(|min| self.windows(min, out))?,
+            View::Max => a.max.iter().try_for_each(|max| self.windows(max, out))?,
             View::Counter => {
-                for s in need(a.counter.as_ref(), "counter")? {
-                    out.extend(self.counter.next(s?));
+                let slot = need(a.counter.as_ref(), "counter")?;
+                let [columns, _] = &mut self.columns;
+                if floats(slot, columns)? {
+                    let all = columns.iter().map(|(t, v)| Sample { t, v: Value::Float(v) });
+                    out.extend(all.filter_map(|s| self.counter.next(s)));
+                } else {
+                    for s in samples(slot)? {
+                        out.extend(self.counter.next(s?));
+                    }
                 }
             }
         }
         Ok(())
     }
 
-    fn weighted(&mut self, pairs: Pairs, out: &mut Vec<Sample>) -> Result<(), ChunkError> {
-        let windows: Vec<(f64, Sample)> = pairs.collect::<Result<_, _>>()?;
+    /// All values of one aggregate.
+    fn windows(&mut self, slot: &Slot, out: &mut Vec<Sample>) -> Result<(), ChunkError> {
+        let [columns, _] = &mut self.columns;
+        if floats(slot, columns)? {
+            out.extend(columns.iter().map(|(t, v)| Sample { t, v: Value::Float(v) }));
+        } else {
+            out.extend(samples(slot)?.collect::<Result<Vec<_>, _>>()?);
+        }
+        Ok(())
+    }
+
+    /// Counts and averages of windows.
+    fn pairs(&mut self, a: &Aggregates) -> Result<Vec<(f64, Sample)>, ChunkError> {
+        let (count, sum) = (need(a.count.as_ref(), "count")?, need(a.sum.as_ref(), "sum")?);
+        let [counts, sums] = &mut self.columns;
+        if !floats(count, counts)? || !floats(sum, sums)? {
+            return Pairs { counts: samples(count)?, sums: samples(sum)? }.collect();
+        }
+        if counts.times != sums.times {
+            return Err(bad("sum", NOT_THOSE));
+        }
+        let windows = counts.iter().zip(&sums.values);
+        Ok(windows.map(|((t, n), sum)| (n, Sample { t, v: Value::Float(sum / n) })).collect())
+    }
+
+    fn weighted(&mut self, windows: Vec<(f64, Sample)>, out: &mut Vec<Sample>) -> Result<(), ChunkError> {
         let apart = apart(windows.iter().map(|(_, s)| s.t));
         let most = windows.iter().map(|(n, _)| *n).fold(0.0, f64::max);
         let weight = |n: f64| match self.mixed {
@@ -225,10 +253,24 @@ fn samples(slot: &Slot) -> Result<Decoded, ChunkError> {
     chunk::decode(Encoding::from_store_api(slot.encoding), slot.data.clone())
 }
 
-/// The samples of an aggregate that was asked for.
-fn need(slot: Option<&Slot>, name: &'static str) -> Result<Decoded, ChunkError> {
-    slot.map(samples).unwrap_or_else(|| Err(bad(name, "the store did not send it")))
+/// The floats of an aggregate, read in the fastest way; false if it has no floats.
+fn floats(slot: &Slot, columns: &mut Columns) -> Result<bool, ChunkError> {
+    columns.times.clear();
+    columns.values.clear();
+    let encoding = Encoding::from_store_api(slot.encoding);
+    if encoding != Encoding::Xor {
+        return Ok(false);
+    }
+    chunk::floats(encoding, &slot.data, columns).map(|()| true)
 }
+
+/// An aggregate that was asked for.
+fn need<'s>(slot: Option<&'s Slot>, name: &'static str) -> Result<&'s Slot, ChunkError> {
+    slot.ok_or_else(|| bad(name, "the store did not send it"))
+}
+
+/// Counts and sums that do not belong together.
+const NOT_THOSE: &str = "its windows are not those of the count";
 
 fn bad(aggregate: &'static str, why: &'static str) -> ChunkError {
     refused(aggregate, ErrorKind::Corrupt(why))
@@ -245,16 +287,12 @@ struct Pairs {
 }
 
 impl Pairs {
-    fn open(count: Option<&Slot>, sum: Option<&Slot>) -> Result<Self, ChunkError> {
-        Ok(Self { counts: need(count, "count")?, sums: need(sum, "sum")? })
-    }
-
     fn pair(&mut self) -> Result<Option<(f64, Sample)>, ChunkError> {
         let (count, sum) = (self.counts.next().transpose()?, self.sums.next().transpose()?);
         let (n, sum) = match (count, sum) {
             (None, None) => return Ok(None),
             (Some(Sample { t, v: Value::Float(n) }), Some(sum)) if t == sum.t => (n, sum),
-            _ => return Err(bad("sum", "its windows are not those of the count")),
+            _ => return Err(bad("sum", NOT_THOSE)),
         };
         let v = match sum.v {
             Value::Float(sum) => Value::Float(sum / n),
@@ -310,7 +348,6 @@ impl Counter {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use super::super::series::Aggregates;
     use super::*;
     use tsdb::chunk::XorEncoder;
 

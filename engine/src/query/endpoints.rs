@@ -26,6 +26,9 @@ const FIRST_RETRY: Duration = Duration::from_millis(500);
 /// See [`FIRST_RETRY`].
 const LAST_RETRY: Duration = Duration::from_secs(5);
 
+/// No name is looked up more often than this because of the TTL of its records.
+const LEAST_TTL: Duration = Duration::from_secs(1);
+
 /// One entry of the files or flags, with the stores behind it.
 struct Entry {
     source: Mutex<Arc<Source>>,
@@ -62,7 +65,8 @@ impl Entry {
 
     /// How many stores should be there beside those that are.
     fn lacking(&self) -> usize {
-        self.source().expected.saturating_sub(self.resolved.lock().stores.len())
+        let expected = if model::protection::off("expected-told") { 0 } else { self.source().expected };
+        expected.saturating_sub(self.resolved.lock().stores.len())
     }
 
     /// The stores that have left and should not have, and how many more lack of which nothing is known.
@@ -272,10 +276,17 @@ impl Endpoints {
             };
             let failed = found.as_ref().map_or(true, |f| !f.lost.is_empty())
                 || entry.stores().iter().any(|s| !s.truth().healthy);
+            let regular = self.regular_pause(found.as_ref().ok().and_then(|f| f.ttl));
             self.take_places(&entry, found);
-            let pause = if failed { retry.next(self.world.entropy.as_ref()) } else { retry.reset(self.dns_interval) };
+            let pause = if failed { retry.next(self.world.entropy.as_ref()) } else { retry.reset(regular) };
             tokio::time::sleep(pause).await;
         }
+    }
+
+    /// When a name is looked up again: as soon as its records have run out, and at the interval at the latest.
+    fn regular_pause(&self, ttl: Option<Duration>) -> Duration {
+        let ttl = ttl.filter(|_| !model::protection::off("dns-ttl"));
+        ttl.map_or(self.dns_interval, |ttl| ttl.max(LEAST_TTL).min(self.dns_interval))
     }
 
     fn take_places(self: &Arc<Self>, entry: &Arc<Entry>, found: Result<Found, String>) {
@@ -287,7 +298,7 @@ impl Endpoints {
             match found {
                 // A failed look-up keeps what an earlier one gave.
                 Err(message) => resolved.error = error(ErrorClass::Dns, message),
-                Ok(Found { places, lost }) => {
+                Ok(Found { places, lost, .. }) => {
                     resolved.error = None;
                     let mut old = std::mem::take(&mut resolved.stores);
                     resolved.lost.clear();

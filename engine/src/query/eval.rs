@@ -5,7 +5,7 @@ use super::budget::Budget;
 use super::downsampled::{self, View};
 use super::fanout::{self, Detail, Fanout, Select, Terms};
 use super::flow::{Ending, Flow, Opened};
-use super::push::{self, Coming, Push, Pushed};
+use super::push::{self, Bound, Coming, Push, Pushed};
 use super::samples::{Input, Inputs, Selected};
 use super::series::Series;
 use super::warning::{self, Warning};
@@ -13,8 +13,8 @@ use crate::server::metrics::Metrics;
 use crate::storeapi::wire::Shard;
 use args::{DedupFunc, QueryArgs};
 use futures::StreamExt;
-use model::Matcher;
 use model::world::World;
+use model::{Labels, Matcher};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
@@ -50,6 +50,8 @@ pub struct Settings {
     pub only: Arc<Vec<Vec<Matcher>>>,
     /// A share of the series.
     pub shard: Option<Arc<Shard>>,
+    /// The label sets of which all series must be: whoever asks counts on it.
+    pub within: Option<Arc<Vec<Labels>>>,
 }
 
 /// How long the phases of a query took.
@@ -203,6 +205,7 @@ impl Evaluator {
                 if let Some(answer) = self.run_plan(plan, settings, begin, Some(&pushed), false).await? {
                     return Ok(answer);
                 }
+                self.push.give_up(&pushed);
             }
             let plan = Plan::from_expr(query, &expr, times, &options)?;
             let answer = self.run_plan(plan, settings, begin, None, refused).await?;
@@ -262,7 +265,11 @@ impl Evaluator {
             booked.give_back_fetched();
             answer.map(|answer| (answer, told))
         });
-        let ((result, analysis), told) = match evaluation.await {
+        let evaluated = evaluation.await;
+        if pushed.is_some_and(|p| p.is_refused()) {
+            return Ok(None);
+        }
+        let ((result, analysis), told) = match evaluated {
             // What was fetched meanwhile may have been too much.
             Ok(Err(QueryError::Storage(text))) => return Err(why(text)),
             Ok(result) => result?,
@@ -306,18 +313,23 @@ impl Evaluator {
         }
         let selects: Vec<Select> = distinct
             .into_iter()
-            .map(|(mut matchers, mint, maxt, detail)| Select {
-                mint,
-                maxt,
-                exactly: pushed.and_then(|p| p.elsewhere(&mut matchers)),
-                matchers,
-                without: settings.replica_labels.clone(),
-                skip_chunks: false,
-                limit: None,
-                detail,
-                only: Arc::clone(&settings.only),
-                shard: settings.shard.clone(),
-                terms: terms.clone(),
+            .map(|(mut matchers, mint, maxt, detail)| {
+                let (exactly, apart) = pushed.and_then(|p| p.elsewhere(&mut matchers)).unzip();
+                let within = settings.within.as_ref().map(|sets| Bound::within(sets, &settings.replica_labels));
+                Select {
+                    mint,
+                    maxt,
+                    exactly,
+                    bounds: apart.into_iter().chain(within).collect(),
+                    matchers,
+                    without: settings.replica_labels.clone(),
+                    skip_chunks: false,
+                    limit: None,
+                    detail,
+                    only: Arc::clone(&settings.only),
+                    shard: settings.shard.clone(),
+                    terms: terms.clone(),
+                }
             })
             .collect();
         let allowed = settings.max_resolution_ms;

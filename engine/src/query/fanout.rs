@@ -8,6 +8,7 @@ use super::buffers::{Buffers, Call, Grant, Share};
 use super::call::{StoreCall, encode_limit};
 use super::endpoints::{Asked, Endpoints};
 use super::hedge::{self, Hedges};
+use super::push::Bound;
 use super::store::{Offer, Question, Store, bounded};
 use super::warning::{self, Warning, held_by};
 use crate::server::client;
@@ -59,6 +60,8 @@ pub struct Select {
     pub only: Arc<Vec<Vec<Matcher>>>,
     /// These stores, each with its places, and no others, whoever is there by now: others have answered otherwise.
     pub exactly: Option<Stores>,
+    /// What must be true of all series, or the request fails.
+    pub(super) bounds: Vec<Bound>,
     /// A share of the series.
     pub shard: Option<Arc<Shard>>,
     /// How a missing store is taken, and how long the whole may take.

@@ -1,7 +1,6 @@
 //! Goal G23: random schedules of two and three replicas, judged against the counter that they all read.
 
-use super::dedup::Dedup;
-use super::dedup::tests::Fake;
+use super::dedup::tests::{Fake, in_both_ways};
 use super::pairwise::Penalty;
 use model::FloatHistogram;
 use model::histogram::{ResetHint, Span, detect_reset};
@@ -247,8 +246,7 @@ fn fakes(replicas: &[Scraped], rng: &mut Rng) -> Vec<Fake> {
 }
 
 fn ours(replicas: Vec<Fake>) -> Vec<Sample> {
-    let mut d = Dedup::new(replicas, !model::protection::off("dedup-counter"), i64::MAX);
-    std::iter::from_fn(|| d.next_sample().unwrap()).collect()
+    in_both_ways(replicas, !model::protection::off("dedup-counter"), i64::MAX)
 }
 
 fn thanos(replicas: Vec<Fake>) -> Vec<Sample> {

@@ -75,6 +75,7 @@ impl Store for QueryStore {
             detail: Detail { max_resolution: asked.max_resolution, aggregates: asked.aggregates.clone() },
             only: Arc::default(),
             exactly: None,
+            bounds: Vec::new(),
             shard: asked.shard.clone().map(Arc::new),
             terms: self.fanout.terms(!asked.abort, timeout, MAX_BYTES),
         };
@@ -127,6 +128,7 @@ impl Store for QueryStore {
             detail: Detail::default(),
             only: Arc::default(),
             exactly: None,
+            bounds: Vec::new(),
             shard: None,
             terms: self.terms(r.partial_response_disabled, r.partial_response_strategy, timeout),
         };
@@ -151,6 +153,7 @@ impl Store for QueryStore {
             detail: Detail::default(),
             only: Arc::default(),
             exactly: None,
+            bounds: Vec::new(),
             shard: None,
             terms: self.terms(r.partial_response_disabled, r.partial_response_strategy, timeout),
         };

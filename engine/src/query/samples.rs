@@ -215,17 +215,16 @@ pub fn read(series: &Series, reading: Reading, out: &mut Samples) -> Result<(), 
     }
     // Thanos takes resets out of raw data, too.
     let everywhere = reading.counter() && dedup != DedupFunc::Fill;
-    let replicas: Vec<Chunks> = replicas.into_iter().map(|chunks| Chunks::new(chunks, reading, everywhere)).collect();
-    match dedup {
-        DedupFunc::Fill => {
-            let mut all = Dedup::new(replicas, reading.counter(), maxt);
-            give(out, || all.next_sample())
-        }
-        DedupFunc::Penalty => {
+    let mut replicas: Vec<Chunks> =
+        replicas.into_iter().map(|chunks| Chunks::new(chunks, reading, everywhere)).collect();
+    match (dedup, replicas.as_mut_slice()) {
+        (DedupFunc::Fill, [one]) => one.give(out),
+        (DedupFunc::Fill, _) => Dedup::new(replicas, reading.counter(), maxt).each(|sample| push(out, sample)),
+        (DedupFunc::Penalty, _) => {
             let mut all = Penalty::new(replicas, reading.counter())?;
             give(out, || all.next_sample())
         }
-        DedupFunc::Chain => {
+        (DedupFunc::Chain, _) => {
             let mut all = Chain::new(replicas);
             give(out, || all.next_sample())
         }
@@ -234,12 +233,16 @@ pub fn read(series: &Series, reading: Reading, out: &mut Samples) -> Result<(), 
 
 fn give(out: &mut Samples, mut next: impl FnMut() -> Result<Option<Sample>, ChunkError>) -> Result<(), ChunkError> {
     while let Some(sample) = next()? {
-        match sample.v {
-            Value::Float(v) => out.push(sample.t, v),
-            Value::Histogram(h) => out.push_histogram(sample.t, h),
-        }
+        push(out, sample);
     }
     Ok(())
+}
+
+fn push(out: &mut Samples, sample: Sample) {
+    match sample.v {
+        Value::Float(v) => out.push(sample.t, v),
+        Value::Histogram(h) => out.push_histogram(sample.t, h),
+    }
 }
 
 fn open(chunk: &Chunk) -> Result<Option<ChunkIter>, ChunkError> {
@@ -350,6 +353,22 @@ impl Chunks {
             read: Vec::new(),
             columns: Columns::default(),
         }
+    }
+}
+
+impl Chunks {
+    /// All of it: there is no other replica.
+    fn give(&mut self, out: &mut Samples) -> Result<(), ChunkError> {
+        let (mut last, mut stretch) = (i64::MIN, Vec::new());
+        while self.read(last, &mut stretch)? {
+            for sample in stretch.drain(..) {
+                if sample.t > last {
+                    last = sample.t;
+                    push(out, sample);
+                }
+            }
+        }
+        Ok(())
     }
 }
 

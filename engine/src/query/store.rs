@@ -515,6 +515,8 @@ impl Store {
         label_sets.dedup();
         let advertised = hash_of(&label_sets);
         let unlabelled = label_sets.iter().any(Labels::is_empty);
+        // What a link has under such a set may be of its cluster, too.
+        let hidden = self.source().link.is_some() && label_sets.iter().any(|s| s.get(&self.cluster_label).is_none());
         label_sets.retain(|set| !set.is_empty());
         let mut clusters: Vec<String> =
             label_sets.iter().filter_map(|s| s.get(&self.cluster_label)).map(str::to_owned).collect();
@@ -536,6 +538,7 @@ impl Store {
             querier: info.query.is_some() || info.component_type == "query",
             evaluates: info
                 .query
+                .filter(|_| !hidden)
                 .map(|q| if q.settings.is_empty() { Evaluates::AsThanos } else { Evaluates::Like(q.settings) }),
             component: info.component_type,
             unlabelled: unlabelled && self.source().link.is_none(),

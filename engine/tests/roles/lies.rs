@@ -3,7 +3,8 @@
 use super::common::until;
 use super::fake_store::{Data, Fake, Manner, set};
 use super::querier::{Names, Querier, args};
-use args::{Millis, QueryArgs};
+use ::args::links::{Link, Links, Probe};
+use ::args::{Millis, QueryArgs};
 use serde_json::{Value, json};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -225,6 +226,70 @@ async fn a_store_that_should_be_there_and_is_not_is_missing() {
     write(1);
     until("nothing to be missed", async || ask("m").await.is_empty()).await;
     drop(back);
+}
+
+/// The same behind a link: the far side is two stores behind one name.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_a_link_expects_and_that_is_not_there_is_missing() {
+    let port = testkit::ports::free().unwrap();
+    let make = async |ip: &str, replica: &str| {
+        Fake::new(&[("cluster", "far"), ("replica", replica)], data(5)).start_at(&format!("{ip}:{port}")).await
+    };
+    let stores = [make("127.0.0.2", "0").await, make("127.0.0.3", "1").await];
+    let names = Names::default();
+    names.set("far.test", &["127.0.0.2", "127.0.0.3"]);
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join(::args::files::ENDPOINTS), "endpoints: []\n").unwrap();
+    let write = |expected: u32| {
+        let probe = Probe { interval_ms: 200, timeout_ms: 2000, ..Probe::default() };
+        let link = Link {
+            namespace: "monitoring".into(),
+            name: "far".into(),
+            cluster: "far".into(),
+            address: format!("dns+far.test:{port}"),
+            expected,
+            probe,
+            ..Link::default()
+        };
+        let links = Links {
+            format: ::args::links::FORMAT,
+            revision: format!("r{expected}"),
+            cluster_label: "cluster".into(),
+            cluster_name: "here".into(),
+            files: vec![],
+            links: vec![link],
+        };
+        std::fs::write(dir.path().join("new"), serde_json::to_string(&links).unwrap()).unwrap();
+        std::fs::rename(dir.path().join("new"), dir.path().join(::args::files::LINKS)).unwrap();
+    };
+    write(2);
+    let a = QueryArgs { endpoints_dir: dir.path().display().to_string(), ..args(&[]) };
+    let querier = Querier::with_names(a, names).await;
+    let ask = async |query: &str| {
+        let (status, answer) = querier.query(query, "&time=1300").await;
+        assert_eq!(status, 200, "{answer}");
+        missing(&answer)
+    };
+    until("both to be asked", async || {
+        let (_, answer) = querier.query("count(m)", "&time=1300&dedup=false").await;
+        answer["data"]["result"][0]["value"][1] == "10" && missing(&answer).is_empty()
+    })
+    .await;
+    querier.names.set("far.test", &["127.0.0.3"]);
+    until("the loss to be told", async || ask("m").await.len() == 1).await;
+    let told = ask("m").await;
+    assert_eq!(told[0].0, format!("{} (link far, cluster far)", stores[0].address));
+    assert!(told[0].1.contains("behind which 2 stores should be; 1 are"), "{told:?}");
+    assert_eq!(ask("m{cluster=\"here\"}").await, [], "it has nothing of that");
+    let (status, answer) = querier.query("m", "&time=1300&partial_response=false").await;
+    assert!(status == 422 && answer["error"].as_str().unwrap().contains(&stores[0].address), "{answer}");
+    // Of one that was never seen its number is told.
+    write(3);
+    until("the third to be missed", async || ask("m").await.len() == 2).await;
+    assert!(ask("m").await.iter().any(|(_, why)| why.contains("3 stores should be behind it, and 1 are")));
+    // On purpose, fewer are expected.
+    write(1);
+    until("nothing to be missed", async || ask("m").await.is_empty()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

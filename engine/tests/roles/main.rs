@@ -19,6 +19,7 @@ mod gateway;
 mod hostile;
 mod lies;
 mod links;
+mod names;
 mod penalty;
 mod push;
 mod querier;

@@ -1,7 +1,7 @@
 //! Aggregations that queriers behind a querier evaluate: the answers are those without, whatever is behind.
 
 use super::common::until;
-use super::fake_store::{Data, Evaluation, Fake, Manner, Running, Wrong, set};
+use super::fake_store::{Data, Evaluation, Fake, Manner, Running, Samples, Wrong, set};
 use super::querier::{Querier, args};
 use args::{DedupFunc, Millis, PushDown, QueryArgs};
 use serde_json::Value;
@@ -363,4 +363,33 @@ async fn a_querier_of_thanos_is_asked_what_it_evaluates_as_we_do() {
     let pair = Pair::over(&endpoints, PushDown::Close, |a| a.deduplication_func = DedupFunc::Penalty).await;
     pair.same(&plain("count(g)")).await;
     assert_eq!(pair.counts().await, (1, 1));
+}
+
+/// A store has loaded data of other labels since it was last asked what it has.
+#[tokio::test(flavor = "multi_thread")]
+async fn series_that_the_proof_does_not_allow_for_end_the_evaluation_elsewhere() {
+    let of = |external: &[(&str, &str)]| {
+        let external = set(external);
+        data(0).into_iter().map(|(l, s)| (l.overlay(&external), Samples::Given(s))).collect::<Vec<_>>()
+    };
+    let b = [("cluster", "b"), ("replica", "0")];
+    let (_b, below_b) = below(&[&b], 0).await;
+    // Beside the querier one has what the querier evaluates.
+    let gained = Fake::new(&[("cluster", "a"), ("replica", "0")], data(3)).and(of(&b)).start().await;
+    let pair = Pair::over(&[gained.address.clone(), below_b.grpc.clone()], PushDown::Exact, |_| {}).await;
+    let answer = pair.same(&range("count(g)")).await;
+    assert!(answer.get("warnings").is_none(), "{answer}");
+    assert_eq!(pair.counts().await, (1, 1));
+    // It is not tried again at once.
+    pair.same(&range("count(g)")).await;
+    assert_eq!(pair.counts().await, (1, 1));
+    // Behind the querier one has what is beside it.
+    let a = [("cluster", "a"), ("replica", "0")];
+    let (plain, gained) = (Fake::new(&a, data(0)).start().await, Fake::new(&b, data(3)).and(of(&a)).start().await);
+    let below_b = Querier::start(args(std::slice::from_ref(&gained.address))).await;
+    let pair = Pair::over(&[plain.address.clone(), below_b.grpc.clone()], PushDown::Exact, |_| {}).await;
+    pair.same(&range("count(g)")).await;
+    assert_eq!(pair.counts().await, (1, 1));
+    // Where the proof holds, it is used.
+    pair.same(&range("count(g{cluster=\"b\"})")).await;
 }

@@ -2,7 +2,7 @@
 
 use super::common::until;
 use args::QueryArgs;
-use engine::query::address::Dns;
+use engine::query::address::{Dns, Records};
 use model::world::World;
 use proto::info::{InfoRequest, InfoResponse};
 use proto::thanos::store_client::StoreClient;
@@ -15,10 +15,10 @@ use tonic::transport::Channel;
 
 /// Names that a test sets.
 #[derive(Default, Clone)]
-pub struct Names(Records<IpAddr>, Records<(String, u16)>);
+pub struct Names(Zone<IpAddr>, Zone<(String, u16)>);
 
 /// What a name stands for.
-type Records<T> = Arc<Mutex<BTreeMap<String, Vec<T>>>>;
+type Zone<T> = Arc<Mutex<BTreeMap<String, Vec<T>>>>;
 
 impl Names {
     pub fn set(&self, name: &str, ips: &[&str]) {
@@ -41,13 +41,18 @@ impl Names {
     }
 }
 
+fn records<T: Clone>(zone: &Zone<T>, name: &str) -> Result<Records<T>, String> {
+    let all = zone.lock().unwrap().get(name).cloned().ok_or_else(|| format!("{name}: no such name"))?;
+    Ok(Records { all, ttl: None })
+}
+
 #[async_trait::async_trait]
 impl Dns for Names {
-    async fn ips(&self, host: &str) -> Result<Vec<IpAddr>, String> {
-        self.0.lock().unwrap().get(host).cloned().ok_or_else(|| format!("{host}: no such name"))
+    async fn ips(&self, host: &str) -> Result<Records<IpAddr>, String> {
+        records(&self.0, host)
     }
-    async fn srv(&self, name: &str) -> Result<Vec<(String, u16)>, String> {
-        self.1.lock().unwrap().get(name).cloned().ok_or_else(|| format!("{name}: no such name"))
+    async fn srv(&self, name: &str) -> Result<Records<(String, u16)>, String> {
+        records(&self.1, name)
     }
 }
 
@@ -77,12 +82,20 @@ impl Querier {
         Self::with_names(args, Names::default()).await
     }
 
-    pub async fn with_names(mut args: QueryArgs, names: Names) -> Self {
+    pub async fn with_names(args: QueryArgs, names: Names) -> Self {
+        let mut me = Self::with_dns(args, Arc::new(names.clone())).await;
+        me.names = names;
+        me
+    }
+
+    /// One that asks `dns`.
+    pub async fn with_dns(mut args: QueryArgs, dns: Arc<dyn Dns>) -> Self {
         let (http, grpc) = (testkit::ports::free().unwrap(), testkit::ports::free().unwrap());
         args.server.http_address = format!("127.0.0.1:{http}");
         args.server.grpc_address = format!("127.0.0.1:{grpc}");
         let stop = CancellationToken::new();
-        tokio::spawn(engine::query::run_with(args, World::real(), Arc::new(names.clone()), stop.clone()));
+        tokio::spawn(engine::query::run_with(args, World::real(), dns, stop.clone()));
+        let names = Names::default();
         let me = Self { http: format!("http://127.0.0.1:{http}"), grpc: format!("127.0.0.1:{grpc}"), names, stop };
         until("the querier to be ready", async || me.get("/-/ready").await.is_ok_and(|(code, _)| code == 200)).await;
         me

@@ -53,6 +53,7 @@ fn wanted(api: &Api, p: &Params) -> Result<Wanted, ApiError> {
             detail: Detail { max_resolution: i64::MAX, ..Detail::default() },
             only,
             exactly: None,
+            bounds: Vec::new(),
             shard: None,
             terms,
         },

@@ -101,6 +101,7 @@ fn settings(api: &Api, p: &Params, times: Times) -> Result<Settings, ApiError> {
         max_resolution_ms: max_resolution(api, p, times)?,
         only: Arc::new(p.store_match()?),
         shard: p.shard()?.map(Arc::new),
+        within: None,
     })
 }
 

@@ -98,9 +98,7 @@ impl Calls {
                     };
                     tracing::debug!(store = %store.name(), query, why, "series are asked for instead of an answer");
                     self.push.pause(what);
-                    if !pushed.refused.swap(true, Ordering::Relaxed) {
-                        self.push.refused.inc();
-                    }
+                    pushed.refused.store(true, Ordering::Relaxed);
                     return None;
                 }
             }
@@ -181,7 +179,7 @@ impl Calls {
         }
     }
 
-    fn request(&self, Asking { store, query, advertised }: &Asking, patience: Duration) -> QueryRangeRequest {
+    fn request(&self, Asking { store, query, advertised, .. }: &Asking, patience: Duration) -> QueryRangeRequest {
         let Grid { start, step, end, .. } = Grid::of(self.times);
         let seconds = |ms: i64| ms.div_euclid(1000);
         let settings = &self.settings;
@@ -269,6 +267,7 @@ impl Grid {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Bound;
     use super::*;
     use proto::prometheus::Sample;
 
@@ -320,7 +319,9 @@ mod tests {
         let set = |pairs: &[(&str, &str)]| Labels::from_pairs(pairs.iter().copied());
         let sets = [set(&[("cluster", "b"), ("replica", "0")])];
         let rest = Arc::default();
-        let by = Slot { by: vec![], rest, grouping: vec!["cluster".to_owned(), "job".to_owned()], without: false };
+        let apart = Bound::apart(&Arc::default(), &[], &Arc::default());
+        let grouping = vec!["cluster".to_owned(), "job".to_owned()];
+        let by = Slot { by: vec![], rest, grouping, without: false, apart };
         assert!(by.may_be(&set(&[("cluster", "b"), ("job", "x")]), &sets) && by.may_be(&Labels::empty(), &sets));
         assert!(!by.may_be(&set(&[("cluster", "c")]), &sets), "it is of another cluster");
         assert!(!by.may_be(&set(&[("pod", "p")]), &sets));

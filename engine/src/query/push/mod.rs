@@ -5,20 +5,22 @@
 //! that nobody asked for) ends it: then the query is answered from series, as without.
 
 mod ask;
+mod bound;
 mod proof;
 mod split;
 
 pub(super) use ask::Coming;
+pub(super) use bound::Bound;
 pub(super) use split::RESERVED;
 
 use super::endpoints::{Asked, Endpoints};
 use super::eval::Settings;
 use super::fanout::Stores;
-use super::store::{Offer, Question, Store};
+use super::store::{Info, Offer, Question, Store};
 use crate::server::metrics::Metrics;
 use args::{DedupFunc, PushDown, QueryArgs};
-use model::Matcher;
 use model::world::World;
+use model::{Labels, Matcher};
 use parking_lot::Mutex;
 use prometheus_client::metrics::counter::Counter;
 use promql::exec::{EngineOptions, Plan, Times};
@@ -68,6 +70,7 @@ struct Asking {
     query: String,
     /// What the proof was made with; see [`super::store::hash_of`].
     advertised: u64,
+    sets: Vec<Labels>,
 }
 
 /// A part of a query, and who evaluates it.
@@ -79,12 +82,16 @@ struct Slot {
     without: bool,
     /// Who is asked for series beside them: all others, as they were when the proof was made.
     rest: Stores,
+    /// What the proof says of their series: those who evaluate have none of them.
+    apart: Bound,
 }
 
 /// What of one query is evaluated elsewhere.
 pub(super) struct Pushed {
     slots: Vec<Slot>,
     refused: AtomicBool,
+    /// A series has come that the proof does not allow for.
+    broken: Arc<AtomicBool>,
 }
 
 impl Push {
@@ -135,6 +142,7 @@ impl Push {
         let whole = |ms: i64| ms % 1000 == 0;
         let plain = whole(first) && whole(step) && whole(settings.lookback_ms) && settings.max_resolution_ms == 0;
         let mut slots: Vec<Slot> = Vec::new();
+        let broken = Arc::default();
         let close = self.mode == PushDown::Close;
         split::replace(&mut expr, close, &mut |part, grade| {
             let (by, rest) = self.able(endpoints, part, grade, plain, times, settings, options);
@@ -145,11 +153,14 @@ impl Push {
             let known = slots.iter().position(|s| texts(&s.by) == texts(&by));
             let new = split::replacement(part, known.unwrap_or(slots.len()), query, &names.join(", "));
             if known.is_none() {
-                slots.push(Slot { by, grouping: part.grouping.clone(), without: part.without, rest: Arc::new(rest) });
+                let sets: Vec<Labels> = by.iter().flat_map(|b| &b.sets).cloned().collect();
+                let apart = Bound::apart(&Arc::new(sets), &settings.replica_labels, &broken);
+                let (grouping, without) = (part.grouping.clone(), part.without);
+                slots.push(Slot { by, grouping, without, rest: Arc::new(rest), apart });
             }
             Some(new)
         });
-        let pushed = Pushed { slots, refused: AtomicBool::new(false) };
+        let pushed = Pushed { slots, refused: AtomicBool::new(false), broken };
         (!pushed.slots.is_empty()).then(|| (expr, Arc::new(pushed)))
     }
 
@@ -195,9 +206,10 @@ impl Push {
             let query = split::text(part, store.guard().as_ref());
             let paused = self.is_paused(&store.name()) || self.is_paused(&query);
             // What it advertises is read first: what has changed since is found out when it is asked.
-            let advertised = store.truth().info.map(|i| i.advertised).unwrap_or_default();
+            let says = |i: Arc<Info>| (i.advertised, i.label_sets.clone());
+            let (advertised, sets) = store.truth().info.map(says).unwrap_or_default();
             if !paused && request.may(store, grade, others) {
-                able.push(Asking { store: Arc::clone(store), query, advertised });
+                able.push(Asking { store: Arc::clone(store), query, advertised, sets });
             } else {
                 rest.push(places.clone());
             }
@@ -208,6 +220,14 @@ impl Push {
     fn is_paused(&self, what: &str) -> bool {
         let now = self.world.clock.elapsed();
         self.paused.lock().get(what).is_some_and(|until| *until > now)
+    }
+
+    /// A query is answered from series after all.
+    pub(super) fn give_up(&self, pushed: &Pushed) {
+        self.refused.inc();
+        if pushed.broken.load(Ordering::Relaxed) {
+            pushed.slots.iter().flat_map(|s| &s.by).for_each(|by| self.pause(by.query.clone()));
+        }
     }
 
     /// Does not try this again for a while.
@@ -224,7 +244,7 @@ impl Push {
 impl Pushed {
     /// True if the query is to be answered from series after all.
     pub(super) fn is_refused(&self) -> bool {
-        self.refused.load(Ordering::Relaxed)
+        self.refused.load(Ordering::Relaxed) || self.broken.load(Ordering::Relaxed)
     }
 
     /// The part whose answers a selector with these conditions reads.
@@ -232,11 +252,12 @@ impl Pushed {
         number(matchers, split::PUSHED).filter(|at| *at < self.slots.len())
     }
 
-    /// Takes out of a selector's conditions what says that a part of the stores is asked, and gives those.
-    pub(super) fn elsewhere(&self, matchers: &mut Vec<Matcher>) -> Option<Stores> {
+    /// Takes out of a selector's conditions what says that a part of the stores is asked, and gives those, with what must be
+    /// true of their series.
+    pub(super) fn elsewhere(&self, matchers: &mut Vec<Matcher>) -> Option<(Stores, Bound)> {
         let slot = number(matchers, split::ELSEWHERE).and_then(|at| self.slots.get(at))?;
         matchers.retain(|m| m.name != split::ELSEWHERE);
-        Some(Arc::clone(&slot.rest))
+        Some((Arc::clone(&slot.rest), slot.apart.clone()))
     }
 }
 

@@ -73,7 +73,7 @@ impl Services {
             (true, false) => asked.replica_labels,
         };
         let millis = |seconds: i64| seconds.saturating_mul(1000);
-        let settings = Settings {
+        let mut settings = Settings {
             timeout: timeout.map_or(deadline, |t| t.min(deadline)),
             partial: asked.partial,
             replica_labels,
@@ -89,17 +89,22 @@ impl Services {
                 .max(0),
             only: Arc::new(only),
             shard,
+            within: None,
         };
-        // Whoever sends this counts on what we have advertised, before and while we evaluate.
+        // Whoever sends this counts on what we have advertised, before and while we evaluate, and in every series.
         let known = asked.precise.as_ref().map(|p| p.advertised);
-        let advertised = || hash_of(&self.fanout().endpoints().advertised().0);
-        let changed = || known.is_some_and(|known| known != advertised());
+        let advertised = || self.fanout().endpoints().advertised().0;
+        let changed = |sets: &[Labels]| known.is_some_and(|known| known != hash_of(sets));
         let refused = || Status::failed_precondition("the stores of this querier have changed");
-        if changed() {
-            return Err(refused());
+        if known.is_some() {
+            let sets = advertised();
+            if changed(&sets) {
+                return Err(refused());
+            }
+            settings.within = Some(Arc::new(sets));
         }
         let answer = self.evaluator.run(&asked.query, asked.times, &settings).await.map_err(status)?;
-        if changed() {
+        if known.is_some() && changed(&advertised()) {
             return Err(refused());
         }
         Parts::new(&asked.query, answer, asked.batch, asked.precise.is_some())
