@@ -51,7 +51,7 @@ pub struct Settings {
     /// A share of the series.
     pub shard: Option<Arc<Shard>>,
     /// The label sets of which all series must be: whoever asks counts on it.
-    pub within: Option<Arc<Vec<Labels>>>,
+    pub within: Option<Arc<[Labels]>>,
 }
 
 /// How long the phases of a query took.

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// What is true of the labels of every series of a select.
 #[derive(Clone, Debug)]
 pub(in crate::query) struct Bound {
-    sets: Arc<Vec<Labels>>,
+    sets: Arc<[Labels]>,
     /// Labels that series come without.
     dropped: Vec<String>,
     side: Side,
@@ -24,12 +24,12 @@ enum Side {
 
 impl Bound {
     /// Every series, which come without `dropped`, must be of one of the sets.
-    pub(in crate::query) fn within(sets: &Arc<Vec<Labels>>, dropped: &[String]) -> Self {
+    pub(in crate::query) fn within(sets: &Arc<[Labels]>, dropped: &[String]) -> Self {
         Self { sets: Arc::clone(sets), dropped: dropped.to_vec(), side: Side::Within }
     }
 
     /// None may be of these; if one is, `broken` is set.
-    pub(super) fn apart(sets: &Arc<Vec<Labels>>, dropped: &[String], broken: &Arc<AtomicBool>) -> Self {
+    pub(super) fn apart(sets: &Arc<[Labels]>, dropped: &[String], broken: &Arc<AtomicBool>) -> Self {
         Self { sets: Arc::clone(sets), dropped: dropped.to_vec(), side: Side::Apart(Arc::clone(broken)) }
     }
 
@@ -57,7 +57,7 @@ mod tests {
     #[test]
     fn a_series_is_of_a_set_if_it_carries_its_labels() {
         let set = |pairs: &[(&str, &str)]| Labels::from_pairs(pairs.iter().copied());
-        let sets = Arc::new(vec![
+        let sets: Arc<[Labels]> = Arc::from(vec![
             set(&[("cluster", "b"), ("region", "x"), ("replica", "0")]),
             set(&[("cluster", "c"), ("replica", "0")]),
         ]);

@@ -153,8 +153,8 @@ impl Push {
             let known = slots.iter().position(|s| texts(&s.by) == texts(&by));
             let new = split::replacement(part, known.unwrap_or(slots.len()), query, &names.join(", "));
             if known.is_none() {
-                let sets: Vec<Labels> = by.iter().flat_map(|b| &b.sets).cloned().collect();
-                let apart = Bound::apart(&Arc::new(sets), &settings.replica_labels, &broken);
+                let sets: Arc<[Labels]> = by.iter().flat_map(|b| &b.sets).cloned().collect();
+                let apart = Bound::apart(&sets, &settings.replica_labels, &broken);
                 let (grouping, without) = (part.grouping.clone(), part.without);
                 slots.push(Slot { by, grouping, without, rest: Arc::new(rest), apart });
             }

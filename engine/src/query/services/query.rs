@@ -101,7 +101,7 @@ impl Services {
             if changed(&sets) {
                 return Err(refused());
             }
-            settings.within = Some(Arc::new(sets));
+            settings.within = Some(Arc::from(sets));
         }
         let answer = self.evaluator.run(&asked.query, asked.times, &settings).await.map_err(status)?;
         if known.is_some() && changed(&advertised()) {
