@@ -31,7 +31,7 @@ const SAMPLES: i64 = 240;
 const STEP: i64 = 15_000;
 /// How long hostile queries may take, seconds: most, and those of every fifth round, which have time to take more memory.
 const SHORT: u64 = 1;
-const LONG: u64 = 4;
+const LONG: u64 = 3;
 const LONG_EVERY: usize = 5;
 /// And without a budget, so that a busy machine, too, finds the time to take all memory.
 const UNTIL_KILLED: u64 = 30;
@@ -444,7 +444,7 @@ async fn run() {
     );
     if goal.size() != Size::Ci && std::env::var_os("PANOPTES_BREAK").is_none() && !testkit::peers::skip(&["thanos"]) {
         drop((querier, store));
-        let some = goal.pick(0, 20, count);
+        let some = goal.pick(0, 12, count);
         figure.push_str(&baseline(dir.path(), &mut goal.rng("Thanos"), some, at_once).await);
     }
     goal.figure(&figure);
