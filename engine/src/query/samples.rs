@@ -222,16 +222,16 @@ pub fn read(series: &Series, reading: Reading, out: &mut Samples) -> Result<(), 
         (DedupFunc::Fill, _) => Dedup::new(replicas, reading.counter(), maxt).each(|sample| push(out, sample)),
         (DedupFunc::Penalty, _) => {
             let mut all = Penalty::new(replicas, reading.counter())?;
-            give(out, || all.next_sample())
+            pass_on(out, || all.next_sample())
         }
         (DedupFunc::Chain, _) => {
             let mut all = Chain::new(replicas);
-            give(out, || all.next_sample())
+            pass_on(out, || all.next_sample())
         }
     }
 }
 
-fn give(out: &mut Samples, mut next: impl FnMut() -> Result<Option<Sample>, ChunkError>) -> Result<(), ChunkError> {
+fn pass_on(out: &mut Samples, mut next: impl FnMut() -> Result<Option<Sample>, ChunkError>) -> Result<(), ChunkError> {
     while let Some(sample) = next()? {
         push(out, sample);
     }
@@ -354,9 +354,7 @@ impl Chunks {
             columns: Columns::default(),
         }
     }
-}
 
-impl Chunks {
     /// All of it: there is no other replica.
     fn give(&mut self, out: &mut Samples) -> Result<(), ChunkError> {
         let (mut last, mut stretch) = (i64::MIN, Vec::new());

@@ -146,9 +146,10 @@ async fn names_are_looked_up_again_when_their_records_have_run_out() {
     until("the SRV record to be read again", async || seen().await == are(&["4", "5", "6", "7"])).await;
     zone.set("moves.test", 1, &["127.0.0.3"]);
     until("the target to be read again", async || seen().await == are(&["3", "5", "6", "7"])).await;
-    // What lives long is believed for long.
+    // What lives long is believed for long. (A question may have been sent twice, if its answer took long.)
+    let before = zone.asked("long.test");
     zone.set("long.test", 3_600, &["127.0.0.2"]);
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert_eq!(seen().await, are(&["3", "5", "6", "7"]));
-    assert_eq!(zone.asked("long.test"), 1);
+    assert_eq!(zone.asked("long.test"), before);
 }

@@ -319,7 +319,7 @@ mod tests {
         let set = |pairs: &[(&str, &str)]| Labels::from_pairs(pairs.iter().copied());
         let sets = [set(&[("cluster", "b"), ("replica", "0")])];
         let rest = Arc::default();
-        let apart = Bound::apart(&Arc::default(), &[], &Arc::default());
+        let apart = Bound::apart(std::iter::empty(), &[], &Arc::default());
         let grouping = vec!["cluster".to_owned(), "job".to_owned()];
         let by = Slot { by: vec![], rest, grouping, without: false, apart };
         assert!(by.may_be(&set(&[("cluster", "b"), ("job", "x")]), &sets) && by.may_be(&Labels::empty(), &sets));

@@ -8,9 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// What is true of the labels of every series of a select.
 #[derive(Clone, Debug)]
 pub(in crate::query) struct Bound {
+    /// Without the labels that series come without.
     sets: Arc<[Labels]>,
-    /// Labels that series come without.
-    dropped: Vec<String>,
     side: Side,
 }
 
@@ -24,19 +23,30 @@ enum Side {
 
 impl Bound {
     /// Every series, which come without `dropped`, must be of one of the sets.
-    pub(in crate::query) fn within(sets: &Arc<[Labels]>, dropped: &[String]) -> Self {
-        Self { sets: Arc::clone(sets), dropped: dropped.to_vec(), side: Side::Within }
+    pub(in crate::query) fn within(sets: &[Labels], dropped: &[String]) -> Self {
+        Self::new(sets.iter(), dropped, Side::Within)
     }
 
     /// None may be of these; if one is, `broken` is set.
-    pub(super) fn apart(sets: &Arc<[Labels]>, dropped: &[String], broken: &Arc<AtomicBool>) -> Self {
-        Self { sets: Arc::clone(sets), dropped: dropped.to_vec(), side: Side::Apart(Arc::clone(broken)) }
+    pub(super) fn apart<'l>(
+        sets: impl Iterator<Item = &'l Labels>,
+        dropped: &[String],
+        broken: &Arc<AtomicBool>,
+    ) -> Self {
+        Self::new(sets, dropped, Side::Apart(Arc::clone(broken)))
+    }
+
+    fn new<'l>(sets: impl Iterator<Item = &'l Labels>, dropped: &[String], side: Side) -> Self {
+        // Of replicas one is enough.
+        let mut sets: Vec<Labels> = sets.map(|s| s.without(dropped)).collect();
+        sets.sort();
+        sets.dedup();
+        Self { sets: sets.into(), side }
     }
 
     /// Why a series with these labels may not be there.
     pub(in crate::query) fn breach(&self, labels: &Labels) -> Option<String> {
-        let dropped = |name: &str| self.dropped.iter().any(|d| d == name);
-        let carries = |set: &Labels| set.iter().all(|(n, v)| dropped(n) || labels.get(n) == Some(v));
+        let carries = |set: &Labels| set.iter().all(|(n, v)| labels.get(n) == Some(v));
         let within = self.sets.iter().any(carries);
         match &self.side {
             _ if model::protection::off("push-bounds") => None,
@@ -57,13 +67,11 @@ mod tests {
     #[test]
     fn a_series_is_of_a_set_if_it_carries_its_labels() {
         let set = |pairs: &[(&str, &str)]| Labels::from_pairs(pairs.iter().copied());
-        let sets: Arc<[Labels]> = Arc::from(vec![
-            set(&[("cluster", "b"), ("region", "x"), ("replica", "0")]),
-            set(&[("cluster", "c"), ("replica", "0")]),
-        ]);
+        let sets =
+            [set(&[("cluster", "b"), ("region", "x"), ("replica", "0")]), set(&[("cluster", "c"), ("replica", "0")])];
         let broken = Arc::new(AtomicBool::new(false));
         let dropped = ["replica".to_owned()];
-        let (within, apart) = (Bound::within(&sets, &dropped), Bound::apart(&sets, &dropped, &broken));
+        let (within, apart) = (Bound::within(&sets, &dropped), Bound::apart(sets.iter(), &dropped, &broken));
         for (labels, is_within) in [
             (set(&[("cluster", "b"), ("pod", "p"), ("region", "x")]), true),
             (set(&[("cluster", "c")]), true),

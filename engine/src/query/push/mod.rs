@@ -16,7 +16,7 @@ pub(super) use split::RESERVED;
 use super::endpoints::{Asked, Endpoints};
 use super::eval::Settings;
 use super::fanout::Stores;
-use super::store::{Info, Offer, Question, Store};
+use super::store::{Info, Offer, Question, Store, agrees};
 use crate::server::metrics::Metrics;
 use args::{DedupFunc, PushDown, QueryArgs};
 use model::world::World;
@@ -70,6 +70,7 @@ struct Asking {
     query: String,
     /// What the proof was made with; see [`super::store::hash_of`].
     advertised: u64,
+    /// Of what it advertises what the conditions leave.
     sets: Vec<Labels>,
 }
 
@@ -153,8 +154,8 @@ impl Push {
             let known = slots.iter().position(|s| texts(&s.by) == texts(&by));
             let new = split::replacement(part, known.unwrap_or(slots.len()), query, &names.join(", "));
             if known.is_none() {
-                let sets: Arc<[Labels]> = by.iter().flat_map(|b| &b.sets).cloned().collect();
-                let apart = Bound::apart(&sets, &settings.replica_labels, &broken);
+                let sets = by.iter().flat_map(|b| &b.sets);
+                let apart = Bound::apart(sets, &settings.replica_labels, &broken);
                 let (grouping, without) = (part.grouping.clone(), part.without);
                 slots.push(Slot { by, grouping, without, rest: Arc::new(rest), apart });
             }
@@ -206,7 +207,8 @@ impl Push {
             let query = split::text(part, store.guard().as_ref());
             let paused = self.is_paused(&store.name()) || self.is_paused(&query);
             // What it advertises is read first: what has changed since is found out when it is asked.
-            let says = |i: Arc<Info>| (i.advertised, i.label_sets.clone());
+            let matching = |i: &Info| i.label_sets.iter().filter(|s| agrees(s, matchers)).cloned().collect();
+            let says = |i: Arc<Info>| (i.advertised, matching(&i));
             let (advertised, sets) = store.truth().info.map(says).unwrap_or_default();
             if !paused && request.may(store, grade, others) {
                 able.push(Asking { store: Arc::clone(store), query, advertised, sets });
