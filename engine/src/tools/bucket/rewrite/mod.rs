@@ -124,7 +124,9 @@ pub(super) async fn run(
         };
         streams.insert(meta.labels());
         if marked(&bucket, *id).await? {
-            let left: Vec<String> = copies(&bucket, &meta).await?.keys().map(BlockId::to_string).collect();
+            // Where they can't be told, the refusal is the same.
+            let left = copies(&bucket, &meta).await.unwrap_or_default();
+            let left: Vec<String> = left.keys().map(BlockId::to_string).collect();
             let of_it =
                 if left.is_empty() { String::new() } else { format!("; downsampled of it: {}", left.join(" ")) };
             anyhow::bail!(
@@ -151,7 +153,10 @@ async fn copies(bucket: &Bucket, old: &BlockMeta) -> anyhow::Result<BTreeMap<Blo
         let own = meta.compaction.sources.is_empty().then_some(meta.id);
         meta.compaction.sources.iter().copied().chain(own).collect()
     };
-    let (view, of_old) = (Fetcher::new(bucket.clone()).sync().await?, sources(old));
+    let view = Fetcher::new(bucket.clone()).sync().await?;
+    // One that was rewritten before names what it was then.
+    let before = old.thanos.iter().flat_map(|t| &t.rewrites).flat_map(|r| r.sources.iter().copied());
+    let of_old: BTreeSet<BlockId> = sources(old).into_iter().chain(before).collect();
     if let Some(error) = view.errors.first() {
         anyhow::bail!("which coarser blocks hold its data can't be told: {error}");
     }
@@ -382,5 +387,10 @@ mod tests {
         }
         let found = copies(&bucket, &old).await.unwrap();
         assert_eq!(found, [(id(10), (300_000, true)), (id(11), (3_600_000, false))].into());
+        // As it is after it was rewritten.
+        let mut anew = block(20, 0, &[20], "a");
+        let rewrite = Rewrite { sources: vec![id(1), id(2)], ..Rewrite::default() };
+        anew.thanos.as_mut().unwrap().rewrites.push(rewrite);
+        assert_eq!(copies(&bucket, &anew).await.unwrap(), found);
     }
 }
