@@ -64,7 +64,10 @@ async fn the_bucket_looks_as_if_thanos_had_written_it() {
     {
         assert!(metrics.contains(&format!("\n{name} ")), "{name} is not in\n{metrics}");
     }
-    let listed = fs::read_to_string(p.data_path().join("thanos.shipper.json")).unwrap();
+    // Written at the end of the pass, which a busy machine may not have reached for the second block.
+    let list = || fs::read_to_string(p.data_path().join("thanos.shipper.json")).unwrap_or_default();
+    until("the list of uploads", async || blocks(&ours).iter().all(|id| list().contains(id))).await;
+    let listed = list();
     sidecar.stop.cancel();
     until("the end of the sidecar", async || sidecar.task.is_finished()).await;
 
