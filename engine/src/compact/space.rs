@@ -8,6 +8,11 @@ use std::path::Path;
 /// Room that is left for others, in bytes.
 const MARGIN: u64 = 64 << 20;
 
+/// The sum of sizes that anybody may have written.
+pub(super) fn total(sizes: impl IntoIterator<Item = u64>) -> u64 {
+    sizes.into_iter().fold(0, u64::saturating_add)
+}
+
 /// What work on blocks of so many bytes takes: they themselves, and what is made of them, which is not larger, but for their
 /// index, of which parts are written twice.
 pub(super) fn needed(bytes: u64, outputs: u64) -> u64 {
@@ -62,6 +67,7 @@ mod tests {
         assert_eq!(needed(100 << 20, 1), (100 << 20) + (125 << 20) + MARGIN);
         assert!(check(needed(1000, 2), Some(MARGIN)).is_err());
         assert!(check(needed(1000, 2), Some(MARGIN + 3500)).is_ok() && check(u64::MAX, None).is_ok());
+        assert_eq!(needed(total([u64::MAX, 1]), 2), u64::MAX);
         assert!(free(Path::new("/")).is_some_and(|free| free > 0));
     }
 

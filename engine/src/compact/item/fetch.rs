@@ -13,9 +13,10 @@ use tsdb::marks::reason;
 use tsdb::segment::{self, CHUNKS_DIR};
 use tsdb::tombstones::TOMBSTONES_FILE;
 
-/// Bytes that are fetched at once, and how many such pieces of a file at the same time.
+/// Bytes that are fetched at once, and how many such pieces of a file at the same time. Each piece is a request that is paid for, and
+/// all of them together are memory.
 const PIECE: u64 = 4 << 20;
-const PIECES: usize = 4;
+const PIECES: usize = 2;
 
 /// Whether an object belongs to a block's data. Names in a bucket may be anything, so only these ever become files.
 fn wanted(relative: &str) -> bool {

@@ -1,13 +1,13 @@
 //! New blocks of fetched ones, checked before and after. Blocks: off the async threads.
 
-use super::super::Fault;
+use super::super::{Fault, space};
 use std::path::{Path, PathBuf};
 use tsdb::BlockMeta;
 use tsdb::block::health::{self, ChunkCheck, Kind, Options, Report, Severity};
 use tsdb::block::{Block, Written};
 use tsdb::compact::{self, Counts, Failure};
 use tsdb::disk::Disk;
-use tsdb::downsample;
+use tsdb::downsample::{self, Coarser};
 use tsdb::marks::reason;
 use tsdb::series::Dedup;
 
@@ -54,7 +54,7 @@ pub(super) fn compact(
         Ok(compacted) => compacted,
         Err(failure) => return Err(blame(disk, folders, &failure)),
     };
-    let told: u64 = blocks.iter().map(|b| b.meta().stats.num_samples).sum();
+    let told = space::total(blocks.iter().map(|b| b.meta().stats.num_samples));
     let blocks_named = blocks.iter().map(|b| b.meta().id.to_string()).collect::<Vec<_>>().join(" ");
     drop(blocks);
     let counts = compacted.counts;
@@ -72,13 +72,13 @@ pub(super) fn compact(
             "the blocks hold another number of samples than their meta.json say"
         );
     }
+    check_counts(&counts)?;
     let Some(written) = compacted.written else {
         return match counts.samples_in {
             0 => Ok(None),
             n => Err(mistake(&format!("{n} samples became none"))),
         };
     };
-    check_counts(&counts)?;
     check_output(disk, &written, if counts.opened == 0 { ChunkCheck::Checksums } else { ChunkCheck::Decode })?;
     if written.meta.stats.num_samples != counts.samples_out || written.meta.stats.num_series != counts.series {
         return Err(mistake("the new block holds another number of samples than went in"));
@@ -86,11 +86,16 @@ pub(super) fn compact(
     Ok(Some(written))
 }
 
-/// Where nothing overlaps no sample may be missing; where something does, only such may that were there twice.
+/// Of series of which nothing overlaps no sample may be missing; of the others, only such may that were there twice.
 fn check_counts(counts: &Counts) -> Result<(), Fault> {
-    let lost =
-        counts.samples_out > counts.samples_in || (counts.opened == 0 && counts.samples_out != counts.samples_in);
-    if lost {
+    let passed = (
+        counts.samples_in.checked_sub(counts.opened_in).unwrap_or(u64::MAX),
+        counts.samples_out.checked_sub(counts.opened_out),
+    );
+    if counts.series_seen != counts.series_in {
+        return Err(mistake(&format!("{} of {} series were looked at", counts.series_seen, counts.series_in)));
+    }
+    if Some(passed.0) != passed.1 || counts.opened_out > counts.opened_in {
         return Err(mistake(&format!("{} samples became {}", counts.samples_in, counts.samples_out)));
     }
     Ok(())
@@ -119,7 +124,9 @@ pub(super) fn downsample(
         }
         downsample::Failure::Targets { .. } => Fault::Held(failure.to_string()),
     })?;
-    for written in &made {
+    for Coarser { written, samples_in, samples_out } in &made {
+        let (samples_in, samples_out) = (*samples_in, *samples_out);
+        check_coarser(block.meta(), samples_in, samples_out)?;
         if written.meta.stats.num_series > block.meta().stats.num_series && block.meta().stats.num_series > 0 {
             return Err(mistake("a downsampled block has more series than its source"));
         }
@@ -128,7 +135,22 @@ pub(super) fn downsample(
         }
         check_output(disk, written, ChunkCheck::Decode)?;
     }
-    Ok(made)
+    Ok(made.into_iter().map(|coarser| coarser.written).collect())
+}
+
+/// A copy stands for all samples of its source: when retention deletes the source, it is all that is left.
+fn check_coarser(source: &BlockMeta, samples_in: f64, samples_out: f64) -> Result<(), Fault> {
+    if samples_in == samples_out {
+        return Ok(());
+    }
+    let what = format!("{samples_in} samples became aggregates of {samples_out}");
+    if source.resolution() == 0 {
+        return Err(mistake(&what));
+    }
+    // Other programs make aggregates, too.
+    let next =
+        "its aggregates don't fit each other, and no coarser copy is made; make it anew from raw data, or delete it";
+    Err(Fault::Held(format!("block {}: {what}: {next}", source.id)))
 }
 
 fn check_output(disk: &dyn Disk, written: &Written, chunks: ChunkCheck) -> Result<(), Fault> {
@@ -145,9 +167,11 @@ fn check_output(disk: &dyn Disk, written: &Written, chunks: ChunkCheck) -> Resul
 }
 
 fn open(disk: &dyn Disk, dir: &Path) -> Result<Block, Fault> {
-    Block::open(disk, dir).map_err(|e| match dir.file_name().and_then(|n| n.to_str()).and_then(|n| n.parse().ok()) {
-        Some(block) if e.is_damage() => Fault::Block { block, reason: reason::DAMAGED, what: e.to_string() },
-        _ => Fault::Disk(e),
+    Block::open_passing(disk, dir).map_err(|e| {
+        match dir.file_name().and_then(|n| n.to_str()).and_then(|n| n.parse().ok()) {
+            Some(block) if e.is_damage() => Fault::Block { block, reason: reason::DAMAGED, what: e.to_string() },
+            _ => Fault::Disk(e),
+        }
     })
 }
 
@@ -179,11 +203,80 @@ fn mistake(what: &str) -> Fault {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use model::Labels;
+    use model::histogram::FloatHistogram;
+    use tsdb::block::Writer;
+    use tsdb::chunk::aggregate::{Aggregate, Container};
+    use tsdb::chunk::histogram::Appended;
+    use tsdb::chunk::{Encoding, HistogramEncoder, XorEncoder};
+    use tsdb::disk::RealDisk;
+    use tsdb::segment::NewChunk;
+
+    /// Aggregates of histograms that lack their sums can't be made coarser: the copy would be short.
+    #[test]
+    fn a_copy_that_lost_samples_is_not_sent() {
+        let dir = tempfile::tempdir().unwrap();
+        let (begin, five) = (1_700_006_400_000i64, 300_000i64);
+        let [mut counts, mut values] = std::array::from_fn(|_| XorEncoder::default());
+        let mut histograms = None::<HistogramEncoder<f64>>;
+        for i in 1..=12 {
+            let t = begin + i * five - 1;
+            counts.append(t, 20.0).unwrap();
+            values.append(t, i as f64).unwrap();
+            let h = FloatHistogram { count: i as f64, zero_count: i as f64, sum: 1.0, ..FloatHistogram::default() };
+            match &mut histograms {
+                Some(encoder) => assert!(matches!(encoder.append(0, t, &h).unwrap(), Appended::Here)),
+                None => histograms = Some(HistogramEncoder::new(false, 0, t, &h, None).unwrap()),
+            }
+        }
+        let (mut whole, mut short) = (Container::default(), Container::default());
+        for aggregate in Aggregate::ALL {
+            let encoder = if aggregate == Aggregate::Count { &counts } else { &values };
+            whole.set(aggregate, Encoding::Xor, encoder.bytes());
+        }
+        short.set(Aggregate::Count, Encoding::Xor, counts.bytes());
+        short.set(Aggregate::Counter, Encoding::FloatHistogram, histograms.unwrap().bytes());
+        let make = |folder: &str, containers: &[(&str, &Container)]| {
+            let parent = dir.path().join(folder);
+            let id = tsdb::BlockId::from_parts(1, containers.len() as u128);
+            let text = format!(
+                r#"{{"ulid":"{id}","minTime":{begin},"maxTime":{},"version":1,"compaction":{{"level":1,"sources":["{id}"]}},
+                "thanos":{{"labels":{{"a":"b"}},"downsample":{{"resolution":{five}}},"source":"compactor"}}}}"#,
+                begin + 12 * five
+            );
+            let meta = BlockMeta::read("meta.json", text.as_bytes()).unwrap();
+            let mut writer = Writer::create(&RealDisk, &parent, meta.clone()).unwrap();
+            ["__name__", "short", "whole"].iter().for_each(|s| writer.add_symbol(s).unwrap());
+            for (name, container) in containers {
+                let data = container.bytes();
+                let (min_time, max_time) = counts.range();
+                let new = NewChunk { encoding: Encoding::Aggregate, data: &data, min_time, max_time };
+                writer.add_series(&Labels::from_pairs([("__name__", *name)]), &[new]).unwrap();
+            }
+            let folder = writer.finish().unwrap().dir;
+            let hour = tsdb::plan::downsampled(tsdb::BlockId::from_parts(2, 2), &meta, 3_600_000);
+            downsample(&RealDisk, &[folder], &parent.join("out"), vec![hour])
+        };
+        let made = make("whole", &[("whole", &whole)]).unwrap();
+        assert_eq!(made[0].meta.stats.num_samples, 1, "one window");
+        let error = make("short", &[("short", &short), ("whole", &whole)]).unwrap_err();
+        let Fault::Held(what) = error else { panic!("{error:?}") };
+        assert!(what.contains("480 samples became aggregates of 240"), "{what}");
+    }
 
     #[test]
     fn lost_samples_are_noticed() {
-        let counts = |samples_in, samples_out, opened| Counts { samples_in, samples_out, opened, ..Counts::default() };
-        assert!(check_counts(&counts(10, 10, 0)).is_ok() && check_counts(&counts(10, 9, 2)).is_ok());
-        assert!(check_counts(&counts(10, 9, 0)).is_err() && check_counts(&counts(9, 10, 2)).is_err());
+        let counts = |samples_in, samples_out, opened_in, opened_out| {
+            check_counts(&Counts { samples_in, samples_out, opened_in, opened_out, ..Counts::default() })
+        };
+        assert!(counts(10, 10, 0, 0).is_ok() && counts(10, 9, 4, 3).is_ok());
+        assert!(counts(10, 9, 0, 0).is_err() && counts(9, 10, 4, 5).is_err());
+        // A series that overlaps does not excuse the others.
+        assert!(counts(100, 90, 4, 3).is_err() && counts(100, 98, 4, 3).is_err());
+        let raw = BlockMeta::new(tsdb::BlockId::from_parts(1, 1), 0, 1);
+        let coarser = |samples_in, samples_out| check_coarser(&raw, samples_in, samples_out);
+        assert!(coarser(10.0, 10.0).is_ok() && coarser(10.0, 0.0).is_err() && coarser(10.0, 11.0).is_err());
+        assert!(coarser(f64::INFINITY, 1.0).is_err());
+        assert!(check_counts(&Counts { series_in: 5, series_seen: 4, ..Counts::default() }).is_err());
     }
 }

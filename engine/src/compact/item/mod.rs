@@ -77,15 +77,14 @@ impl Bench<'_> {
     pub(super) fn bytes(&self, id: &BlockId) -> u64 {
         let told = || {
             let block = self.seen.snapshot.blocks.get(id)?;
-            let files = block.meta.thanos.as_ref()?.files.iter();
-            Some(files.fold(0u64, |all, f| all.saturating_add(f.size_bytes)))
+            Some(space::total(block.meta.thanos.as_ref()?.files.iter().map(|f| f.size_bytes)))
         };
         self.seen.bytes.get(id).copied().or_else(told).unwrap_or(0)
     }
 
     /// Bytes of blocks together; what meta.json tells may be anything.
     pub(super) fn bytes_of<'i>(&self, ids: impl IntoIterator<Item = &'i BlockId>) -> u64 {
-        ids.into_iter().fold(0u64, |all, id| all.saturating_add(self.bytes(id)))
+        space::total(ids.into_iter().map(|id| self.bytes(id)))
     }
 
     fn input(&self, id: BlockId) -> PathBuf {

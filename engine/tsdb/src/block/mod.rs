@@ -6,7 +6,7 @@ mod writer;
 pub use writer::{TEMP_DIR_SUFFIX, Writer, Written, announced_samples};
 
 use crate::chunk::Encoding;
-use crate::disk::Disk;
+use crate::disk::{Disk, Passing};
 use crate::error::Result;
 use crate::index::{self, CachedSymbols, ChunkMeta, INDEX_FILE, Postings, Series};
 use crate::meta::{BlockMeta, MAX_META_BYTES, META_FILE};
@@ -15,6 +15,7 @@ use crate::tombstones::{MAX_TOMBSTONES_BYTES, TOMBSTONES_FILE, Tombstones};
 use bytes::Bytes;
 use model::Labels;
 use std::path::Path;
+use std::sync::Arc;
 
 /// An open block. Index and segments are read in place.
 #[derive(Clone, Debug)]
@@ -23,6 +24,8 @@ pub struct Block {
     index: index::Reader,
     chunks: segment::Reader,
     tombstones: Tombstones,
+    /// Its files, if it is passed through once.
+    pages: Arc<[Passing]>,
 }
 
 impl Block {
@@ -32,12 +35,36 @@ impl Block {
     /// When a file is missing or damaged as far as opening looks: see [`index::Reader::open`] and
     /// [`segment::Reader::open`]; [`health::check`] tells all that is wrong.
     pub fn open(disk: &dyn Disk, dir: &Path) -> Result<Self> {
+        Self::open_by(disk, dir, |path| disk.open(path))
+    }
+
+    /// As [`Block::open`], for whoever reads it once, in its order, and calls [`Block::release`] from time to time.
+    ///
+    /// # Errors
+    /// As [`Block::open`].
+    pub fn open_passing(disk: &dyn Disk, dir: &Path) -> Result<Self> {
+        let mut pages = Vec::new();
+        let block = Self::open_by(disk, dir, |path| {
+            let file = disk.open_passing(path)?;
+            let bytes = file.bytes();
+            pages.push(file);
+            Ok(bytes)
+        })?;
+        Ok(Self { pages: pages.into(), ..block })
+    }
+
+    fn open_by(disk: &dyn Disk, dir: &Path, mut open: impl FnMut(&Path) -> Result<Bytes>) -> Result<Self> {
         let meta = read_meta(disk, dir)?;
         let path = dir.join(INDEX_FILE);
-        let index = index::Reader::open(path.display().to_string(), disk.open(&path)?)?;
-        let chunks = segment::Reader::open(disk, &dir.join(CHUNKS_DIR))?;
+        let index = index::Reader::open(path.display().to_string(), open(&path)?)?;
+        let chunks = segment::Reader::open_by(disk, &dir.join(CHUNKS_DIR), open)?;
         let tombstones = read_tombstones(disk, dir)?;
-        Ok(Self { meta, index, chunks, tombstones })
+        Ok(Self { meta, index, chunks, tombstones, pages: Arc::new([]) })
+    }
+
+    /// Gives back the memory of what was read of its files, if it was opened by [`Block::open_passing`]. They can be read on.
+    pub fn release(&self) {
+        self.pages.iter().for_each(Passing::release);
     }
 
     /// What the block is.

@@ -77,6 +77,22 @@ impl<'a> Writer<'a> {
     /// When series or chunks are out of order (see [`index::Writer::add_series`]) or the disk refuses. The block can't be
     /// finished then.
     pub fn add_series(&mut self, labels: &Labels, chunks: &[NewChunk<'_>]) -> Result<()> {
+        self.put_chunks(chunks)?;
+        self.index.add_series(labels, &self.metas)?;
+        Ok(())
+    }
+
+    /// As [`Writer::add_series`], its labels told by the numbers of name and value among the symbols that were added, from 0.
+    ///
+    /// # Errors
+    /// As [`Writer::add_series`].
+    pub fn add_numbered(&mut self, labels: &[(u32, u32)], chunks: &[NewChunk<'_>]) -> Result<()> {
+        self.put_chunks(chunks)?;
+        self.index.add_numbered(labels, &self.metas)?;
+        Ok(())
+    }
+
+    fn put_chunks(&mut self, chunks: &[NewChunk<'_>]) -> Result<()> {
         self.references.clear();
         self.chunks.write(chunks, &mut self.references)?;
         self.metas.clear();
@@ -92,7 +108,6 @@ impl<'a> Writer<'a> {
             }
             self.metas.push(ChunkMeta { min_time: c.min_time, max_time: c.max_time, reference: *reference });
         }
-        self.index.add_series(labels, &self.metas)?;
         self.stats.num_series += 1;
         self.stats.num_chunks += chunks.len() as u64;
         Ok(())

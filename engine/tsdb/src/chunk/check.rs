@@ -1,7 +1,7 @@
 //! Reading a chunk only to see whether it can be read.
 
 use super::aggregate::Container;
-use super::{ChunkError, Encoding, ErrorKind, Exact, Section, Value, exact};
+use super::{ChunkError, Encoding, ErrorKind, Exact, Section, Value, XorIter, exact};
 use bytes::Bytes;
 
 /// What is in a chunk.
@@ -47,21 +47,35 @@ pub fn check(encoding: Encoding, data: &Bytes) -> Result<Stats, ChunkError> {
 
 impl Stats {
     const NONE: Self = Self { samples: 0, min_t: i64::MAX, max_t: i64::MIN, out_of_order: 0, stale: 0 };
+
+    /// One more sample; of a histogram its sum, which tells whether it is a marker.
+    fn add(&mut self, t: i64, v: f64) {
+        self.out_of_order += u64::from(self.samples > 0 && t <= self.max_t);
+        self.samples += 1;
+        self.min_t = self.min_t.min(t);
+        self.max_t = self.max_t.max(t);
+        self.stale += u64::from(model::sample::is_stale(v));
+    }
 }
 
 fn check_one(encoding: Encoding, data: &Bytes) -> Result<Stats, ChunkError> {
     let mut stats = Stats::NONE;
+    if encoding == Encoding::Xor {
+        // Most chunks are: without a box around each sample.
+        for sample in XorIter::new(data.clone())? {
+            let (t, v) = sample?;
+            stats.add(t, v);
+        }
+        return Ok(stats);
+    }
     for sample in exact(encoding, data.clone())? {
         let Exact { t, v, .. } = sample?;
-        stats.out_of_order += u64::from(stats.samples > 0 && t <= stats.max_t);
-        stats.samples += 1;
-        stats.min_t = stats.min_t.min(t);
-        stats.max_t = stats.max_t.max(t);
-        stats.stale += u64::from(match v {
-            Value::Float(v) => model::sample::is_stale(v),
-            Value::Histogram(h) => model::sample::is_stale(h.sum),
-            Value::FloatHistogram(h) => model::sample::is_stale(h.sum),
-        });
+        let v = match v {
+            Value::Float(v) => v,
+            Value::Histogram(h) => h.sum,
+            Value::FloatHistogram(h) => h.sum,
+        };
+        stats.add(t, v);
     }
     Ok(stats)
 }

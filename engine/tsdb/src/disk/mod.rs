@@ -60,6 +60,12 @@ pub struct Passing {
     release: Option<Box<dyn Fn() + Send + Sync>>,
 }
 
+impl std::fmt::Debug for Passing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} bytes", self.bytes.len())
+    }
+}
+
 impl Passing {
     /// A file whose bytes are in memory anyway.
     pub fn held(bytes: Bytes) -> Self {

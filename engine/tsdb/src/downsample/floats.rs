@@ -14,12 +14,20 @@ struct Window {
 
 impl Window {
     fn of(values: &[f64]) -> Self {
+        Self::counted(values, &mut Counter::default())
+    }
+
+    /// All at once: none waits for the others.
+    fn counted(values: &[f64], counter: &mut Counter) -> Self {
         let start = Self { count: values.len() as u64, sum: 0.0, min: f64::INFINITY, max: f64::NEG_INFINITY };
-        values.iter().fold(start, |w, v| Self {
-            sum: w.sum + v,
-            min: if *v < w.min { *v } else { w.min },
-            max: if *v > w.max { *v } else { w.max },
-            ..w
+        values.iter().fold(start, |w, v| {
+            counter.add(*v);
+            Self {
+                sum: w.sum + v,
+                min: if *v < w.min { *v } else { w.min },
+                max: if *v > w.max { *v } else { w.max },
+                ..w
+            }
         })
     }
 }
@@ -58,30 +66,32 @@ pub(super) fn raw(samples: &Columns, resolution: i64, out: &mut Vec<Chunk>) -> R
     let (Some(first), Some(last)) = (samples.times.first(), samples.times.last()) else { return Ok(()) };
     let length = samples.times.len();
     let wanted = windows::chunks(*first, *last, 60_000, resolution, length);
-    let mut batch = Columns::default();
+    let mut numbers = Columns::default();
     for range in windows::batches(&samples.times, length / wanted + 1, resolution) {
-        batch.clear();
-        for (t, v) in samples.iter().skip(range.start).take(range.len()).filter(|(_, v)| !v.is_nan()) {
-            batch.times.push(t);
-            batch.values.push(v);
+        let (mut times, mut values) =
+            (samples.times.get(range.clone()).unwrap_or_default(), samples.values.get(range).unwrap_or_default());
+        if values.iter().any(|v| v.is_nan()) {
+            numbers.clear();
+            for (t, v) in times.iter().zip(values).filter(|(_, v)| !v.is_nan()) {
+                numbers.times.push(*t);
+                numbers.values.push(*v);
+            }
+            (times, values) = (&numbers.times, &numbers.values);
         }
-        out.extend(one_batch(&batch, resolution)?);
+        out.extend(one_batch(times, values, resolution)?);
     }
     Ok(())
 }
 
-fn one_batch(batch: &Columns, resolution: i64) -> Result<Option<Chunk>, Error> {
-    let (Some(first_t), Some(first_v), Some(last_v)) = (batch.times.first(), batch.values.first(), batch.values.last())
-    else {
+fn one_batch(times: &[i64], values: &[f64], resolution: i64) -> Result<Option<Chunk>, Error> {
+    let (Some(first_t), Some(first_v), Some(last_v)) = (times.first(), values.first(), values.last()) else {
         return Ok(None);
     };
     let [mut count, mut sum, mut min, mut max, mut total] = std::array::from_fn(|_| XorEncoder::default());
     total.append(*first_t, *first_v)?;
     let mut counter = Counter::default();
-    for (t, run) in windows::runs(&batch.times, resolution) {
-        let values = batch.values.get(run).unwrap_or_default();
-        let window = Window::of(values);
-        values.iter().for_each(|v| counter.add(*v));
+    for (t, run) in windows::runs(times, resolution) {
+        let window = Window::counted(values.get(run).unwrap_or_default(), &mut counter);
         count.append(t, window.count as f64)?;
         sum.append(t, window.sum)?;
         min.append(t, window.min)?;

@@ -30,8 +30,8 @@ fn kind(h: &FloatHistogram) -> (bool, bool) {
 }
 
 /// Raw histograms to aggregates. They are read three times: what there is, how batches are laid out, what they add up to; so none
-/// is held.
-pub(super) fn raw(chunks: &[Chunk], resolution: i64, out: &mut Vec<Chunk>) -> Result<(), Error> {
+/// is held. Gives how many of them count.
+pub(super) fn raw(chunks: &[Chunk], resolution: i64, out: &mut Vec<Chunk>) -> Result<f64, Error> {
     let mut known: Vec<Known> = Vec::new();
     each(chunks, &mut |t, h| {
         known.push(Known { t, kind: kind(&h), counts: !h.sum.is_nan() });
@@ -86,7 +86,10 @@ pub(super) fn raw(chunks: &[Chunk], resolution: i64, out: &mut Vec<Chunk>) -> Re
         i += 1;
         Ok(())
     })?;
-    writer.map_or(Ok(()), |w| w.finish(counter.as_ref(), out))
+    if let Some(writer) = writer {
+        writer.finish(counter.as_ref(), out)?;
+    }
+    Ok(known.iter().filter(|k| k.counts).count() as f64)
 }
 
 fn each(chunks: &[Chunk], take: &mut dyn FnMut(i64, Arc<FloatHistogram>) -> Result<(), Error>) -> Result<(), Error> {

@@ -20,7 +20,7 @@ mod histograms;
 mod resets;
 mod windows;
 
-pub use block::{Failure, block};
+pub use block::{Coarser, Failure, block};
 pub use resets::Resets;
 
 use crate::chunk::aggregate::{Aggregate, Container};
@@ -60,23 +60,37 @@ fn unreadable(chunk: &Chunk) -> impl Fn(ChunkError) -> Error {
     move |error| Error::Read { min_t, max_t, error }
 }
 
+/// What was made of a series.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Made {
+    /// Aggregate chunks; none where nothing is left.
+    pub chunks: Vec<Chunk>,
+    /// Samples of the source that count: all but markers of staleness, those that are no number (or histograms with such a sum), and
+    /// those that go back in time. Exact up to 2^53; of aggregates what their counts say, which may be anything.
+    pub counted: f64,
+}
+
 /// Downsamples one series. `from` is the resolution of its chunks, `to` those that are wanted, ascending, in ms: 300000 and
-/// 3600000; each is made of the one before it. The chunks are in the order of their times. Gives one run of aggregate chunks for
-/// each in `to`; an empty one where nothing is left.
+/// 3600000; each is made of the one before it. The chunks are in the order of their times. Gives what was made for each in `to`.
 ///
 /// # Errors
 /// When chunks overlap, or one can't be read or written.
-pub fn series(chunks: &[Chunk], from: i64, to: &[i64]) -> Result<Vec<Vec<Chunk>>, Error> {
+pub fn series(chunks: &[Chunk], from: i64, to: &[i64]) -> Result<Vec<Made>, Error> {
     for (a, b) in chunks.iter().zip(chunks.iter().skip(1)) {
         if a.max_t >= b.min_t {
             return Err(Error::Overlap { min_t: b.min_t, max_t: b.max_t });
         }
     }
-    let mut out: Vec<Vec<Chunk>> = Vec::with_capacity(to.len());
+    let mut out: Vec<Made> = Vec::with_capacity(to.len());
     let mut before = from;
     for resolution in to.iter().copied() {
-        let source = out.last().map_or(chunks, Vec::as_slice);
-        let made = if before == 0 { raw(source, resolution)? } else { coarser(source, before, resolution)? };
+        let source = out.last().map_or(chunks, |made| made.chunks.as_slice());
+        let mut made = Made::default();
+        if before == 0 {
+            raw(source, resolution, &mut made)?;
+        } else {
+            coarser(source, before, resolution, &mut made)?;
+        }
         out.push(made);
         before = resolution;
     }
@@ -88,20 +102,41 @@ fn is_histogram(encoding: Encoding) -> bool {
 }
 
 /// Raw samples, by runs of chunks of floats and of histograms.
-fn raw(chunks: &[Chunk], resolution: i64) -> Result<Vec<Chunk>, Error> {
-    let mut out = Vec::new();
+fn raw(chunks: &[Chunk], resolution: i64, made: &mut Made) -> Result<(), Error> {
     for run in chunks.chunk_by(|a, b| is_histogram(a.encoding) == is_histogram(b.encoding)) {
         if run.first().is_some_and(|c| is_histogram(c.encoding)) {
-            histograms::raw(run, resolution, &mut out)?;
+            made.counted += histograms::raw(run, resolution, &mut made.chunks)?;
         } else {
             let mut samples = Columns::default();
             for chunk in run {
                 expand(chunk.encoding, chunk, &chunk.data, &mut samples)?;
             }
-            floats::raw(&samples, resolution, &mut out)?;
+            made.counted += samples.values.iter().filter(|v| !v.is_nan()).count() as f64;
+            floats::raw(&samples, resolution, &mut made.chunks)?;
         }
     }
-    Ok(out)
+    Ok(())
+}
+
+/// Samples that aggregate chunks stand for: the sum of their counts.
+///
+/// # Errors
+/// When one can't be read.
+pub fn counted(chunks: &[Chunk]) -> Result<f64, Error> {
+    let (mut counts, mut total) = (Columns::default(), 0.0);
+    for chunk in chunks {
+        let container = Container::parse(&chunk.data).map_err(unreadable(chunk))?;
+        total += counts_of(&container, chunk, &mut counts)?;
+    }
+    Ok(total)
+}
+
+fn counts_of(container: &Container, chunk: &Chunk, counts: &mut Columns) -> Result<f64, Error> {
+    counts.clear();
+    if let Some((encoding, data)) = container.get(Aggregate::Count) {
+        expand(*encoding, chunk, data, counts)?;
+    }
+    Ok(counts.values.iter().filter(|v| v.is_finite() && **v >= 0.0).sum())
 }
 
 /// A container and its chunk's times.
@@ -117,11 +152,13 @@ impl Part {
 }
 
 /// Aggregates, by runs of those of floats and of histograms.
-fn coarser(chunks: &[Chunk], from: i64, to: i64) -> Result<Vec<Chunk>, Error> {
+fn coarser(chunks: &[Chunk], from: i64, to: i64, made: &mut Made) -> Result<(), Error> {
     let mut parts: Vec<Part> = Vec::with_capacity(chunks.len());
+    let mut counts = Columns::default();
     for chunk in chunks {
         let mut put = |chunk: Chunk| -> Result<(), Error> {
             let container = Container::parse(&chunk.data).map_err(unreadable(&chunk))?;
+            made.counted += counts_of(&container, &chunk, &mut counts)?;
             parts.push(Part { chunk, container });
             Ok(())
         };
@@ -129,10 +166,12 @@ fn coarser(chunks: &[Chunk], from: i64, to: i64) -> Result<Vec<Chunk>, Error> {
             put(chunk.clone())?;
         } else if chunk.samples > 0 {
             // Old versions of Thanos left such behind; empty ones, too.
-            raw(std::slice::from_ref(chunk), from)?.into_iter().try_for_each(put)?;
+            let mut aggregated = Made::default();
+            raw(std::slice::from_ref(chunk), from, &mut aggregated)?;
+            aggregated.chunks.into_iter().try_for_each(put)?;
         }
     }
-    let mut out = Vec::new();
+    let out = &mut made.chunks;
     for run in parts.chunk_by(|a, b| a.is_histogram() == b.is_histogram()) {
         let (Some(first), Some(last)) = (run.first(), run.last()) else { continue };
         let samples = run.iter().map(|p| usize::from(p.chunk.samples)).sum();
@@ -141,13 +180,13 @@ fn coarser(chunks: &[Chunk], from: i64, to: i64) -> Result<Vec<Chunk>, Error> {
         let mut counter = None;
         for batch in run.chunks((run.len() / wanted).max(1)) {
             if first.is_histogram() {
-                histograms::coarser(batch, to, &mut counter, &mut out)?;
+                histograms::coarser(batch, to, &mut counter, out)?;
             } else {
-                floats::coarser(batch, to, &mut out)?;
+                floats::coarser(batch, to, out)?;
             }
         }
     }
-    Ok(out)
+    Ok(())
 }
 
 /// Appends the samples of a chunk of floats, without markers of staleness and without those that go back in time or lie before

@@ -15,6 +15,23 @@ pub(super) const BEGIN: i64 = 1_700_000_000_000;
 pub(super) const FIVE: i64 = 300_000;
 pub(super) const HOUR: i64 = 3_600_000;
 
+/// What is made of a series, after a look at the counts: whatever is made stands for all samples that count.
+fn series(chunks: &[Chunk], from: i64, to: &[i64]) -> Result<Vec<Vec<Chunk>>, Error> {
+    let made = super::series(chunks, from, to)?;
+    made.iter().for_each(|made| assert_eq!(counted(&made.chunks).unwrap(), made.counted));
+    let Some(first) = made.first().filter(|_| from == 0) else {
+        return Ok(made.into_iter().map(|m| m.chunks).collect());
+    };
+    let counts = |sample: &Exact| match &sample.v {
+        Stored::Float(v) => !v.is_nan(),
+        Stored::Histogram(h) => !h.sum.is_nan(),
+        Stored::FloatHistogram(h) => !h.sum.is_nan(),
+    };
+    let all = chunks.iter().flat_map(|c| crate::chunk::exact(c.encoding, c.data.clone()).unwrap()).map(Result::unwrap);
+    assert_eq!(all.filter(counts).count() as f64, first.counted);
+    Ok(made.into_iter().map(|m| m.chunks).collect())
+}
+
 /// A random series.
 #[derive(Debug, Clone)]
 pub(super) struct Wild {

@@ -73,8 +73,12 @@ fn both(oracle: &mut Oracle, dir: &Path, series: &[(Labels, Vec<Chunk>)]) -> Vec
     let five = ask(&raw, FIVE);
     let hour = ask(&five, HOUR);
     // What they make of our 5m block is what they make of theirs.
-    let of_ours = ask(&ours[0].dir, HOUR);
-    vec![(ours[0].dir.clone(), five), (ours[1].dir.clone(), hour), (ours[1].dir.clone(), of_ours)]
+    let of_ours = ask(&ours[0].written.dir, HOUR);
+    vec![
+        (ours[0].written.dir.clone(), five),
+        (ours[1].written.dir.clone(), hour),
+        (ours[1].written.dir.clone(), of_ours),
+    ]
 }
 
 #[test]
@@ -176,6 +180,6 @@ fn custom_buckets_end_thanos_and_not_us() {
     assert!(theirs.unwrap_err().to_string().contains("panic"), "Thanos can do it now: compare with it");
     let block = Block::open(&RealDisk, &raw).unwrap();
     let ours = super::block(&RealDisk, &block, dir.path(), vec![downsampled(id(2), block.meta(), FIVE)]).unwrap();
-    let health = oracle.ask(&serde_json::json!({"op": "health", "dir": ours[0].dir})).unwrap();
+    let health = oracle.ask(&serde_json::json!({"op": "health", "dir": ours[0].written.dir})).unwrap();
     assert_eq!(health["verdict"], "");
 }

@@ -1,13 +1,14 @@
 //! Writing an index of version 2, byte by byte as Prometheus's writer does for the same input.
 //!
-//! Symbols first, then series, then [`Writer::finish`]. In memory are about 20 bytes per symbol and, at the end, 12 bytes
-//! per series; postings are gathered from the series section that was just written, some label names at a time.
+//! Symbols first, then series, then [`Writer::finish`]. In memory are about 20 bytes per symbol, if series are told by their
+//! labels and not by the numbers of symbols, and, at the end, 12 bytes for each of a million series at least; postings are gathered
+//! from the series section that was just written, some label names at a time.
 
 use super::series::{self, ChunkMeta, Series};
 use super::symbols::{Symbols, sized};
 use super::toc::{MAGIC, Toc, Version};
 use super::{ALIGN, HEADER_LEN};
-use crate::disk::{Disk, TempFile};
+use crate::disk::{Disk, Passing, TempFile};
 use crate::error::{Error, Result};
 use crate::read::{Cursor, put_sized, put_uvarint};
 use bytes::Bytes;
@@ -43,11 +44,16 @@ pub struct Writer<'a> {
     position: u64,
     toc: Toc,
     symbol_count: u32,
+    /// The number of the empty symbol, if it was added: a label can't have it as its value.
+    empty: Option<u32>,
     last_symbol: String,
-    symbols: Option<Lookup>,
+    symbols: Option<Written>,
+    /// Made when the first series is told by its labels.
+    lookup: Option<Lookup>,
     /// How many series have each label name, by the number of its symbol.
     uses: hashbrown::HashMap<u32, u64>,
-    last_labels: Option<Labels>,
+    /// The labels of the series before.
+    last: Vec<(u32, u32)>,
     last_chunk: u64,
     stats: Stats,
     out: Vec<u8>,
@@ -59,9 +65,14 @@ pub struct Writer<'a> {
     batch: usize,
 }
 
+/// The symbols as they were written.
+struct Written {
+    symbols: Symbols,
+    file: Passing,
+}
+
 /// Finds the numbers of symbols by the bytes in the file.
 struct Lookup {
-    symbols: Symbols,
     bytes: Bytes,
     /// Place of the symbol in the file (at its length) and its number.
     table: hashbrown::HashTable<(u64, u32)>,
@@ -97,10 +108,12 @@ impl<'a> Writer<'a> {
             position: 0,
             toc: Toc::default(),
             symbol_count: 0,
+            empty: None,
             last_symbol: String::new(),
             symbols: None,
+            lookup: None,
             uses: hashbrown::HashMap::new(),
-            last_labels: None,
+            last: Vec::new(),
             last_chunk: 0,
             stats: Stats::default(),
             out: Vec::new(),
@@ -156,6 +169,9 @@ impl<'a> Writer<'a> {
         let Some(count) = self.symbol_count.checked_add(1) else {
             return Err(self.refused("symbols", "more than 2^32 symbols"));
         };
+        if symbol.is_empty() {
+            self.empty = Some(0);
+        }
         self.symbol_count = count;
         symbol.clone_into(&mut self.last_symbol);
         let mut out = std::mem::take(&mut self.out);
@@ -183,8 +199,20 @@ impl<'a> Writer<'a> {
         drop(content);
         self.put(&crc.to_be_bytes())?;
         self.file.flush()?;
+        let file = self.disk.open_passing(self.file.path())?;
+        let symbols = Symbols::read(self.name.clone(), file.bytes(), Version::V2, self.toc.symbols, 0)?;
+        file.release();
+        self.symbols = Some(Written { symbols, file });
+        self.toc.series = self.position;
+        Ok(())
+    }
+
+    /// The way from symbols to their numbers.
+    fn lookup(&mut self) -> Result<()> {
+        if self.lookup.is_some() {
+            return Ok(());
+        }
         let bytes = self.disk.open(self.file.path())?;
-        let symbols = Symbols::read(self.name.clone(), bytes.clone(), Version::V2, self.toc.symbols, 0)?;
         let mut table = hashbrown::HashTable::with_capacity(self.symbol_count as usize);
         let mut place = self.toc.symbols + 8;
         for n in 0..self.symbol_count {
@@ -194,8 +222,7 @@ impl<'a> Writer<'a> {
             put_uvarint(&mut self.out, symbol.len() as u64);
             place += (self.out.len() + symbol.len()) as u64;
         }
-        self.symbols = Some(Lookup { symbols, bytes, table });
-        self.toc.series = self.position;
+        self.lookup = Some(Lookup { bytes, table });
         Ok(())
     }
 
@@ -206,24 +233,38 @@ impl<'a> Writer<'a> {
     /// or in the files, or the disk refuses.
     pub fn add_series(&mut self, labels: &Labels, chunks: &[ChunkMeta]) -> Result<u32> {
         self.finish_symbols()?;
-        if self.checked {
-            self.check(labels, chunks)?;
+        self.lookup()?;
+        if self.checked && !is_sorted(labels) {
+            return Err(self.refused("series", format!("a series must have labels, sorted: {labels}")));
         }
-        self.references.clear();
+        let mut numbers = std::mem::take(&mut self.references);
+        numbers.clear();
         for (name, value) in labels {
-            let find = |s: &str| {
-                let lookup = self.symbols.as_ref()?;
-                lookup.find(s)
-            };
+            let find = |s: &str| self.lookup.as_ref()?.find(s);
             let (Some(n), Some(v)) = (find(name), find(value)) else {
                 return Err(self.refused("series", format!("of {name:?} and {value:?} one is not among the symbols")));
             };
-            self.references.push((n, v));
+            numbers.push((n, v));
         }
         if !self.checked && labels.get("reversed").is_some() {
-            self.references.reverse();
+            numbers.reverse();
         }
-        for (n, _) in &self.references {
+        let added = self.add_numbered(&numbers, chunks);
+        self.references = numbers;
+        added
+    }
+
+    /// As [`Writer::add_series`], its labels told by the numbers of name and value among the symbols, from 0: nothing is looked up
+    /// then.
+    ///
+    /// # Errors
+    /// As [`Writer::add_series`].
+    pub fn add_numbered(&mut self, labels: &[(u32, u32)], chunks: &[ChunkMeta]) -> Result<u32> {
+        self.finish_symbols()?;
+        if self.checked {
+            self.check(labels, chunks)?;
+        }
+        for (n, _) in labels {
             *self.uses.entry(*n).or_default() += 1;
         }
         self.pad(ALIGN)?;
@@ -232,36 +273,53 @@ impl<'a> Writer<'a> {
         };
         let mut out = std::mem::take(&mut self.out);
         out.clear();
-        series::write(&mut out, &mut self.body, &self.references, chunks);
+        series::write(&mut out, &mut self.body, labels, chunks);
         self.put(&out)?;
         self.stats.series_max_size = self.stats.series_max_size.max(out.len() as u64);
         self.out = out;
         self.stats.series += 1;
         self.stats.chunks += chunks.len() as u64;
-        self.last_labels = Some(labels.clone());
+        self.last.clear();
+        self.last.extend_from_slice(labels);
         if let Some(c) = chunks.last() {
             self.last_chunk = c.reference;
         }
         Ok(reference)
     }
 
-    fn check(&self, labels: &Labels, chunks: &[ChunkMeta]) -> Result<()> {
-        if labels.is_empty() || !is_sorted(labels) {
-            return Err(self.refused("series", format!("a series must have labels, sorted: {labels}")));
+    /// Labels by their numbers, for errors.
+    fn named(&self, labels: &[(u32, u32)]) -> String {
+        let Some(Written { symbols, .. }) = &self.symbols else { return String::new() };
+        let text = |n: u32| symbols.lookup(n).unwrap_or("?");
+        Labels::from_pairs(labels.iter().map(|(n, v)| (text(*n), text(*v)))).to_string()
+    }
+
+    fn check(&self, labels: &[(u32, u32)], chunks: &[ChunkMeta]) -> Result<()> {
+        // Symbols are sorted, so the order of their numbers is that of the texts.
+        if labels.is_empty() || !labels.is_sorted_by(|a, b| a.0 < b.0) {
+            return Err(self.refused("series", format!("a series must have labels, sorted: {}", self.named(labels))));
         }
-        if let Some(last) = self.last_labels.as_ref().filter(|l| *l >= labels) {
-            return Err(self.refused("series", format!("series {labels} comes after {last}: they must be sorted")));
+        let empty = |(n, v): &(u32, u32)| self.empty.is_some_and(|empty| *n == empty || *v == empty);
+        if labels.iter().any(|label| label.0.max(label.1) >= self.symbol_count || empty(label)) {
+            return Err(self.refused("series", "a label has no name or no value, or is not among the symbols"));
+        }
+        if self.stats.series > 0 && self.last.as_slice() >= labels {
+            let (this, last) = (self.named(labels), self.named(&self.last));
+            return Err(self.refused("series", format!("series {this} comes after {last}: they must be sorted")));
         }
         let (mut reference, mut end) = (self.last_chunk, None);
         for c in chunks {
             if c.reference < reference {
-                let what = format!("a chunk of {labels} lies at {}, the one before at {reference}", c.reference);
+                let what =
+                    format!("a chunk of {} lies at {}, the one before at {reference}", self.named(labels), c.reference);
                 return Err(self.refused("series", what));
             }
             if c.max_time < c.min_time || end.is_some_and(|e| c.min_time <= e) {
                 let what = format!(
-                    "a chunk of {labels} goes from {} to {} ms, after one that ends at {end:?}",
-                    c.min_time, c.max_time
+                    "a chunk of {} goes from {} to {} ms, after one that ends at {end:?}",
+                    self.named(labels),
+                    c.min_time,
+                    c.max_time
                 );
                 return Err(self.refused("series", what));
             }
@@ -277,8 +335,9 @@ impl<'a> Writer<'a> {
     pub fn finish(mut self) -> Result<Stats> {
         self.finish_symbols()?;
         self.file.flush()?;
-        let bytes = self.disk.open(self.file.path())?;
-        let series = bytes.slice(self.toc.series as usize..);
+        self.lookup = None;
+        let file = self.disk.open_passing(self.file.path())?;
+        let section = Section { bytes: file.bytes().slice(self.toc.series as usize..), file };
         // No label indices: their place is where the series end.
         self.toc.label_indices = self.position;
         self.toc.postings = self.position;
@@ -287,9 +346,11 @@ impl<'a> Writer<'a> {
         spill_path.push("_postings_table");
         // The table follows the lists but grows with them; it waits in a file of its own, which is never committed.
         let mut spill = TempFile::create(self.disk, Path::new(&spill_path))?;
-        let entries = self.write_lists(&series, &mut spill)?;
+        let entries = self.write_lists(&section, &mut spill)?;
+        drop(section);
         spill.flush()?;
-        let table = self.disk.open(spill.path())?;
+        let spilled = self.disk.open_passing(spill.path())?;
+        let table = spilled.bytes();
 
         self.toc.label_indices_table = self.position;
         self.toc.postings_table = self.position;
@@ -298,11 +359,14 @@ impl<'a> Writer<'a> {
         };
         self.put(&length.to_be_bytes())?;
         self.put(&entries.to_be_bytes())?;
-        self.put(&table)?;
-        let crc = crc32c::crc32c_append(crc32c::crc32c(&entries.to_be_bytes()), &table);
+        let mut crc = crc32c::crc32c(&entries.to_be_bytes());
+        for part in table.chunks(HELD as usize) {
+            self.put(part)?;
+            crc = crc32c::crc32c_append(crc, part);
+            spilled.release();
+        }
         self.put(&crc.to_be_bytes())?;
-        drop(table);
-        drop(spill);
+        drop((table, spilled, spill));
         let toc = self.toc.write();
         self.put(&toc)?;
         let stats = Stats { size: self.position, ..self.stats };
@@ -310,15 +374,16 @@ impl<'a> Writer<'a> {
         Ok(stats)
     }
 
-    fn write_lists(&mut self, section: &[u8], spill: &mut TempFile<'_>) -> Result<u32> {
+    fn write_lists(&mut self, section: &Section, spill: &mut TempFile<'_>) -> Result<u32> {
         let mut all = Vec::with_capacity(self.stats.series as usize);
-        walk(&self.name, section, self.toc.series, |reference, _| all.push(reference))?;
+        section.walk(&self.name, self.toc.series, |reference, _| all.push(reference))?;
         let mut entries = 0;
         self.write_list(spill, &mut entries, "", "", &all)?;
         let limit = all.len().max(self.batch);
         drop(all);
 
-        let Some(lookup) = self.symbols.take() else { return Ok(entries) };
+        let Some(written) = self.symbols.take() else { return Ok(entries) };
+        let mut read = 0;
         // Symbols are sorted, so the order of their numbers is that of the names.
         let mut names: Vec<(u32, u64)> = std::mem::take(&mut self.uses).into_iter().collect();
         names.sort_unstable();
@@ -334,7 +399,7 @@ impl<'a> Writer<'a> {
             rest = tail;
             pairs.clear();
             pairs.reserve_exact(usize::try_from(total).unwrap_or(0));
-            walk(&self.name, section, self.toc.series, |reference, labels| {
+            section.walk(&self.name, self.toc.series, |reference, labels| {
                 for (name, value) in labels {
                     if batch.binary_search_by_key(name, |(n, _)| *n).is_ok() {
                         pairs.push((*name, *value, reference));
@@ -347,7 +412,12 @@ impl<'a> Writer<'a> {
                 let Some((name, value, _)) = list.first() else { continue };
                 references.clear();
                 references.extend(list.iter().map(|p| p.2));
-                let (name, value) = (lookup.symbols.lookup(*name)?, lookup.symbols.lookup(*value)?);
+                let (name, value) = (written.symbols.lookup(*name)?, written.symbols.lookup(*value)?);
+                read += value.len() as u64 + 1;
+                if read > HELD {
+                    written.file.release();
+                    read = 0;
+                }
                 self.write_list(spill, &mut entries, name, value, &references)?;
             }
         }
@@ -391,20 +461,36 @@ impl<'a> Writer<'a> {
     }
 }
 
-/// Calls `f` with the reference and the labels of each series in the section, which lies at `at` in the file.
-fn walk(file: &str, section: &[u8], at: u64, mut f: impl FnMut(u32, &[(u32, u32)])) -> Result<()> {
-    let mut series = Series::default();
-    let mut place = at.next_multiple_of(ALIGN);
-    while let Some(rest) = section.get((place - at) as usize..).filter(|r| !r.is_empty()) {
-        let mut cursor = Cursor::new(file, "series", rest, place);
-        let length = cursor.length()?;
-        let body = cursor.take(length)?;
-        series.read_labels(Cursor::new(file, "series", body, cursor.offset()))?;
-        cursor.be32()?;
-        f((place / ALIGN) as u32, &series.symbols);
-        place = (place + cursor.position() as u64).next_multiple_of(ALIGN);
+/// Bytes of a file that are read before its pages are given back.
+const HELD: u64 = 1 << 20;
+
+/// The series as they were written.
+struct Section {
+    bytes: Bytes,
+    file: Passing,
+}
+
+impl Section {
+    /// Calls `f` with the reference and the labels of each series; the section lies at `at` in the file.
+    fn walk(&self, file: &str, at: u64, mut f: impl FnMut(u32, &[(u32, u32)])) -> Result<()> {
+        let mut series = Series::default();
+        let mut place = at.next_multiple_of(ALIGN);
+        let mut given_back = place;
+        while let Some(rest) = self.bytes.get((place - at) as usize..).filter(|r| !r.is_empty()) {
+            let mut cursor = Cursor::new(file, "series", rest, place);
+            let length = cursor.length()?;
+            let body = cursor.take(length)?;
+            series.read_labels(Cursor::new(file, "series", body, cursor.offset()))?;
+            cursor.be32()?;
+            f((place / ALIGN) as u32, &series.symbols);
+            place = (place + cursor.position() as u64).next_multiple_of(ALIGN);
+            if place - given_back > HELD {
+                self.file.release();
+                given_back = place;
+            }
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 const _: () = assert!(HEADER_LEN == 5, "the symbols begin behind magic and version");

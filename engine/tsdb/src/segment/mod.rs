@@ -109,12 +109,17 @@ impl Reader {
     /// # Errors
     /// When the folder can't be listed. A segment that can't be opened is an error of each of its chunks.
     pub fn open(disk: &dyn Disk, dir: &Path) -> Result<Self> {
+        Self::open_by(disk, dir, |path| disk.open(path))
+    }
+
+    /// As [`Reader::open`], with each file opened by `open`.
+    pub(crate) fn open_by(disk: &dyn Disk, dir: &Path, mut open: impl FnMut(&Path) -> Result<Bytes>) -> Result<Self> {
         let mut reader = Self::default();
         for entry in disk.list(dir)? {
             let Some(segment) = number(&entry.name).filter(|_| !entry.is_dir) else { continue };
             let path = dir.join(&entry.name);
             let file: Arc<str> = path.display().to_string().into();
-            let opened = disk.open(&path).and_then(|bytes| {
+            let opened = open(&path).and_then(|bytes| {
                 check_header(&file, &bytes)?;
                 Ok((file.clone(), bytes))
             });

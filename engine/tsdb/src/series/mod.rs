@@ -16,6 +16,7 @@ mod merge;
 mod penalty;
 
 pub use blocks::{Blocks, DamagedChunk};
+pub(crate) use heap::Heap;
 pub use join::{Dedup, JoinError, join, join_by};
 pub use merge::{Group, Merge, Merged, OutOfOrder, Step};
 pub use penalty::{Side, Turns};

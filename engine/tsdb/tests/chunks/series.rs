@@ -132,7 +132,15 @@ fn chunks_that_do_not_overlap_are_passed_on() {
         let id: BlockId = "01J00000000000000000000009".parse().unwrap();
         let meta = compacted_meta(id, &Labels::empty(), &metas).unwrap();
         let made = compact::blocks(&RealDisk, &blocks, dir.path(), meta.clone(), Dedup::Merge).unwrap();
-        let counts = Counts { series: 5, samples_in: 800, samples_out: 800, passed: 8, opened: 0, repaired: 0 };
+        let counts = Counts {
+            series: 5,
+            series_in: 8,
+            series_seen: 8,
+            samples_in: 800,
+            samples_out: 800,
+            passed: 8,
+            ..Counts::default()
+        };
         prop_assert_eq!(made.counts, counts);
         let made = made.written.unwrap();
         prop_assert_eq!((made.meta.compaction.level, made.meta.stats.num_samples), (2, 800));

@@ -33,7 +33,7 @@ impl<'a> Checker<'a> {
         self.segments.values().map(|s| s.size).sum()
     }
 
-    pub(super) fn series(&mut self, entry: &Series, labels: &Labels, at: u64, report: &mut Report) {
+    pub(super) fn series(&mut self, entry: &Series, labels: &dyn Fn() -> Option<Labels>, at: u64, report: &mut Report) {
         for c in &entry.chunks {
             if self.given_up {
                 return;
@@ -42,7 +42,7 @@ impl<'a> Checker<'a> {
         }
     }
 
-    fn chunk(&mut self, meta: &ChunkMeta, labels: &Labels, at: u64, report: &mut Report) {
+    fn chunk(&mut self, meta: &ChunkMeta, labels: &dyn Fn() -> Option<Labels>, at: u64, report: &mut Report) {
         let (number, offset) = split(meta.reference);
         let Some(segment) = self.segments.get(&number) else {
             let what = format!("a chunk would lie in segment {}, which is not there", name(number));
@@ -91,7 +91,7 @@ impl<'a> Checker<'a> {
         report.stats.total_samples += samples;
         if let Some((kind, section, offset, what)) = problem {
             let file = window.file().to_owned();
-            report.add(Problem { kind, file, section, offset: Some(offset), series: Some(labels.clone()), what });
+            report.add(Problem { kind, file, section, offset: Some(offset), series: labels(), what });
         }
         if self.read > self.total().saturating_mul(2) {
             self.given_up = true;
@@ -100,14 +100,14 @@ impl<'a> Checker<'a> {
         }
     }
 
-    fn place(&mut self, what: String, labels: &Labels, at: u64, report: &mut Report) {
+    fn place(&mut self, what: String, labels: &dyn Fn() -> Option<Labels>, at: u64, report: &mut Report) {
         self.incomplete = true;
         report.add(Problem {
             kind: Kind::ChunkReference,
             file: INDEX_FILE.to_owned(),
             section: "series",
             offset: Some(at),
-            series: Some(labels.clone()),
+            series: labels(),
             what,
         });
     }

@@ -3,10 +3,11 @@
 use super::files::file_problem;
 use super::{Kind, Problem, Report, brief, chunks};
 use crate::disk::{Disk, Passing};
-use crate::index::{INDEX_FILE, Reader, Series};
+use crate::index::{CachedSymbols, INDEX_FILE, MAX_LABEL_BYTES, Reader, Series};
 use crate::meta::BlockMeta;
 use model::Labels;
 use model::labels::METRIC_NAME;
+use std::cell::OnceCell;
 use std::path::Path;
 
 pub(super) fn check(
@@ -50,8 +51,8 @@ impl Pages {
     }
 }
 
-fn problem(kind: Kind, section: &'static str, offset: u64, series: Option<&Labels>, what: String) -> Problem {
-    Problem { kind, file: INDEX_FILE.to_owned(), section, offset: Some(offset), series: series.cloned(), what }
+fn problem(kind: Kind, section: &'static str, offset: u64, series: Option<Labels>, what: String) -> Problem {
+    Problem { kind, file: INDEX_FILE.to_owned(), section, offset: Some(offset), series, what }
 }
 
 fn symbols(index: &Reader, report: &mut Report) {
@@ -93,6 +94,61 @@ fn member(pair: u64, series: u32) -> u64 {
 const LABEL_BYTES: u64 = 64 << 20;
 const LABEL_BYTES_PER_INDEX_BYTE: u64 = 256;
 
+/// Pairs of symbols that are remembered.
+const PAIRS: usize = 4096;
+
+/// What is known of a pair of symbols.
+#[derive(Clone, Copy, Default)]
+struct Pair {
+    symbols: (u32, u32),
+    hash: u64,
+    /// Bytes of both; 0 where nothing is known, since a name has at least one.
+    length: u64,
+    has_value: bool,
+}
+
+/// Pairs that were asked for last: most labels of a series are those of many others.
+struct Pairs<'a> {
+    symbols: CachedSymbols<'a>,
+    known: Box<[Pair]>,
+    /// Bytes of symbols that were looked at.
+    looked: u64,
+}
+
+impl Pairs<'_> {
+    /// `None` if one can't be read, or the name is empty.
+    fn of(&mut self, symbols: (u32, u32)) -> Option<Pair> {
+        let place = (symbols.0.wrapping_mul(0x9e37_79b1) ^ symbols.1) as usize % PAIRS;
+        let known = self.known.get_mut(place)?;
+        if known.symbols != symbols || known.length == 0 {
+            let (name, value) = (self.symbols.lookup(symbols.0).ok()?, self.symbols.lookup(symbols.1).ok()?);
+            if name.is_empty() {
+                return None;
+            }
+            let length = (name.len() + value.len()) as u64;
+            self.looked = self.looked.saturating_add(length);
+            *known = Pair { symbols, hash: pair_hash(name, value), length, has_value: !value.is_empty() };
+        }
+        Some(*known)
+    }
+}
+
+/// Whether the symbols of an entry are labels as they should be, with nothing to put right; they are counted in then.
+fn plain(symbols: &[(u32, u32)], reference: u32, pairs: &mut Pairs<'_>, seen: &mut Membership) -> bool {
+    let (mut sum, mut length) = (0u64, 0u64);
+    let fine = symbols.is_sorted_by(|a, b| a.0 < b.0)
+        && symbols.iter().all(|symbols| {
+            let Some(pair) = pairs.of(*symbols).filter(|p| p.has_value) else { return false };
+            sum = sum.wrapping_add(member(pair.hash, reference));
+            length += pair.length;
+            length <= MAX_LABEL_BYTES as u64
+        });
+    if fine {
+        seen.from_series = seen.from_series.wrapping_add(sum);
+    }
+    fine
+}
+
 fn series(
     index: &Reader,
     meta: Option<&BlockMeta>,
@@ -108,8 +164,12 @@ fn series(
             return report.add_error(Kind::Postings, INDEX_FILE, &e, None);
         }
     };
-    let mut cache = index.symbols().cached();
-    let (mut entry, mut last, mut last_reference) = (Series::default(), None::<Labels>, None);
+    // Where symbols are sorted, labels are in the order of their numbers, and need not be read.
+    let sorted = !report.counts.contains_key(&Kind::Symbols);
+    let known = vec![Pair::default(); PAIRS].into_boxed_slice();
+    let mut pairs = Pairs { symbols: index.symbols().cached(), known, looked: 0 };
+    let mut entry = Series::default();
+    let (mut last, mut last_reference) = (None::<Last>, None);
     let mut budget = LABEL_BYTES.saturating_add(index.size().saturating_mul(LABEL_BYTES_PER_INDEX_BYTE));
     for reference in all.iter() {
         let at = index.series_offset(reference);
@@ -130,15 +190,23 @@ fn series(
                 continue;
             }
         }
-        let labels = match entry.labels(index.file(), at, &mut cache) {
-            Ok(labels) => labels,
-            Err(e) => {
-                seen.incomplete = true;
-                report.add_error(Kind::SeriesLabels, INDEX_FILE, &e, None);
-                continue;
+        let read = |symbols: &mut CachedSymbols<'_>| entry.labels(index.file(), at, symbols);
+        let is_plain = sorted && plain(&entry.symbols, reference, &mut pairs, seen);
+        let mut labels = None;
+        if !is_plain {
+            match read(&mut pairs.symbols) {
+                Ok(read) => {
+                    pairs.looked = pairs.looked.saturating_add(read.packed_len() as u64);
+                    labels = Some(read);
+                }
+                Err(e) => {
+                    seen.incomplete = true;
+                    report.add_error(Kind::SeriesLabels, INDEX_FILE, &e, None);
+                    continue;
+                }
             }
-        };
-        budget = match budget.checked_sub(labels.packed_len() as u64) {
+        }
+        budget = match budget.checked_sub(std::mem::take(&mut pairs.looked)) {
             Some(left) => left,
             None => {
                 seen.incomplete = true;
@@ -148,44 +216,101 @@ fn series(
                 return;
             }
         };
-        // As the entry tells them: the postings have a list of those without a value, too.
-        for (name, value) in &entry.symbols {
-            if let (Ok(name), Ok(value)) = (cache.lookup(*name), cache.lookup(*value)) {
-                seen.from_series = seen.from_series.wrapping_add(member(pair_hash(name, value), reference));
+        if !is_plain {
+            // As the entry tells them: the postings have a list of those without a value, too.
+            for (name, value) in &entry.symbols {
+                if let (Ok(name), Ok(value)) = (pairs.symbols.lookup(*name), pairs.symbols.lookup(*value)) {
+                    seen.from_series = seen.from_series.wrapping_add(member(pair_hash(name, value), reference));
+                }
             }
         }
-        check_labels(&entry, &labels, last.as_ref(), at, report);
-        check_times(&entry, &labels, meta, at, report);
-        chunks.series(&entry, &labels, at, report);
-        last = Some(labels);
+        // At most once for a series, and out of the same budget: each of many chunks may be told.
+        let told = OnceCell::new();
+        let named = || {
+            let all = || labels.clone().or_else(|| read(&mut index.symbols().cached()).ok());
+            told.get_or_init(all).clone()
+        };
+        let this = match &labels {
+            Some(labels) => Last::Labels(labels.clone()),
+            None => Last::Symbols(entry.symbols.clone()),
+        };
+        check_labels(&entry, (&this, last.as_ref()), index, &named, at, report);
+        check_times(&entry, &named, meta, at, report);
+        chunks.series(&entry, &named, at, report);
+        let told = told.get().and_then(Option::as_ref).map_or(0, Labels::packed_len);
+        pairs.looked = pairs.looked.saturating_add(told as u64);
+        last = Some(this);
     }
 }
 
-fn check_labels(entry: &Series, labels: &Labels, last: Option<&Labels>, at: u64, report: &mut Report) {
-    if labels.is_empty() {
+/// The labels of a series, to be compared with those of the one behind it.
+enum Last {
+    /// Sorted, of sorted symbols.
+    Symbols(Vec<(u32, u32)>),
+    Labels(Labels),
+}
+
+impl Last {
+    fn labels(&self, index: &Reader) -> Labels {
+        match self {
+            Self::Labels(labels) => labels.clone(),
+            Self::Symbols(symbols) => {
+                let text = |n: &u32| index.symbols().lookup(*n).unwrap_or_default();
+                Labels::from_sorted(symbols.iter().map(|(n, v)| (text(n), text(v))))
+            }
+        }
+    }
+
+    fn is_before(&self, other: &Self, index: &Reader) -> bool {
+        match (self, other) {
+            (Self::Symbols(a), Self::Symbols(b)) => a < b,
+            _ => self.labels(index) < other.labels(index),
+        }
+    }
+}
+
+fn check_labels(
+    entry: &Series,
+    (this, last): (&Last, Option<&Last>),
+    index: &Reader,
+    labels: &dyn Fn() -> Option<Labels>,
+    at: u64,
+    report: &mut Report,
+) {
+    let count = match this {
+        Last::Symbols(symbols) => symbols.len(),
+        Last::Labels(labels) => labels.len(),
+    };
+    if count == 0 {
         report.add(problem(Kind::SeriesLabels, "series", at, None, "a series without labels".to_owned()));
     }
-    if labels.len() < entry.symbols.len() {
+    if count < entry.symbols.len() {
         let what = "a label has no value, which is as if it was not there".to_owned();
-        report.add(problem(Kind::EmptyLabel, "series", at, Some(labels), what));
+        report.add(problem(Kind::EmptyLabel, "series", at, labels(), what));
     }
     let inversions = entry.label_inversions();
     if inversions > 0 {
         report.stats.out_of_order_labels += inversions as u64;
         let what = "its labels are out of order".to_owned();
-        report.add(problem(Kind::LabelOrder, "series", at, Some(labels), what));
+        report.add(problem(Kind::LabelOrder, "series", at, labels(), what));
     }
-    if let Some(last) = last.filter(|l| *l >= labels) {
-        let what = format!("it comes after {}", brief(last));
-        report.add(problem(Kind::SeriesOrder, "series", at, Some(labels), what));
+    if let Some(last) = last.filter(|last| !last.is_before(this, index)) {
+        let what = format!("it comes after {}", brief(&last.labels(index)));
+        report.add(problem(Kind::SeriesOrder, "series", at, labels(), what));
     }
     if entry.chunks.is_empty() {
-        report.add(problem(Kind::NoChunks, "series", at, Some(labels), "it has no chunks".to_owned()));
+        report.add(problem(Kind::NoChunks, "series", at, labels(), "it has no chunks".to_owned()));
     }
 }
 
 /// Chunks against each other and against the block's time, by Thanos's rules.
-fn check_times(entry: &Series, labels: &Labels, meta: Option<&BlockMeta>, at: u64, report: &mut Report) {
+fn check_times(
+    entry: &Series,
+    labels: &dyn Fn() -> Option<Labels>,
+    meta: Option<&BlockMeta>,
+    at: u64,
+    report: &mut Report,
+) {
     let mut disorder = 0;
     let mut previous = None::<crate::index::ChunkMeta>;
     for c in &entry.chunks {
@@ -208,16 +333,16 @@ fn check_times(entry: &Series, labels: &Labels, meta: Option<&BlockMeta>, at: u6
                 Kind::ChunkOutside
             };
             let what = format!("{}, the block from {} to {}", range(), m.min_time, m.max_time);
-            report.add(problem(kind, "series", at, Some(labels), what));
+            report.add(problem(kind, "series", at, labels(), what));
         }
         if let Some(p) = previous.filter(|p| c.min_time <= p.max_time) {
             let what = format!("{} after one from {} to {}", range(), p.min_time, p.max_time);
             if (p.min_time, p.max_time) == (c.min_time, c.max_time) {
                 report.stats.duplicated_chunks += 1;
-                report.add(problem(Kind::ChunkDuplicate, "series", at, Some(labels), what));
+                report.add(problem(Kind::ChunkDuplicate, "series", at, labels(), what));
             } else {
                 disorder += 1;
-                report.add(problem(Kind::ChunkOrder, "series", at, Some(labels), what));
+                report.add(problem(Kind::ChunkOrder, "series", at, labels(), what));
             }
         }
         previous = Some(*c);
