@@ -81,35 +81,93 @@ pub fn write_where(
     late_ms: i64,
     keep: impl Fn(usize) -> bool,
 ) -> anyhow::Result<()> {
-    let mut all: Vec<Labels> = (0..shape.series).map(labels).collect();
-    all.sort();
     let begin = meta.min_time + late_ms;
-    let mut writer = Writer::create(&RealDisk, parent, meta)?;
-    let mut symbols: Vec<&str> = all.iter().flat_map(|l| l.iter().flat_map(|(n, v)| [n, v])).collect();
-    symbols.sort_unstable();
-    symbols.dedup();
-    symbols.iter().try_for_each(|symbol| writer.add_symbol(symbol))?;
-    let mut chunks: Vec<(i64, i64, Bytes)> = Vec::new();
     let kept: Vec<usize> = (0..shape.samples).filter(|n| keep(*n)).collect();
+    let mut chunks = Vec::new();
     for run in kept.chunks(CHUNK) {
         let mut encoder = XorEncoder::default();
         for n in run {
             // A little noise, so that a chunk is as long as real ones.
             encoder.append(begin + *n as i64 * shape.step, (n * 37 % 1000) as f64 / 8.0 + *n as f64)?;
         }
-        let (min, max) = encoder.range();
-        chunks.push((min, max, encoder.bytes()));
+        chunks.push(encoded(&encoder));
     }
-    let new: Vec<NewChunk<'_>> = chunks
-        .iter()
-        .map(|(min_time, max_time, data)| NewChunk {
-            min_time: *min_time,
-            max_time: *max_time,
-            encoding: Encoding::Xor,
-            data,
-        })
-        .collect();
-    all.iter().try_for_each(|labels| writer.add_series(labels, &new))?;
+    write_series(parent, meta, shape.series, |_| Ok(chunks.clone()))
+}
+
+/// The same, with values of their own in each series: counters, gauges, whole numbers and constants in turn, and times that are up to
+/// 3 ms late, as scraped ones are.
+///
+/// # Errors
+/// When the disk refuses.
+pub fn write_varied(
+    parent: &Path,
+    meta: BlockMeta,
+    shape: Shape,
+    late_ms: i64,
+    keep: impl Fn(usize) -> bool,
+) -> anyhow::Result<()> {
+    let begin = meta.min_time + late_ms;
+    let kept: Vec<usize> = (0..shape.samples).filter(|n| keep(*n)).collect();
+    write_series(parent, meta, shape.series, |series| {
+        let mut random = begin.unsigned_abs() ^ (series as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+        let mut next = || {
+            // Xorshift: any numbers that look random will do.
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            random >> 11
+        };
+        let (mut chunks, mut value) = (Vec::new(), (next() % 1000) as f64);
+        for run in kept.chunks(CHUNK) {
+            let mut encoder = XorEncoder::default();
+            for n in run {
+                value += match series % 4 {
+                    0 => (next() % 100) as f64,
+                    1 => (next() as f64 / (1u64 << 53) as f64) - 0.5,
+                    2 => (next() % 3) as f64 - 1.0,
+                    _ => 0.0,
+                };
+                encoder.append(begin + *n as i64 * shape.step + (next() % 4) as i64, value)?;
+            }
+            chunks.push(encoded(&encoder));
+        }
+        Ok(chunks)
+    })
+}
+
+fn encoded(encoder: &XorEncoder) -> (i64, i64, Bytes) {
+    let (min, max) = encoder.range();
+    (min, max, encoder.bytes())
+}
+
+/// A block of the first so many series, each with the chunks (first time, last time, bytes) that it has by its number.
+fn write_series(
+    parent: &Path,
+    meta: BlockMeta,
+    series: usize,
+    chunks: impl Fn(usize) -> anyhow::Result<Vec<(i64, i64, Bytes)>>,
+) -> anyhow::Result<()> {
+    let mut all: Vec<(Labels, usize)> = (0..series).map(|n| (labels(n), n)).collect();
+    all.sort();
+    let mut writer = Writer::create(&RealDisk, parent, meta)?;
+    let mut symbols: Vec<&str> = all.iter().flat_map(|(l, _)| l.iter().flat_map(|(n, v)| [n, v])).collect();
+    symbols.sort_unstable();
+    symbols.dedup();
+    symbols.iter().try_for_each(|symbol| writer.add_symbol(symbol))?;
+    for (labels, n) in &all {
+        let chunks = chunks(*n)?;
+        let new: Vec<NewChunk<'_>> = chunks
+            .iter()
+            .map(|(min_time, max_time, data)| NewChunk {
+                min_time: *min_time,
+                max_time: *max_time,
+                encoding: Encoding::Xor,
+                data,
+            })
+            .collect();
+        writer.add_series(labels, &new)?;
+    }
     writer.finish()?;
     Ok(())
 }

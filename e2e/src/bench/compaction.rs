@@ -54,7 +54,7 @@ pub(super) fn replicas(binary: &Path) -> anyhow::Result<()> {
         let meta = buckets::meta(n, replica, START, START + 4 * TWO_HOURS)?;
         // Scraped three seconds later, and each away for eight minutes of every two hours, at another time.
         let (late, away) = (n as i64 * 3_000, n * 300);
-        buckets::write_where(dir.path(), meta, shape, late, |sample| !(away..away + 40).contains(&(sample % 600)))?;
+        buckets::write_varied(dir.path(), meta, shape, late, |sample| !(away..away + 40).contains(&(sample % 600)))?;
     }
     compare(
         binary,
@@ -75,7 +75,7 @@ pub(super) fn replicas(binary: &Path) -> anyhow::Result<()> {
 pub(super) fn downsampling(binary: &Path) -> anyhow::Result<()> {
     let dir = tempfile::tempdir()?;
     let shape = Shape { series: 5_000, samples: 2 * DAY as usize / 15_000, step: 15_000 };
-    buckets::write(dir.path(), buckets::meta(0, "a", START, START + 2 * DAY)?, shape)?;
+    buckets::write_varied(dir.path(), buckets::meta(0, "a", START, START + 2 * DAY)?, shape, 0, |_| true)?;
     let title = "A block of 2 d of 5k series to 5m, 57.6 M samples";
     compare(binary, &Job { title, blocks: dir.path(), flags: &[], downsample: true })
 }
@@ -120,7 +120,7 @@ pub(super) fn million(binary: &Path) -> anyhow::Result<()> {
 fn side_by_side(dir: &Path, shape: Shape) -> anyhow::Result<()> {
     for n in 0..4 {
         let begin = START + n as i64 * TWO_HOURS;
-        buckets::write(dir, buckets::meta(n, "a", begin, begin + TWO_HOURS)?, shape)?;
+        buckets::write_varied(dir, buckets::meta(n, "a", begin, begin + TWO_HOURS)?, shape, 0, |_| true)?;
     }
     newest(dir)
 }
