@@ -6,7 +6,7 @@ use crate::error::{Error, Kind, Operation};
 use crate::layers::meter::{BucketMeter, Counted, Meter};
 use crate::layers::retry::{Policy, Retry};
 use crate::remote::{self, Surroundings, Timeouts};
-use crate::store::{Condition, Entry, FileSource, Meta, Object, Source, Store, Version};
+use crate::store::{Condition, Entry, FileSource, Meta, Object, Sink, Source, Store, Version};
 use crate::{Directory, Memory, Result, path};
 use bytes::Bytes;
 use futures::stream::{self, BoxStream};
@@ -208,6 +208,16 @@ impl Bucket {
         let full = self.full(path);
         let object = self.call(Operation::GetRange, size, self.store().get(&full, Some(range), max)).await?;
         Ok(object.bytes)
+    }
+
+    /// The bytes `range` of an object, handed to `sink` as they come, so that nobody holds all of them.
+    ///
+    /// # Errors
+    /// As [`get_range`](Self::get_range); the sink may have had some bytes by then, or those of several attempts.
+    pub async fn get_range_into(&self, path: &str, range: Range<u64>, sink: &mut dyn Sink) -> Result<()> {
+        path::check(path, Operation::GetRange)?;
+        let full = self.full(path);
+        self.call(Operation::GetRange, |n| *n, self.store().get_into(&full, range, sink)).await.map(drop)
     }
 
     /// Several ranges of one object, in the order given. Ranges that lie close together are read as one.

@@ -4,7 +4,7 @@
 use crate::Result;
 use crate::error::{Error, Kind, Operation};
 use crate::layers::retry::Retry;
-use crate::store::{Condition, Meta, Object, Page, Source, Store, Version};
+use crate::store::{Condition, Meta, Object, Page, Sink, Source, Store, Version};
 use async_trait::async_trait;
 use bytes::Bytes;
 use model::protection;
@@ -162,6 +162,21 @@ impl Store for Contract {
                     }
                     Ok(object)
                 }
+            })
+            .await
+    }
+
+    async fn get_into(&self, path: &str, range: Range<u64>, sink: &mut dyn Sink) -> Result<u64> {
+        let (wanted, sink) = (range.end - range.start, tokio::sync::Mutex::new(sink));
+        self.retry
+            .run(|_| async {
+                let mut sink = sink.lock().await;
+                let have = self.inner.get_into(path, range.clone(), &mut **sink).await?;
+                if have != wanted {
+                    let what = format!("{wanted} bytes were announced, {have} came");
+                    return Err(Error::new(Kind::Corrupt, Operation::GetRange, path, what));
+                }
+                Ok(have)
             })
             .await
     }

@@ -38,7 +38,7 @@ pub use error::{Advice, Error, Kind, Operation};
 pub use layers::meter::Meter;
 pub use memory::Memory;
 pub use remote::Timeouts;
-pub use store::{Entry, Meta, Object, Version};
+pub use store::{Entry, Meta, Object, Sink, Version};
 
 /// What every call gives.
 pub type Result<T> = std::result::Result<T, Error>;

@@ -145,6 +145,13 @@ impl Source for FileSource {
     }
 }
 
+/// Where the bytes of a read go while they come, so that nobody has to hold all of them.
+#[async_trait]
+pub trait Sink: Send {
+    /// The next bytes, behind `before` bytes of the range. An attempt that broke off begins again at 0.
+    async fn take(&mut self, before: u64, bytes: Bytes);
+}
+
 /// A provider. Every call is one attempt; paths are checked and carry the configured prefix already. An implementation gives
 /// each failure its meaning and sets `uncertain` on writes whose answer was lost.
 #[async_trait]
@@ -154,6 +161,18 @@ pub trait Store: Send + Sync + Debug + 'static {
     /// # Errors
     /// `NotFound`; `TooLarge` before more than `max` bytes were read; `Corrupt` when fewer came than announced.
     async fn get(&self, path: &str, range: Option<Range<u64>>, max: u64) -> Result<Object>;
+
+    /// The bytes of a part of an object as they come; gives how many came.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    async fn get_into(&self, path: &str, range: Range<u64>, sink: &mut dyn Sink) -> Result<u64> {
+        let most = range.end.saturating_sub(range.start);
+        let bytes = self.get(path, Some(range), most).await?.bytes;
+        let count = bytes.len() as u64;
+        sink.take(0, bytes).await;
+        Ok(count)
+    }
 
     /// What the store tells of an object.
     ///

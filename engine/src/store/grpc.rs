@@ -11,13 +11,12 @@ use super::series::metrics::Metrics;
 use super::series::request::{self as series_request, Hints};
 use super::series::spec::{Stats, Stop};
 use super::series::turn::Turn;
-use super::series::{Answer, Asked, Out, Shared};
+use super::series::{Answer, Asked, Out, QUEUE, Shared};
 use super::wire::Server;
 use crate::server::Context;
 use crate::server::ready::Readiness;
 use crate::storeapi::request;
 use args::StoreArgs;
-use bytes::Bytes;
 use futures::future::ready;
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt as _, TryStreamExt as _};
@@ -42,9 +41,6 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
-
-/// Frames that wait for a slow reader: [`super::series::encode::TOGETHER`] bytes each, or one message.
-const QUEUE: usize = 2;
 
 /// An answer on its way.
 pub(super) type Sent = BoxStream<'static, Result<Frame, Status>>;
@@ -101,6 +97,12 @@ impl StoreGateway {
     #[cfg(test)]
     pub(super) fn held(&self) -> u64 {
         self.0.shared.memory.used()
+    }
+
+    /// Bytes that windows and frames of Series hold now, about.
+    #[cfg(test)]
+    pub(super) fn held_chunks(&self) -> u64 {
+        self.0.shared.memory.used_chunks()
     }
 
     /// Series requests that are being answered now, or wait for a turn.
@@ -236,8 +238,7 @@ impl Inner {
         let hints = Some(any(&format!("{call}ResponseHints"), &queried));
         let rest = LabelValuesResponse { values: Vec::new(), warnings, hints };
         // Counted until the caller has all of it.
-        let found = held.map_or_else(Bytes::new, |held| held.over(found.bytes().clone()));
-        Ok(Frame::joined(vec![found, rest.encode_to_vec().into()]))
+        Ok(Frame::joined(vec![found.bytes().clone(), rest.encode_to_vec().into()]).with(held))
     }
 
     fn status(&self, fault: Fault) -> Status {

@@ -4,7 +4,6 @@
 use super::Trouble;
 use crate::server::metrics::Metrics;
 use crate::storeapi::frames::SAMPLES_PER_CHUNK;
-use bytes::Bytes;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -198,11 +197,15 @@ impl Memory {
                 Ok(Ok(room)) => return Ok(room),
                 Err(_) if may_wait() => {}
                 Ok(Err(_)) | Err(_) => {
-                    let held = u64::from(self.units).saturating_sub(self.chunks.available_permits() as u64) * UNIT;
-                    return Err(Refused::Memory(held));
+                    return Err(Refused::Memory(self.used_chunks()));
                 }
             }
         }
+    }
+
+    /// Bytes of chunks that are held, about.
+    pub fn used_chunks(&self) -> u64 {
+        u64::from(self.units).saturating_sub(self.chunks.available_permits() as u64) * UNIT
     }
 
     /// Bytes of postings and entries that are held.
@@ -238,25 +241,6 @@ impl Held {
         }
         self.bytes = bytes;
         Ok(())
-    }
-}
-
-impl Held {
-    /// These bytes, for which it is held until the last who has them lets them go.
-    #[must_use]
-    pub fn over(self, bytes: Bytes) -> Bytes {
-        Bytes::from_owner(Counted { bytes, _held: self })
-    }
-}
-
-struct Counted {
-    bytes: Bytes,
-    _held: Held,
-}
-
-impl AsRef<[u8]> for Counted {
-    fn as_ref(&self) -> &[u8] {
-        &self.bytes
     }
 }
 

@@ -1,5 +1,7 @@
 //! The binary: picks a subcommand, sets allocator, tracing and signals. Nothing else happens here.
 
+#[cfg(feature = "jemalloc")]
+mod arenas;
 mod logs;
 
 use args::{CompactArgs, QueryArgs, SidecarArgs, StoreArgs};
@@ -50,6 +52,10 @@ fn main() -> ExitCode {
             return code;
         }
     };
+    #[cfg(feature = "jemalloc")]
+    if matches!(cli.command, Command::Store(_)) {
+        arenas::few();
+    }
     if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
         return fail("another TLS provider is already installed");
     }

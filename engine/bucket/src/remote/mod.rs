@@ -12,7 +12,7 @@ pub(crate) use open::{Surroundings, open};
 use crate::Result;
 use crate::error::{Error, Kind, Operation};
 use crate::path;
-use crate::store::{Condition, Entry, Meta, Object, Page, Source, Store, Version};
+use crate::store::{Condition, Entry, Meta, Object, Page, Sink, Source, Store, Version};
 use async_trait::async_trait;
 use body::Streamed;
 use bytes::{Bytes, BytesMut};
@@ -22,8 +22,8 @@ use object_store::list::{PaginatedListOptions, PaginatedListStore};
 use object_store::multipart::{MultipartStore, PartId};
 use object_store::path::Path;
 use object_store::{
-    GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt as _, PutMode, PutOptions, PutPayload, PutResult,
-    UpdateVersion,
+    GetOptions, GetRange, GetResult, ObjectMeta, ObjectStore, ObjectStoreExt as _, PutMode, PutOptions, PutPayload,
+    PutResult, UpdateVersion,
 };
 use std::ops::Range;
 use std::sync::Arc;
@@ -89,11 +89,14 @@ fn hollow(size: u64) -> PutPayload {
     pieces.into_iter().collect()
 }
 
-#[async_trait]
-impl Store for Remote {
-    async fn get(&self, path: &str, range: Option<Range<u64>>, max: u64) -> Result<Object> {
-        let operation = if range.is_some() { Operation::GetRange } else { Operation::Get };
-        let asked = asked(operation, path);
+fn too_large(asked: Asked<'_>, max: u64) -> Error {
+    Error::new(Kind::TooLarge, asked.operation, asked.path, format!("at most {max} bytes are taken"))
+}
+
+impl Remote {
+    /// The answer to a read, of which no byte of the body was read: what it announces is in the object, and not more than `max`.
+    async fn opened(&self, asked: Asked<'_>, range: Option<Range<u64>>, max: u64) -> Result<GetResult> {
+        let Asked { operation, path, .. } = asked;
         let options = GetOptions { range: range.clone().map(GetRange::Bounded), ..GetOptions::default() };
         let got = self.cloud.get_opts(&location(path, operation)?, options).await;
         let got = match got {
@@ -117,16 +120,26 @@ impl Store for Remote {
             return Err(Error::new(Kind::Invalid, operation, path, what));
         }
         let announced = got.range.end - got.range.start;
-        let too_large = || Error::new(Kind::TooLarge, operation, path, format!("at most {max} bytes are taken"));
         if announced > max {
-            return Err(too_large());
+            return Err(too_large(asked, max));
         }
+        Ok(got)
+    }
+}
+
+#[async_trait]
+impl Store for Remote {
+    async fn get(&self, path: &str, range: Option<Range<u64>>, max: u64) -> Result<Object> {
+        let asked = asked(if range.is_some() { Operation::GetRange } else { Operation::Get }, path);
+        let got = self.opened(asked, range, max).await?;
+        let announced = got.range.end - got.range.start;
         let meta = meta(got.meta.clone());
-        let mut bytes = BytesMut::with_capacity(usize::try_from(announced).unwrap_or_default().min(1 << 20));
+        // All at once: to grow would be to hold it twice.
+        let mut bytes = BytesMut::with_capacity(usize::try_from(announced).unwrap_or_default());
         let mut pieces = got.into_stream();
         while let Some(piece) = pieces.try_next().await.map_err(|e| meaning::of(asked, &e))? {
             if (bytes.len() + piece.len()) as u64 > max {
-                return Err(too_large());
+                return Err(too_large(asked, max));
             }
             if bytes.is_empty() && piece.len() as u64 == announced {
                 return Ok(Object { meta, bytes: piece });
@@ -134,6 +147,22 @@ impl Store for Remote {
             bytes.extend_from_slice(&piece);
         }
         Ok(Object { meta, bytes: bytes.freeze() })
+    }
+
+    async fn get_into(&self, path: &str, range: Range<u64>, sink: &mut dyn Sink) -> Result<u64> {
+        let asked = asked(Operation::GetRange, path);
+        let max = range.end.saturating_sub(range.start);
+        let mut pieces = self.opened(asked, Some(range), max).await?.into_stream();
+        let mut count = 0;
+        while let Some(piece) = pieces.try_next().await.map_err(|e| meaning::of(asked, &e))? {
+            let before = count;
+            count += piece.len() as u64;
+            if count > max {
+                return Err(too_large(asked, max));
+            }
+            sink.take(before, piece).await;
+        }
+        Ok(count)
     }
 
     async fn head(&self, path: &str) -> Result<Meta> {

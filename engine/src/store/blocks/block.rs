@@ -138,6 +138,20 @@ impl Block {
         self.home.ranges.read(self.edition(), (File::Index, size), ranges, budget).await
     }
 
+    /// How many bytes may be brought near ahead of their use; 0 without a disk that keeps them.
+    pub fn near(&self) -> u64 {
+        self.home.ranges.near()
+    }
+
+    /// Brings ranges of its index near; see [`crate::store::ranges::Ranges::ahead`].
+    ///
+    /// # Errors
+    /// [`Trouble`].
+    pub async fn index_ahead(&self, ranges: &[Range<u64>], budget: &Budget) -> Result<(), Trouble> {
+        let size = self.index_size().await?;
+        self.home.ranges.ahead(self.edition(), (File::Index, size), ranges, budget).await
+    }
+
     /// Bytes of its index.
     ///
     /// # Errors
@@ -152,11 +166,25 @@ impl Block {
     /// # Errors
     /// [`Trouble`].
     pub async fn segment(&self, number: u32, ranges: &[Range<u64>], budget: &Budget) -> Result<Vec<Bytes>, Trouble> {
+        let (file, clipped) = self.clipped(number, ranges).await?;
+        self.home.ranges.read(self.edition(), file, &clipped, budget).await
+    }
+
+    /// Brings ranges of a segment file near, as [`Block::segment`] reads them.
+    ///
+    /// # Errors
+    /// [`Trouble`].
+    pub async fn segment_ahead(&self, number: u32, ranges: &[Range<u64>], budget: &Budget) -> Result<(), Trouble> {
+        let (file, clipped) = self.clipped(number, ranges).await?;
+        self.home.ranges.ahead(self.edition(), file, &clipped, budget).await
+    }
+
+    /// A segment file, its size, and what of the ranges lies in it.
+    async fn clipped(&self, number: u32, ranges: &[Range<u64>]) -> Result<((File, u64), Vec<Range<u64>>), Trouble> {
         let (file, told) = (File::Segment(number), self.segments.get((number as usize).saturating_sub(1)));
         let size = self.size(file, told.copied().unwrap_or(0)).await?;
         let clip = |r: &Range<u64>| r.start.min(size)..r.end.min(size);
-        let clipped: Vec<Range<u64>> = ranges.iter().map(clip).collect();
-        self.home.ranges.read(self.edition(), (file, size), &clipped, budget).await
+        Ok(((file, size), ranges.iter().map(clip).collect()))
     }
 
     /// Bytes of a file: as meta.json tells, or else as the bucket was asked once.

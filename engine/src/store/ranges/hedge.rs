@@ -54,7 +54,7 @@ impl Hedge {
     }
 
     /// How long a read of this many bytes may take.
-    fn patience(&self, bytes: u64) -> Duration {
+    pub(super) fn patience(&self, bytes: u64) -> Duration {
         let usual = Duration::from_micros(self.mean_us.load(Ordering::Relaxed)).saturating_mul(FACTOR);
         usual.max(LEAST) + Duration::from_millis(bytes / SLOW)
     }

@@ -1,6 +1,8 @@
 //! Ranges of files of blocks: coalesced, each read once however many want it, bounded in number and time, a slow read sent a
 //! second time; pages of what was read are kept on the local disk.
 
+mod ahead;
+mod flight;
 mod hedge;
 mod page;
 
@@ -11,12 +13,11 @@ use super::blocks::Edition;
 use arc_swap::ArcSwapOption;
 use bucket::{Bucket, block};
 use bytes::Bytes;
-use futures::future::{BoxFuture, WeakShared};
+use flight::Flights;
+use futures::future::BoxFuture;
 use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
 use hedge::Hedge;
 use model::BlockId;
-use parking_lot::Mutex;
-use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -69,6 +70,17 @@ impl Budget {
         Ok(())
     }
 
+    /// True if so many bytes more may be taken.
+    fn allows(&self, bytes: u64) -> bool {
+        self.limit == 0 || self.asked().saturating_add(bytes) <= self.limit
+    }
+
+    /// Counts a read of the bucket.
+    fn came(&self, bytes: u64) {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        self.fetched.fetch_add(bytes, Ordering::Relaxed);
+    }
+
     /// Bytes that were taken, from wherever they came.
     pub fn asked(&self) -> u64 {
         self.asked.load(Ordering::Relaxed)
@@ -108,7 +120,6 @@ impl Default for Limits {
 }
 
 type Key = (Edition, File, u64, u64);
-type Reading = BoxFuture<'static, Result<Bytes, Trouble>>;
 
 /// Reads ranges; clones share it.
 #[derive(Clone)]
@@ -128,7 +139,9 @@ struct Shared {
     limits: Limits,
     pages: Option<Arc<Pages>>,
     /// Reads that run: whoever wants the same waits for them.
-    running: Mutex<HashMap<Key, WeakShared<Reading>>>,
+    running: Flights<Key, Bytes>,
+    /// What comes onto the disk.
+    coming: Flights<Key, ()>,
     hedge: Hedge,
 }
 
@@ -145,7 +158,8 @@ impl Ranges {
             turns: Semaphore::new(limits.concurrency.clamp(1, Semaphore::MAX_PERMITS)),
             limits,
             pages,
-            running: Mutex::default(),
+            running: Flights::default(),
+            coming: Flights::default(),
             hedge: Hedge::default(),
         };
         Self { shared: Arc::new(shared) }
@@ -204,12 +218,14 @@ impl Ranges {
         // Without the size, where the last page ends is not known.
         let pages = self.shared.pages.as_ref().filter(|_| size > 0 && ranges.iter().all(|r| r.end <= size));
         let Some(pages) = pages else {
-            let runs = merge(ranges.iter().cloned());
+            let runs = merge(ranges.iter().cloned(), MERGED_MAX);
             let parts = self.fetch(&bucket, edition, file, &runs, budget).await?;
             return cut(ranges, &parts);
         };
+        // What is long comes by way of the disk, so that nobody holds what is not wanted of it.
+        self.bring(edition, (file, size), ranges, budget, ahead::LONG).await?;
         let page::Had { mut parts, missing } = pages.get(edition, file, ranges, size).await;
-        let missing = merge(missing);
+        let missing = merge(missing, MERGED_MAX);
         if !missing.is_empty() {
             let fetched = self.fetch(&bucket, edition, file, &missing, budget).await?;
             pages.keep(edition, file, size, fetched.clone());
@@ -252,31 +268,12 @@ impl Ranges {
         stream::iter(reads).buffered(PARALLEL).try_collect().await
     }
 
+    /// One read, shared by all who want it now.
     async fn run(&self, bucket: &Bucket, key: Key, budget: &Budget) -> Result<(u64, Bytes), Trouble> {
-        let bytes = self.once(bucket, key).await?;
-        budget.requests.fetch_add(1, Ordering::Relaxed);
-        budget.fetched.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        let read = Arc::clone(&self.shared).from_bucket(bucket.clone(), key).boxed();
+        let bytes = self.shared.running.join(key, read).await?;
+        budget.came(bytes.len() as u64);
         Ok((key.2, bytes))
-    }
-
-    /// One read, shared by all who want it now. It ends when nobody waits for it any more.
-    async fn once(&self, bucket: &Bucket, key: Key) -> Result<Bytes, Trouble> {
-        let reading = {
-            let mut running = self.shared.running.lock();
-            match running.get(&key).and_then(WeakShared::upgrade) {
-                Some(reading) => reading,
-                None => {
-                    let reading = Arc::clone(&self.shared).from_bucket(bucket.clone(), key).boxed().shared();
-                    // It has not been polled yet, so it can be shared.
-                    if let Some(weak) = reading.downgrade() {
-                        running.retain(|_, other| other.upgrade().is_some());
-                        running.insert(key, weak);
-                    }
-                    reading
-                }
-            }
-        };
-        reading.await
     }
 }
 
@@ -306,8 +303,8 @@ fn outside(parts: &mut Vec<(u64, Bytes)>, runs: &[Range<u64>]) {
     parts.retain(|(at, _)| runs.get(runs.partition_point(|run| run.end <= *at)).is_none_or(|run| !run.contains(at)));
 }
 
-/// The reads that cover all ranges, sorted, not overlapping.
-fn merge(ranges: impl IntoIterator<Item = Range<u64>>) -> Vec<Range<u64>> {
+/// The reads that cover all ranges, sorted, not overlapping; one that was made of several is not longer than `most`.
+fn merge(ranges: impl IntoIterator<Item = Range<u64>>, most: u64) -> Vec<Range<u64>> {
     let mut sorted: Vec<Range<u64>> = ranges.into_iter().filter(|r| !r.is_empty()).collect();
     sorted.sort_by_key(|r| (r.start, r.end));
     let gap = if model::protection::off("range-merge") { 0 } else { GAP };
@@ -316,8 +313,7 @@ fn merge(ranges: impl IntoIterator<Item = Range<u64>>) -> Vec<Range<u64>> {
         match out.last_mut() {
             // What overlaps is always one read, else a range could lie in two.
             Some(last)
-                if range.start < last.end
-                    || (range.start - last.end <= gap && range.end - last.start <= MERGED_MAX) =>
+                if range.start < last.end || (range.start - last.end <= gap && range.end - last.start <= most) =>
             {
                 last.end = last.end.max(range.end);
             }

@@ -23,7 +23,7 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use tokio::sync::Semaphore;
 
 /// Bytes of a page.
@@ -76,6 +76,8 @@ pub struct Pages {
     names: std::fs::File,
     table: Mutex<Table>,
     pub(super) writes: Arc<Semaphore>,
+    /// The disk did not take the last write.
+    is_full: AtomicBool,
     /// Pages that were asked for.
     pub requests: AtomicU64,
     /// Pages that were there.
@@ -178,6 +180,7 @@ impl Pages {
             names: open(&names_of(path), NAME as u64)?,
             table: Mutex::new(Table { max: slots as usize, ..Table::default() }),
             writes: Arc::new(Semaphore::new(WRITES)),
+            is_full: AtomicBool::new(false),
             requests: AtomicU64::new(0),
             hits: AtomicU64::new(0),
             damaged: AtomicU64::new(0),
@@ -211,6 +214,23 @@ impl Pages {
     /// Pages that are kept.
     pub fn len(&self) -> usize {
         self.table.lock().slot_of.len()
+    }
+
+    /// Bytes that it holds at most.
+    pub(super) fn max_bytes(&self) -> u64 {
+        self.table.lock().max as u64 * PAGE
+    }
+
+    /// True if what is written is there afterwards: it knows what it holds, and the disk took the last write.
+    pub(super) fn is_keeping(&self) -> bool {
+        self.table.lock().is_loaded && !self.is_full.load(Ordering::Relaxed)
+    }
+
+    /// Pages of ranges of a file of `size` bytes that are not there.
+    pub(super) fn missing(&self, edition: Edition, file: File, ranges: &[Range<u64>], size: u64) -> Vec<Range<u64>> {
+        let table = self.table.lock();
+        let is_there = |at| Self::key(edition, file, at).is_some_and(|key| table.slot_of.contains_key(&key));
+        around(ranges, size).filter(|page| !is_there(page.start)).collect()
     }
 
     /// True if no page is kept.
@@ -359,7 +379,7 @@ impl Pages {
     }
 
     /// Writes the whole pages of what was read from `at` on.
-    fn write(&self, edition: Edition, file: File, size: u64, at: u64, bytes: &Bytes) {
+    pub(super) fn write(&self, edition: Edition, file: File, size: u64, at: u64, bytes: &Bytes) {
         let end = at + bytes.len() as u64;
         let all = at..end;
         let pages = around(std::slice::from_ref(&all), size).filter(|p| p.start >= at && p.end <= end);
@@ -387,6 +407,7 @@ impl Pages {
             // those of other contents, and their checksums say so.
             let written = self.contents.write_all_at(content, u64::from(*slot) * PAGE).is_ok()
                 && self.names.write_all_at(&names, u64::from(*slot) * NAME as u64).is_ok();
+            self.is_full.store(!written, Ordering::Relaxed);
             let mut table = self.table.lock();
             for ((key, _, at), sums) in run.iter().zip(of_pages) {
                 let is_first = written && !table.slot_of.contains_key(key);

@@ -22,6 +22,8 @@ pub struct Parts {
     most: u64,
     /// The first series that is not in a part that was asked for.
     asked: usize,
+    /// The first one that nobody was asked to bring near.
+    near: usize,
 }
 
 /// A part: what to read, and for which series.
@@ -36,7 +38,7 @@ pub struct Part {
 impl Parts {
     /// Of these series, in an index of this version whose series lie in `section`.
     pub fn new(refs: Vec<u32>, version: Version, section: Range<u64>, estimate: u64, most: u64) -> Self {
-        Self { refs, version, section, estimate: estimate.max(64), most, asked: 0 }
+        Self { refs, version, section, estimate: estimate.max(64), most, asked: 0, near: 0 }
     }
 
     /// How many series.
@@ -62,9 +64,32 @@ impl Parts {
     /// The next part; `None` at the end. A reference that points out of the section ends up with no bytes.
     pub fn ask(&mut self) -> Option<Part> {
         let first = self.asked;
+        let (end, ranges) = self.from(first, self.most);
+        self.asked = end;
+        (end > first).then_some(Part { series: first..end, ranges })
+    }
+
+    /// What to bring near for the next parts, so many bytes at a time; nothing while they are near, or are the next part alone.
+    pub fn ahead(&mut self, most: u64) -> Vec<Range<u64>> {
+        if self.asked < self.near || most <= self.most {
+            return Vec::new();
+        }
+        // One part is all: it is read as it is.
+        if self.from(self.asked, self.most).0 == self.refs.len() {
+            self.near = self.refs.len();
+            return Vec::new();
+        }
+        let (end, ranges) = self.from(self.asked, most);
+        self.near = end;
+        ranges
+    }
+
+    /// The series from `first` on whose entries take about so many bytes, at least one: where they end, and what to read.
+    fn from(&self, first: usize, most: u64) -> (usize, Vec<Range<u64>>) {
+        let mut next = first;
         let mut ranges: Vec<Range<u64>> = Vec::new();
         let mut bytes = 0;
-        while let Some(at) = self.offset(self.asked) {
+        while let Some(at) = self.offset(next) {
             let end = at.saturating_add(self.estimate).min(self.section.end);
             let range = at.max(self.section.start)..end;
             let last = ranges.last().map_or(0, |l| l.end);
@@ -74,11 +99,11 @@ impl Parts {
             } else {
                 range.end.saturating_sub(last)
             };
-            if self.asked > first && bytes + more > self.most {
+            if next > first && bytes + more > most {
                 break;
             }
             bytes += more;
-            self.asked += 1;
+            next += 1;
             // Joined as they come: a million neighbours are one range.
             match ranges.last_mut() {
                 _ if range.is_empty() => {}
@@ -86,10 +111,7 @@ impl Parts {
                 _ => ranges.push(range),
             }
         }
-        if self.asked == first {
-            return None;
-        }
-        Some(Part { series: first..self.asked, ranges })
+        (next, ranges)
     }
 
     /// Where an entry ends that is longer than what was read of it: its first bytes tell. `None` if they tell nothing.

@@ -63,13 +63,12 @@ impl Reading {
     /// Of a window, and what was found damaged on the way to it.
     pub fn new(window: Window, damage: Vec<(u32, String, u64)>) -> Self {
         let (reads, read_of) = reads(&window.chunks);
-        let taken = vec![None; window.chunks.len()];
         Self {
             window,
             reads,
             read_of,
             loaded: Vec::new(),
-            taken,
+            taken: Vec::new(),
             longer: 0,
             next: (0, 0),
             left: 0,
@@ -81,6 +80,7 @@ impl Reading {
     /// Takes what was read, in the order of [`Reading::reads`].
     pub fn feed(&mut self, loaded: Vec<Loaded>) {
         self.loaded = loaded;
+        self.taken = vec![None; self.window.chunks.len()];
     }
 
     /// The place of a chunk by its number.

@@ -155,6 +155,11 @@ impl Cursor {
         }
     }
 
+    /// What to bring near before that, so many bytes at a time.
+    pub fn ahead(&mut self, most: u64) -> Vec<Range<u64>> {
+        if self.longer.is_some() { Vec::new() } else { self.parts.ahead(most) }
+    }
+
     /// True if it needs more, or will soon, so that it is read together with what others need.
     pub fn is_low(&self) -> bool {
         let asked = self.loaded.back().map_or(self.next, |(s, _)| s.end);

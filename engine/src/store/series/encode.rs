@@ -89,22 +89,39 @@ impl<'a> Aggr<'a> {
 }
 
 /// Whole messages, ready to be sent, each behind its prefix: pieces in order.
-#[derive(Clone, Debug, Default)]
+#[derive(Default)]
 pub struct Frame {
     pieces: Vec<Bytes>,
+    /// Memory that is counted for it.
+    room: Room,
+}
+
+/// Memory that is counted until this is dropped.
+pub type Room = Option<Box<dyn Send>>;
+
+impl std::fmt::Debug for Frame {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?}", self.pieces)
+    }
 }
 
 impl Frame {
-    /// The pieces.
-    pub fn pieces(self) -> Vec<Bytes> {
-        self.pieces
+    /// The pieces, and the memory that is counted for them until they are sent.
+    pub fn pieces(self) -> (Vec<Bytes>, Room) {
+        (self.pieces, self.room)
+    }
+
+    /// With memory that is counted for it.
+    #[must_use]
+    pub fn with(self, room: impl Send + 'static) -> Self {
+        Self { room: Some(Box::new(room)), ..self }
     }
 
     /// One message, which is given in pieces.
     pub fn joined(mut pieces: Vec<Bytes>) -> Self {
         let length = pieces.iter().map(Bytes::len).sum();
         pieces.insert(0, Bytes::copy_from_slice(&prefix(length)));
-        Self { pieces }
+        Self { pieces, room: None }
     }
 
     /// One message.
@@ -112,7 +129,7 @@ impl Frame {
         let mut all = Vec::with_capacity(PREFIX + message.encoded_len());
         all.extend_from_slice(&prefix(message.encoded_len()));
         message.encode_raw(&mut all);
-        Self { pieces: vec![all.into()] }
+        Self { pieces: vec![all.into()], room: None }
     }
 
     /// The messages, read.
@@ -281,7 +298,7 @@ impl Framer {
         self.cut();
         self.all = 0;
         let pieces = std::mem::take(&mut self.pieces);
-        (!pieces.is_empty()).then_some(Frame { pieces })
+        (!pieces.is_empty()).then_some(Frame { pieces, room: None })
     }
 
     /// What is open becomes a piece.
@@ -470,7 +487,7 @@ mod tests {
             (0..10).for_each(|_| framer.push(&labels, &[chunk(&small)]));
             let frame = framer.take().unwrap();
             assert_eq!(read(&frame).len(), if batch == 1 { 21 } else { 1 });
-            let pieces = frame.pieces();
+            let (pieces, _) = frame.pieces();
             assert!(pieces.len() <= 5 && pieces.iter().any(|p| p.as_ptr() == large.as_ptr()), "{}", pieces.len());
         }
         // A huge series goes in parts below the size of a frame.

@@ -10,6 +10,8 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::sync::Arc;
 
+/// Bytes that a chunk takes before it is read: its place, and which read it is in.
+const PLACE: u64 = (size_of::<(u32, Place)>() + size_of::<u32>()) as u64;
 /// How many series are merged between two looks at whether anybody waits.
 const LOOK_EVERY: usize = 64;
 
@@ -20,8 +22,10 @@ pub struct Window {
     pub series: Vec<(Labels, u32)>,
     /// Chunks: the number of their block's cursor, and their place.
     pub chunks: Vec<(u32, Place)>,
-    /// Bytes that this takes in memory once it is read, about.
-    pub bytes: u64,
+    /// Bytes that this takes in memory, about.
+    pub planned: u64,
+    /// Bytes that are read for it, about.
+    pub read: u64,
 }
 
 /// Where merging stopped.
@@ -121,7 +125,7 @@ impl Merge {
                     self.waiting.clear();
                     self.cursors.iter_mut().for_each(|c| *c = None);
                 }
-                if self.window.bytes >= self.most {
+                if self.window.planned + self.window.read >= self.most {
                     return Ok(Planned::Window(self.take()));
                 }
             }
@@ -172,11 +176,10 @@ impl Merge {
     fn finish(&mut self, labels: Labels, mut chunks: Vec<(u32, Place)>) -> Result<(), Refused> {
         self.used.chunks(chunks.len())?;
         chunks.sort_by_key(|(block, p)| (p.min_t, p.max_t, *block));
-        let mut bytes = 64 + labels.packed_len() as u64;
         for (block, place) in &chunks {
-            bytes += self.spans.add((*block, place.segment), place.start..place.end) + 40;
+            self.window.read += self.spans.add((*block, place.segment), place.start..place.end);
         }
-        self.window.bytes += bytes;
+        self.window.planned += 64 + labels.packed_len() as u64 + chunks.len() as u64 * PLACE;
         self.window.chunks.append(&mut chunks);
         self.window.series.push((labels, u32::try_from(self.window.chunks.len()).unwrap_or(u32::MAX)));
         self.given += 1;

@@ -2,9 +2,12 @@
 //!
 //! ```text
 //!  open blocks ▶ cursors ─┐
-//!                         ├─▶ merge ▶ window ▶ read chunks ▶ frames ▶ caller
+//!                         ├─▶ merge ▶ stretch of windows ▶ window by window: read chunks ▶ frames ▶ caller
 //!  feed (index ranges) ───┘      (next window is read while this one is sent)
 //! ```
+//!
+//! Reads of the bucket are long, what is held is not: where there is a disk cache, all that a stretch of windows reads is
+//! brought onto the disk first, and each window is read from there.
 //!
 //! Series are merged by their labels before a single chunk is read; chunks are read for one window of series after the other.
 //! Of a window that was read, messages are made a few at a time, when there is room for them towards the caller.
@@ -55,15 +58,26 @@ use turn::Turn;
 
 /// Blocks that one request opens, and files that it reads, at the same time.
 const CONCURRENT: usize = 32;
-/// Bytes of chunks that are read together.
+/// Bytes of a window, chunks and all: of one that is read from the bucket, and of one that was brought near.
 const WINDOW: u64 = 8 << 20;
-/// Bytes of index entries that a request holds in all its blocks, about, and what it reads of one block at least and at most.
+const NEAR_WINDOW: u64 = 1 << 20;
+/// Windows of a request that are held at the same time: one is sent, one waits for it, one is read.
+const WINDOWS: u64 = 3;
+/// Bytes that the windows of a stretch take before they are read, about.
+const PLANNED: u64 = 4 << 20;
+/// Bytes of frames that wait for the caller, about, with the one that is made.
+const FRAMES: u64 = (QUEUE as u64 + 1) * encode::TOGETHER as u64;
+/// Bytes of index entries that a request holds in all its blocks, about, and what it reads of one block at least and at most:
+/// from the bucket, and of what was brought near.
 const ENTRIES: u64 = 32 << 20;
 const PART: std::ops::RangeInclusive<u64> = 16 << 10..=8 << 20;
+const NEAR_PART: u64 = 1 << 20;
+/// Frames that wait for a slow reader: [`encode::TOGETHER`] bytes each, or one message.
+pub const QUEUE: usize = 2;
 /// How often a request is planned anew before it fails.
 const ATTEMPTS: usize = 32;
 /// How long a caller may not read at all: a querier that merges lazily reads nothing here while another store has its turn.
-const STALL: Duration = Duration::from_secs(300);
+pub const STALL: Duration = Duration::from_secs(300);
 /// How long a request that waits for its caller keeps its turn.
 const LINGER: Duration = Duration::from_secs(2);
 
@@ -311,11 +325,16 @@ impl<'a> Answer<'a> {
         self.looked += clock.elapsed().saturating_sub(begin);
         let cursors = cursors?;
         let blocks: Vec<Arc<Block>> = cursors.iter().map(|c| Arc::clone(&c.block)).collect();
-        let merge = Merge::new(cursors, Arc::clone(&self.used), self.asked.limit, self.given, WINDOW);
+        let near = blocks.first().map_or(0, |b| b.near());
+        let window = if near > 0 { NEAR_WINDOW } else { WINDOW };
+        let merge = Merge::new(cursors, Arc::clone(&self.used), self.asked.limit, self.given, window);
         let line = Line {
             cpu: self.shared.cpu.clone(),
             memory: self.shared.memory.clone(),
             budget: Arc::clone(&self.budget),
+            near,
+            // Few series are asked for: not more of the entries is read.
+            near_entries: if self.asked.limit.is_some() { 0 } else { near * 2 / blocks.len().max(1) as u64 },
             blocks,
             spec,
             batch: self.asked.batch,
@@ -323,36 +342,13 @@ impl<'a> Answer<'a> {
             is_cut: AtomicBool::new(false),
         };
         // What is read waits here until what is before it was sent; both go on at the same time.
-        let (to, mut from) = mpsc::channel::<Result<(Reading, Room), Fault>>(1);
-        let line = &Arc::new(line);
-        let reading = async move {
-            // Its end is the end of what is sent.
-            let to = to;
-            let windows = stream::try_unfold(merge, |merge| {
-                let line = Arc::clone(line);
-                apart(async move { line.window(merge).await })
-            });
-            let built = windows.and_then(|job| {
-                let line = Arc::clone(line);
-                apart(async move { line.build(job).await })
-            });
-            let mut built = std::pin::pin!(built);
-            // Not more than one besides that which is being sent.
-            while let Ok(place) = to.reserve().await
-                && let Some(next) = built.next().await
-            {
-                let is_last = next.is_err();
-                place.send(next);
-                if is_last {
-                    return;
-                }
-            }
-        };
+        let (to, mut from) = mpsc::channel::<Result<Job, Fault>>(1);
+        let line = Arc::new(line);
+        let reading = Arc::clone(&line).read(merge, to);
+        let line = &*line;
         let sending = async {
             while let Some(next) = from.recv().await {
-                let (window, room) = next?;
-                self.pass_on(window, line).await?;
-                drop(room);
+                self.pass_on(next?, line).await?;
             }
             Ok::<_, Fault>(())
         };
@@ -364,13 +360,16 @@ impl<'a> Answer<'a> {
         Ok(line.is_cut.load(Ordering::Relaxed))
     }
 
-    async fn pass_on(&mut self, mut window: Reading, line: &Line) -> Result<(), Fault> {
+    async fn pass_on(&mut self, job: Job, line: &Line) -> Result<(), Fault> {
+        let Job { reading: mut window, room } = job;
+        let room = Arc::new(room);
         loop {
             self.damage(&mut window, line).await?;
             let (frame, back) = line.frame(window).await?;
             window = back;
             match frame {
-                Some(frame) => self.send(frame).await?,
+                // It is counted until the caller has it.
+                Some(frame) => self.send(frame.with(Arc::clone(&room))).await?,
                 None => break,
             }
         }
@@ -409,7 +408,8 @@ impl<'a> Answer<'a> {
         // Few series are asked for: not more of the entries is read.
         let part = ENTRIES / blocks.len().max(1) as u64;
         let part = self.asked.limit.map_or(part, |l| part.min((l as u64).saturating_mul(opener.series_estimate)));
-        let part = part.clamp(*PART.start(), *PART.end());
+        let near = blocks.first().map_or(0, |(b, _)| b.near());
+        let part = part.clamp(*PART.start(), if near > 0 { NEAR_PART } else { *PART.end() });
         self.queried.extend(blocks.iter().map(|(b, _)| b.id));
         let mut opened = stream::iter(blocks.into_iter().map(|(block, matchers)| {
             let (opener, spec) = (opener.clone(), Arc::clone(spec));
@@ -442,58 +442,128 @@ struct Line {
     cpu: Cpu,
     memory: Memory,
     budget: Arc<Budget>,
+    /// Bytes that are brought near together, of chunks and of the index entries of a block; 0 without a disk cache.
+    near: u64,
+    near_entries: u64,
     /// The blocks by the number of their cursor.
     blocks: Vec<Arc<Block>>,
     spec: Arc<Spec>,
     batch: usize,
-    /// One more for each window that holds memory.
+    /// One more for each stretch that holds memory.
     in_use: Arc<()>,
     /// The merge ended at the limit.
     is_cut: AtomicBool,
 }
 
-/// The memory of a window.
-struct Room {
+/// The memory of a stretch.
+struct Stretch {
     _chunks: OwnedSemaphorePermit,
-    /// Of chunks that were longer than expected.
-    longer: Held,
     _in_use: Arc<()>,
 }
 
-/// A window that is to be read, the memory for it, and what was found damaged on the way to it.
+/// The memory of a window: of its stretch, and of chunks that were longer than expected.
+struct Room {
+    _stretch: Arc<Stretch>,
+    longer: Held,
+}
+
+/// A window that is to be read, or was, and the memory for it.
 struct Job {
-    window: Window,
+    reading: Reading,
     room: Room,
-    damage: Vec<(u32, String, u64)>,
 }
 
 impl Line {
-    /// Merges until there is a window; feeds the cursors on the way.
-    async fn window(&self, mut merge: Merge) -> Result<Option<(Job, Merge)>, Fault> {
+    /// Reads all windows, one after the other: not more than one besides that which is being sent.
+    async fn read(self: Arc<Self>, mut merge: Merge, to: mpsc::Sender<Result<Job, Fault>>) {
+        let mut jobs = Vec::new().into_iter();
+        while let Ok(place) = to.reserve().await {
+            if jobs.len() == 0 {
+                let line = Arc::clone(&self);
+                match apart(async move { line.stretch(merge).await }).await {
+                    Ok(None) => return,
+                    Ok(Some((next, back))) => (jobs, merge) = (next.into_iter(), back),
+                    Err(fault) => return place.send(Err(fault)),
+                }
+            }
+            let Some(job) = jobs.next() else { return };
+            let line = Arc::clone(&self);
+            let built = apart(async move { line.build(job).await }).await;
+            let is_last = built.is_err();
+            place.send(built);
+            if is_last {
+                return;
+            }
+        }
+    }
+
+    /// Merges until there is a stretch of windows, feeds the cursors on the way, and brings near what the windows will read.
+    async fn stretch(&self, mut merge: Merge) -> Result<Option<(Vec<Job>, Merge)>, Fault> {
+        let (mut readings, mut planned, mut read, mut largest) = (Vec::new(), 0, 0, 0);
         self.feed(&mut merge).await?;
         loop {
             let stop = self.spec.stop.clone();
-            let (planned, back) = self.cpu.run(move || (merge.plan(&stop), merge)).await?;
+            let (next, back) = self.cpu.run(move || (merge.plan(&stop), merge)).await?;
             merge = back;
-            let window = match planned? {
+            let (window, is_over) = match next? {
                 Planned::Need => {
                     self.feed(&mut merge).await?;
                     continue;
                 }
-                Planned::Window(window) => window,
+                Planned::Window(window) => (window, false),
                 Planned::Done => {
                     self.is_cut.fetch_or(merge.is_cut, Ordering::Relaxed);
-                    Window::default()
+                    (Window::default(), true)
                 }
             };
             let damage = merge.take_damage();
-            if window.series.is_empty() && damage.is_empty() {
-                return Ok(None);
+            if !window.series.is_empty() || !damage.is_empty() {
+                planned += window.planned;
+                read += window.read;
+                largest = window.read.max(largest);
+                readings.push(Reading::new(window, damage));
             }
-            let chunks = self.memory.chunks(window.bytes, || Arc::strong_count(&self.in_use) > 1).await?;
-            let room = Room { _chunks: chunks, longer: self.memory.hold(), _in_use: Arc::clone(&self.in_use) };
-            return Ok(Some((Job { window, room, damage }, merge)));
+            if is_over || read >= self.near || planned >= PLANNED {
+                break;
+            }
         }
+        if readings.is_empty() {
+            return Ok(None);
+        }
+        let bytes = planned + FRAMES + read.min(largest.saturating_mul(WINDOWS));
+        let chunks = self.memory.chunks(bytes, || Arc::strong_count(&self.in_use) > 1).await?;
+        let stretch = Arc::new(Stretch { _chunks: chunks, _in_use: Arc::clone(&self.in_use) });
+        if readings.len() > 1 {
+            self.bring(&readings).await?;
+        }
+        let job = |reading| {
+            let room = Room { _stretch: Arc::clone(&stretch), longer: self.memory.hold() };
+            Job { reading, room }
+        };
+        Ok(Some((readings.into_iter().map(job).collect(), merge)))
+    }
+
+    /// Brings near what windows read.
+    async fn bring(&self, readings: &[Reading]) -> Result<(), Fault> {
+        let mut wanted: BTreeMap<(u32, u32), Vec<std::ops::Range<u64>>> = BTreeMap::new();
+        for read in readings.iter().flat_map(|r| &r.reads) {
+            wanted.entry((read.block, read.segment)).or_default().extend(read.ranges.iter().cloned());
+        }
+        let brought = stream::iter(wanted.into_iter().map(|((block, segment), ranges)| async move {
+            let block = self.block(block)?;
+            let brought = block.segment_ahead(segment.saturating_add(1), &ranges, &self.budget).await;
+            brought.map_err(Fault::from_block(&block))
+        }));
+        let mut brought = brought.buffer_unordered(CONCURRENT).boxed();
+        let mut troubles = Vec::new();
+        while let Some(one) = brought.next().await {
+            match one {
+                Ok(()) => {}
+                Err(Fault::Blocks(t)) => troubles.extend(t),
+                Err(other) => return Err(other),
+            }
+        }
+        if troubles.is_empty() { Ok(()) } else { Err(Fault::Blocks(troubles)) }
     }
 
     /// Reads what cursors need, and what others will need soon, at the same time.
@@ -501,12 +571,19 @@ impl Line {
         let mut wants = Vec::new();
         for number in merge.hungry() {
             let cursor = merge.cursors.get_mut(number as usize).and_then(Option::as_mut);
-            if let Some((want, block)) = cursor.and_then(|c| Some((c.want()?, Arc::clone(&c.block)))) {
-                wants.push((number, want, block));
+            if let Some(cursor) = cursor {
+                let ahead = cursor.ahead(self.near_entries);
+                wants.extend(cursor.want().map(|want| (number, ahead, want, Arc::clone(&cursor.block))));
             }
         }
-        let mut reads = stream::iter(wants.into_iter().map(|(number, want, block)| async move {
-            let read = block.index(want.ranges(), &self.budget).await;
+        let mut reads = stream::iter(wants.into_iter().map(|(number, ahead, want, block)| async move {
+            let read = async {
+                if !ahead.is_empty() {
+                    block.index_ahead(&ahead, &self.budget).await?;
+                }
+                block.index(want.ranges(), &self.budget).await
+            };
+            let read = read.await;
             (number, want, read.map_err(Fault::from_block(&block)))
         }))
         .buffer_unordered(CONCURRENT);
@@ -526,9 +603,8 @@ impl Line {
     }
 
     /// Reads the chunks of a window.
-    async fn build(&self, job: Job) -> Result<(Reading, Room), Fault> {
-        let Job { window, mut room, damage } = job;
-        let mut reading = Reading::new(window, damage);
+    async fn build(&self, job: Job) -> Result<Job, Fault> {
+        let Job { mut reading, mut room } = job;
         let reads: Vec<_> = reading.reads.clone();
         let reads = stream::iter(reads.into_iter().map(|read| async move {
             let block = self.block(read.block)?;
@@ -558,7 +634,7 @@ impl Line {
         if !longer.is_empty() {
             self.again(longer, &mut reading, &mut room.longer).await?;
         }
-        Ok((reading, room))
+        Ok(Job { reading, room })
     }
 
     /// The next messages of a window; of none are left, nothing.

@@ -60,15 +60,19 @@ async fn begun(house: &House, requests: i64) {
     panic!("{} requests have begun, not {requests}", house.gateway.turns());
 }
 
+fn held(house: &House) -> (u64, u64, i64) {
+    (house.gateway.held(), house.gateway.held_chunks(), house.gateway.in_flight())
+}
+
 /// Everything that requests held is given back.
-async fn at_rest(house: &House) {
+pub(super) async fn at_rest(house: &House) {
     for _ in 0..6000 {
-        if house.gateway.held() == 0 && house.gateway.in_flight() == 0 {
+        if held(house) == (0, 0, 0) {
             return;
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    panic!("{} bytes and {} requests are held", house.gateway.held(), house.gateway.in_flight());
+    panic!("bytes of postings, bytes of chunks and requests are held: {:?}", held(house));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -474,16 +478,43 @@ async fn answers_with_values_are_counted_until_they_were_sent() {
         assert!(sent.len() < 10, "what waits is not counted");
     };
     assert_eq!(status, (Code::ResourceExhausted as i32).to_string());
-    // Trailers, and the connection lets go.
-    drop(sent);
+    // It was sent, and the connection asks for what is behind it.
+    for body in &mut slow {
+        body.frame().await.unwrap().unwrap().into_data().unwrap();
+        let trailers = body.frame().await.unwrap().unwrap().into_trailers().unwrap();
+        assert!(trailers.get("grpc-status").unwrap() == "0" && body.frame().await.is_none());
+    }
     at_rest(&house).await;
-    let mut body = slow.pop().unwrap();
-    body.frame().await.unwrap().unwrap().into_data().unwrap();
-    let trailers = body.frame().await.unwrap().unwrap().into_trailers().unwrap();
-    assert!(trailers.get("grpc-status").unwrap() == "0" && body.frame().await.is_none());
-    drop(slow);
     assert_eq!(refused(&ask().await.unwrap()), None);
     at_rest(&house).await;
+}
+
+/// What was read of an answer waits in frames for a caller who does not read, and is counted although the request has ended.
+#[tokio::test(flavor = "multi_thread")]
+async fn frames_that_wait_are_counted() {
+    let mut house = House::new(StoreArgs::default());
+    let block = house.write(2, &external("a"), 0, &content(20));
+    house.serve([block], Vec::new());
+    let mut waiting = house.gateway.frames(&Request::new(all())).unwrap();
+    for _ in 0..6000 {
+        if house.gateway.in_flight() == 0 && looks(&house) > 0 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(held(&house).2, 0, "the request goes on");
+    assert!(house.gateway.held_chunks() > 0, "a frame that waits is not counted");
+    let frame = futures::StreamExt::next(&mut waiting).await.unwrap().unwrap();
+    assert_eq!(frame.messages::<proto::thanos::SeriesResponse>().unwrap().iter().map(count).sum::<usize>(), 20);
+    assert!(house.gateway.held_chunks() > 0, "a frame that is being sent is not counted");
+    drop(frame);
+    assert!(futures::StreamExt::next(&mut waiting).await.is_none());
+    at_rest(&house).await;
+}
+
+/// Requests that reached the bucket.
+fn looks(house: &House) -> u64 {
+    house.faults.calls().values().sum()
 }
 
 /// Lists are merged while others wait for the same turns of the CPU.

@@ -3,6 +3,7 @@
 #![allow(clippy::disallowed_methods, reason = "tests live in real time")]
 
 mod bad_input;
+mod near;
 mod oracle;
 mod truth;
 
@@ -10,7 +11,7 @@ use super::blocks::{Block, Home, Missing, Served, Set};
 use super::cache::IndexCache;
 use super::grpc::StoreGateway;
 use super::headers::{Headers, Limits};
-use super::ranges::Ranges;
+use super::ranges::{Pages, Ranges};
 use crate::server::Context;
 use args::StoreArgs;
 use bucket::layers::faults::{Faults, Plan};
@@ -64,6 +65,15 @@ impl House {
 
     /// With so much patience for a read of the bucket.
     pub(super) fn patient(args: StoreArgs, deadline: Duration) -> Self {
+        Self::with(args, deadline, None)
+    }
+
+    /// With a disk cache of so many bytes.
+    pub(super) fn on_disk(args: StoreArgs, bytes: u64) -> Self {
+        Self::with(args, Duration::from_secs(60), Some(bytes))
+    }
+
+    fn with(args: StoreArgs, deadline: Duration, cache: Option<u64>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let world = World::real();
         let root = dir.path().join("bucket");
@@ -81,7 +91,12 @@ impl House {
         };
         // Few reads at a time: what hangs for ever would soon be felt.
         let concurrency = 8;
-        let ranges = Ranges::with(super::ranges::Limits { concurrency, deadline }, None);
+        let pages = cache.map(|bytes| {
+            let pages = Pages::open(&dir.path().join("pages"), bytes).unwrap();
+            pages.load();
+            Arc::new(pages)
+        });
+        let ranges = Ranges::with(super::ranges::Limits { concurrency, deadline }, pages);
         ranges.use_bucket(bucket);
         let headers = Headers::new(dir.path().join("data"), Arc::new(RealDisk), world.clone(), limits);
         let home = Arc::new(Home { world: world.clone(), headers, ranges, cache: IndexCache::new(1 << 20, 1 << 20) });

@@ -88,9 +88,11 @@ proptest! {
             prop::collection::vec(matcher(), 1..4), (0i64..200, 0i64..200), prop::collection::vec(name(), 0..3),
             (0i64..4, prop_oneof![Just(0i64), Just(64i64)]), any::<bool>(), prop::option::of((1i64..4, any::<bool>(), prop::collection::vec(name(), 0..3))),
         ), 6),
+        on_disk in any::<bool>(),
     ) {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        let mut house = House::new(StoreArgs { estimated_chunk_size: args::Size(300), ..StoreArgs::default() });
+        let args = StoreArgs { estimated_chunk_size: args::Size(300), ..StoreArgs::default() };
+        let mut house = if on_disk { House::on_disk(args, 64 << 20) } else { House::new(args) };
         let served: Vec<_> = (1u64..).zip(&blocks).map(|(n, (external, content))| house.write(n, external, 0, content)).collect();
         house.serve(served, Vec::new());
         for (matchers, (from, length), without, (limit, batch), skip_chunks, shard) in requests {
