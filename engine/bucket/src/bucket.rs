@@ -216,6 +216,9 @@ impl Bucket {
     /// As [`get_range`](Self::get_range); the sink may have had some bytes by then, or those of several attempts.
     pub async fn get_range_into(&self, path: &str, range: Range<u64>, sink: &mut dyn Sink) -> Result<()> {
         path::check(path, Operation::GetRange)?;
+        if range.is_empty() {
+            return Ok(());
+        }
         let full = self.full(path);
         self.call(Operation::GetRange, |n| *n, self.store().get_into(&full, range, sink)).await.map(drop)
     }

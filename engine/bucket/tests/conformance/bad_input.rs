@@ -222,11 +222,16 @@ async fn a_short_body_is_never_a_success() {
         assert_eq!(error.kind, Kind::Corrupt);
         assert!(error.what.contains("bytes were announced"), "{error}");
     }
+    let mut came = suite::Came::default();
+    assert_eq!(bucket.get_range_into("a", 2..8, &mut came).await.unwrap_err().kind, Kind::Corrupt);
     // Now and then: read again until it is whole.
     faults.set(Plan { cuts: 0.3, ..Plan::default() });
     let bucket = Bucket::over(Arc::new(faults), "b", stubborn());
     for _ in 0..20 {
         assert_eq!(bucket.get("a", 10).await.unwrap().bytes, "0123456789");
+        let mut came = suite::Came::default();
+        bucket.get_range_into("a", 2..8, &mut came).await.unwrap();
+        assert_eq!(came.0, b"234567");
     }
 }
 

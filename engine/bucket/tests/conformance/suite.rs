@@ -2,7 +2,7 @@
 
 use bucket::layers::retry::Policy;
 use bucket::store::Entry;
-use bucket::{Bucket, Error, Kind, Meta, Options};
+use bucket::{Bucket, Error, Kind, Meta, Options, Sink};
 use bytes::Bytes;
 use futures::TryStreamExt as _;
 use model::world::World;
@@ -34,6 +34,19 @@ async fn level(bucket: &Bucket, prefix: &str) -> Vec<String> {
         bucket.list_dir(prefix).map_ok(|e: Entry| e.path().to_owned()).try_collect().await.unwrap();
     names.sort();
     names
+}
+
+/// What came of a range: an attempt that broke off begins again.
+#[derive(Default)]
+pub(crate) struct Came(pub(crate) Vec<u8>);
+
+#[async_trait::async_trait]
+impl Sink for Came {
+    async fn take(&mut self, before: u64, bytes: Bytes) {
+        assert!(before == 0 || before == self.0.len() as u64, "{before} behind {}", self.0.len());
+        self.0.truncate(before as usize);
+        self.0.extend_from_slice(&bytes);
+    }
 }
 
 /// Everything, on an empty bucket; `pages`: also more names than one page holds.
@@ -80,6 +93,18 @@ async fn whole_objects(bucket: &Bucket) {
     let ranges = [5..7, 0..2, 1..6, 3..3, 9..10];
     let parts = bucket.get_ranges("a/b", &ranges).await.unwrap();
     assert_eq!(parts, ["56", "01", "12345", "", "9"].map(Bytes::from));
+
+    for range in [3..7, 0..10, 4..4] {
+        let mut came = Came::default();
+        bucket.get_range_into("a/b", range.clone(), &mut came).await.unwrap();
+        assert_eq!(came.0, b"0123456789"[range.start as usize..range.end as usize]);
+    }
+    assert_eq!(kind(bucket.get_range_into("a/b", 8..11, &mut Came::default()).await), Kind::Invalid);
+    let long: Bytes = (0..300_000u32).flat_map(|n| [n as u8, (n >> 8) as u8]).collect();
+    bucket.put("a/b", long.clone()).await.unwrap();
+    let mut came = Came::default();
+    bucket.get_range_into("a/b", 1..599_999, &mut came).await.unwrap();
+    assert!(came.0 == long[1..599_999], "{} bytes", came.0.len());
 
     bucket.put("a/b", "").await.unwrap();
     assert_eq!(bucket.get("a/b", 0).await.unwrap().bytes, "");
