@@ -145,6 +145,9 @@ impl Source for FileSource {
     }
 }
 
+/// Bytes that a store which can't give them as they come gives at a time.
+const STEP: u64 = 512 << 10;
+
 /// Where the bytes of a read go while they come, so that nobody has to hold all of them.
 #[async_trait]
 pub trait Sink: Send {
@@ -167,11 +170,20 @@ pub trait Store: Send + Sync + Debug + 'static {
     /// # Errors
     /// As [`get`](Self::get).
     async fn get_into(&self, path: &str, range: Range<u64>, sink: &mut dyn Sink) -> Result<u64> {
-        let most = range.end.saturating_sub(range.start);
-        let bytes = self.get(path, Some(range), most).await?.bytes;
-        let count = bytes.len() as u64;
-        sink.take(0, bytes).await;
-        Ok(count)
+        // Where bytes can't be had as they come: step by step, since nobody is to hold all of them.
+        let mut at = range.start;
+        while at < range.end {
+            let step = STEP.min(range.end - at);
+            let bytes = self.get(path, Some(at..at + step), step).await?.bytes;
+            let before = at - range.start;
+            at += bytes.len() as u64;
+            let is_short = (bytes.len() as u64) < step;
+            sink.take(before, bytes).await;
+            if is_short {
+                break;
+            }
+        }
+        Ok(at - range.start)
     }
 
     /// What the store tells of an object.

@@ -1,6 +1,6 @@
 //! The StoreAPI over HTTP/2: requests as everywhere, answers in frames that were made once. The memory that is counted for a
 //! frame is counted until its last piece has been sent. Who reads nothing for a long time gets nothing more, and what waited for
-//! him is let go: his connection holds one piece.
+//! him is let go: his connection holds one piece (a slice of a read, which lives as long).
 
 use super::grpc::{Sent, StoreGateway};
 use super::series::STALL;

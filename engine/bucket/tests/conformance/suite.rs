@@ -44,6 +44,7 @@ pub(crate) struct Came(pub(crate) Vec<u8>);
 impl Sink for Came {
     async fn take(&mut self, before: u64, bytes: Bytes) {
         assert!(before == 0 || before == self.0.len() as u64, "{before} behind {}", self.0.len());
+        assert!(bytes.len() <= 512 << 10, "{} bytes at once", bytes.len());
         self.0.truncate(before as usize);
         self.0.extend_from_slice(&bytes);
     }

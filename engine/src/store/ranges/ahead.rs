@@ -12,13 +12,15 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Most bytes that are brought near for one reader at a time; never more than this part of the disk cache.
+/// Most bytes that are brought near at a time; never more than this part of the disk cache. A request may have as much of index
+/// entries as well; when many push each other's pages out, that costs reads.
 const MOST: u64 = 32 << 20;
 const SHARE: u64 = 16;
 /// A read that is not longer is made into memory, in bytes.
 pub(super) const LONG: u64 = 1 << 20;
-/// Bytes that are written together.
-const PIECE: usize = 512 << 10;
+/// Bytes that are written together: what a long read holds, beside a piece of the body, for which nobody is asked. There are as
+/// many as there are turns.
+const PIECE: usize = 128 << 10;
 /// How many times longer than a slow read one may be without a byte: who gives up makes others ask again.
 const PATIENCE: u32 = 4;
 /// Reads of one call that run at the same time: each keeps the disk busy.
@@ -69,7 +71,7 @@ impl Ranges {
             let key = (edition, file, run.start, run.end);
             let work = Arc::clone(&self.shared).onto_disk(bucket.clone(), Arc::clone(pages), key, size).boxed();
             let brought = self.shared.coming.join(key, work);
-            reads.push(async move { brought.await.map(|()| budget.came(run.end - run.start)) }.boxed());
+            reads.push(async move { brought.await.map(|bytes| budget.came(bytes)) }.boxed());
         }
         let mut reads = stream::iter(reads).buffered(PARALLEL);
         while let Some(brought) = reads.next().await {
@@ -80,7 +82,7 @@ impl Ranges {
 }
 
 impl Shared {
-    /// Writes what comes to the disk. When nothing comes for longer than reads usually take, it is left to those who want it, who
+    /// Writes what comes to the disk; gives how many bytes came, none if it was given up. When nothing comes for longer than reads usually take, it is left to those who want it, who
     /// ask once more.
     async fn onto_disk(
         self: Arc<Self>,
@@ -88,7 +90,7 @@ impl Shared {
         pages: Arc<Pages>,
         (edition, file, start, end): Key,
         size: u64,
-    ) -> Result<(), Trouble> {
+    ) -> Result<u64, Trouble> {
         let _turn = self.turns.acquire().await.map_err(|e| Trouble::Unavailable(e.to_string()))?;
         let path = file.object(edition.id);
         let moved = AtomicU64::new(0);
@@ -110,10 +112,10 @@ impl Shared {
         };
         tokio::select! {
             read = tokio::time::timeout(self.limits.deadline, reading) => match read {
-                Ok(read) => Ok(read?),
-                Err(_) => Ok(()),
+                Ok(read) => read.map(|()| end - start).map_err(Trouble::from),
+                Err(_) => Ok(0),
             },
-            () = stalled => Ok(()),
+            () = stalled => Ok(0),
         }
     }
 }
@@ -130,7 +132,7 @@ struct Keeping<'a> {
     written: u64,
     /// Bytes that wait behind them.
     open: BytesMut,
-    /// How often something came.
+    /// How often something came, or was written.
     moved: &'a AtomicU64,
 }
 
@@ -144,6 +146,8 @@ impl Keeping<'_> {
         self.written += length as u64;
         // What is not written is read again.
         let _ = tokio::task::spawn_blocking(move || pages.write(edition, file, size, at, &bytes)).await;
+        // A slow disk is not a read that hangs.
+        self.moved.fetch_add(1, Ordering::Relaxed);
     }
 }
 

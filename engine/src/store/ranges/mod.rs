@@ -141,7 +141,7 @@ struct Shared {
     /// Reads that run: whoever wants the same waits for them.
     running: Flights<Key, Bytes>,
     /// What comes onto the disk.
-    coming: Flights<Key, ()>,
+    coming: Flights<Key, u64>,
     hedge: Hedge,
 }
 

@@ -77,7 +77,7 @@ pub struct Pages {
     table: Mutex<Table>,
     pub(super) writes: Arc<Semaphore>,
     /// The disk did not take the last write.
-    is_full: AtomicBool,
+    refused: AtomicBool,
     /// Pages that were asked for.
     pub requests: AtomicU64,
     /// Pages that were there.
@@ -180,7 +180,7 @@ impl Pages {
             names: open(&names_of(path), NAME as u64)?,
             table: Mutex::new(Table { max: slots as usize, ..Table::default() }),
             writes: Arc::new(Semaphore::new(WRITES)),
-            is_full: AtomicBool::new(false),
+            refused: AtomicBool::new(false),
             requests: AtomicU64::new(0),
             hits: AtomicU64::new(0),
             damaged: AtomicU64::new(0),
@@ -223,7 +223,7 @@ impl Pages {
 
     /// True if what is written is there afterwards: it knows what it holds, and the disk took the last write.
     pub(super) fn is_keeping(&self) -> bool {
-        self.table.lock().is_loaded && !self.is_full.load(Ordering::Relaxed)
+        self.table.lock().is_loaded && !self.refused.load(Ordering::Relaxed)
     }
 
     /// Pages of ranges of a file of `size` bytes that are not there.
@@ -407,7 +407,7 @@ impl Pages {
             // those of other contents, and their checksums say so.
             let written = self.contents.write_all_at(content, u64::from(*slot) * PAGE).is_ok()
                 && self.names.write_all_at(&names, u64::from(*slot) * NAME as u64).is_ok();
-            self.is_full.store(!written, Ordering::Relaxed);
+            self.refused.store(!written, Ordering::Relaxed);
             let mut table = self.table.lock();
             for ((key, _, at), sums) in run.iter().zip(of_pages) {
                 let is_first = written && !table.slot_of.contains_key(key);

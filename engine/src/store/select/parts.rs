@@ -10,6 +10,9 @@ const FRAME: u64 = 10 + 4;
 /// Longest entry, in bytes: one that announces more is damaged, and is not read. Prometheus's are a few kilobytes.
 pub const ENTRY_MAX: u64 = 16 << 20;
 
+/// Bytes that are brought near before the first part.
+const FIRST: u64 = 8 << 20;
+
 /// The entries of a block's series, read in parts of bounded size.
 #[derive(Debug)]
 pub struct Parts {
@@ -79,7 +82,8 @@ impl Parts {
             self.near = self.refs.len();
             return Vec::new();
         }
-        let (end, ranges) = self.from(self.asked, most);
+        // The first ones are waited for by a caller who has nothing yet.
+        let (end, ranges) = self.from(self.asked, if self.near == 0 { most.min(FIRST) } else { most });
         self.near = end;
         ranges
     }

@@ -48,7 +48,7 @@ use open::Opener;
 use spec::{Aggregates, Spec, Stats, Stop};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::mpsc::error::SendTimeoutError;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
@@ -61,7 +61,9 @@ const CONCURRENT: usize = 32;
 /// Bytes of a window, chunks and all: of one that is read from the bucket, and of one that was brought near.
 const WINDOW: u64 = 8 << 20;
 const NEAR_WINDOW: u64 = 1 << 20;
-/// Windows of a request that are held at the same time: one is sent, one waits for it, one is read.
+/// Bytes of the first stretch; each next one may have twice as many. Nothing is sent before the first is near.
+const FIRST: u64 = 8 << 20;
+/// Windows of a request that are held at the same time: one whose last frames wait, one that is sent, one that is read or waits.
 const WINDOWS: u64 = 3;
 /// Bytes that the windows of a stretch take before they are read, about.
 const PLANNED: u64 = 4 << 20;
@@ -333,8 +335,9 @@ impl<'a> Answer<'a> {
             memory: self.shared.memory.clone(),
             budget: Arc::clone(&self.budget),
             near,
+            next_stretch: AtomicU64::new(FIRST.min(near)),
             // Few series are asked for: not more of the entries is read.
-            near_entries: if self.asked.limit.is_some() { 0 } else { near * 2 / blocks.len().max(1) as u64 },
+            near_entries: if self.asked.limit.is_some() { 0 } else { near / blocks.len().max(1) as u64 },
             blocks,
             spec,
             batch: self.asked.batch,
@@ -445,6 +448,8 @@ struct Line {
     /// Bytes that are brought near together, of chunks and of the index entries of a block; 0 without a disk cache.
     near: u64,
     near_entries: u64,
+    /// Bytes of chunks of the next stretch.
+    next_stretch: AtomicU64,
     /// The blocks by the number of their cursor.
     blocks: Vec<Arc<Block>>,
     spec: Arc<Spec>,
@@ -500,6 +505,8 @@ impl Line {
     /// Merges until there is a stretch of windows, feeds the cursors on the way, and brings near what the windows will read.
     async fn stretch(&self, mut merge: Merge) -> Result<Option<(Vec<Job>, Merge)>, Fault> {
         let (mut readings, mut planned, mut read, mut largest) = (Vec::new(), 0, 0, 0);
+        let most = self.next_stretch.load(Ordering::Relaxed);
+        self.next_stretch.store(self.near.min(most.saturating_mul(2)), Ordering::Relaxed);
         self.feed(&mut merge).await?;
         loop {
             let stop = self.spec.stop.clone();
@@ -523,7 +530,7 @@ impl Line {
                 largest = window.read.max(largest);
                 readings.push(Reading::new(window, damage));
             }
-            if is_over || read >= self.near || planned >= PLANNED {
+            if is_over || read >= most || planned >= PLANNED {
                 break;
             }
         }
