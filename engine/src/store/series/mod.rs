@@ -61,8 +61,9 @@ const CONCURRENT: usize = 32;
 /// Bytes of a window, chunks and all: of one that is read from the bucket, and of one that was brought near.
 const WINDOW: u64 = 8 << 20;
 const NEAR_WINDOW: u64 = 1 << 20;
-/// Bytes of the first stretch; each next one may have twice as many. Nothing is sent before the first is near.
-const FIRST: u64 = 8 << 20;
+/// Bytes of the first stretch; each next one may have twice as many. Nothing is sent before the first is near, and who asked waits
+/// for 30 s: this much comes at 1 MB/s.
+const FIRST: u64 = 24 << 20;
 /// Windows of a request that are held at the same time: one whose last frames wait, one that is sent, one that is read or waits.
 const WINDOWS: u64 = 3;
 /// Bytes that the windows of a stretch take before they are read, about.
