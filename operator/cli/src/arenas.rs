@@ -1,5 +1,5 @@
-//! Memory that is free stays with the arena of the thread that freed it. A store gateway hands windows of chunks from thread to
-//! thread, so that with jemalloc's four arenas per processor it would hold several times what it uses; and jemalloc counts the
+//! Memory that is free stays with the arena of the thread that freed it. The services hand windows of chunks and answers from thread
+//! to thread, so that with jemalloc's four arenas per processor they would hold several times what they use; and jemalloc counts the
 //! processors of the machine, not those that the container may use.
 
 use std::os::unix::process::CommandExt as _;

@@ -53,7 +53,7 @@ fn main() -> ExitCode {
         }
     };
     #[cfg(feature = "jemalloc")]
-    if matches!(cli.command, Command::Store(_)) {
+    if !matches!(cli.command, Command::Operator(_) | Command::Tools(_)) {
         arenas::few();
     }
     if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {

@@ -237,8 +237,7 @@ impl World {
         let lies = unseen.flat_map(|id| files(&self.bucket().join(id)));
         let garbage: Vec<PathBuf> = lies.filter(|path| !fs::read(path).is_ok_and(|bytes| is_closed(&bytes))).collect();
         assert!(garbage.is_empty(), "in the bucket lies garbage: {garbage:?}");
-        let left: Vec<PathBuf> =
-            files(&self.data()).into_iter().filter(|p| !p.ends_with("panoptes-compact.lock")).collect();
+        let left = files(&self.data());
         assert!(left.is_empty(), "on the disk of the compactor lies garbage: {left:?}");
         self.ask_thanos();
     }
