@@ -11,7 +11,7 @@
 //!
 //! Replicas are read lazily: while home has no gap, no other replica is decoded.
 
-use super::lifted::{Lifted, Pace};
+use super::lifted::{Lifted, Pace, moment};
 use model::histogram::ResetHint;
 use model::sample::{Sample, Value};
 use std::sync::Arc;
@@ -457,7 +457,7 @@ impl<R: Replica> Dedup<R> {
                     } else {
                         0.0
                     }
-                } else if *before - last <= raw - before {
+                } else if *before - last <= (raw - before) * moment(self.interval, t - before_t) {
                     // The usual case, where both read the same counter: nothing to do, or a moment behind.
                     lift
                 } else {
@@ -610,6 +610,15 @@ pub(crate) mod tests {
         let out = run(vec![replica(&a, 7), replica(&b, 9)], true);
         let grown: f64 = out.windows(2).map(|w| if w[1].1 < w[0].1 { w[1].1 } else { w[1].1 - w[0].1 }).sum();
         assert!((54.0..=59.0).contains(&grown), "it counted 59 in this time, not {grown}: {out:?}");
+    }
+
+    #[test]
+    fn a_replica_that_counts_from_elsewhere_and_was_silent_does_not_jump() {
+        // The second one is ahead by 440, was silent for long, and comes back in the moment in which the first one falls silent.
+        let a: Vec<(i64, f64)> = (0..80).filter(|i| !(68..74).contains(i)).map(|i| (15 * i, 15.0 * i as f64)).collect();
+        let b = (0..80).filter(|i| !(51..68).contains(i)).map(|i| (15 * i, 15.0 * i as f64 + 440.0));
+        let out = run(vec![replica(&a, 1), replica(&b.collect::<Vec<_>>(), 1)], true);
+        assert!(out.windows(2).all(|w| (0.0..=45.0).contains(&(w[1].1 - w[0].1))), "{out:?}");
     }
 
     #[test]

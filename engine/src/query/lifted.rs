@@ -29,6 +29,12 @@ impl Pace {
     }
 }
 
+/// Which part of a distance two scrapes are, all of it at most: by what is counted in that time replicas of one counter differ.
+pub(super) fn moment(interval: i64, distance: i64) -> f64 {
+    let two = interval.saturating_mul(2);
+    if distance <= two { 1.0 } else { two as f64 / distance as f64 }
+}
+
 /// What is done to the histograms of the replica in use.
 #[derive(Default)]
 pub(super) struct Lifted {
@@ -78,7 +84,7 @@ impl Lifted {
                 // A replica that was silent while a reset was shown has had it, too.
                 let passed = |before_t| self.fell_at > before_t && t.saturating_sub(self.fell_at) > interval;
                 let before = before.map(|(t, b)| (t, b, detect_reset(&plain, b) || passed(t)));
-                self.over = last.and_then(|last| self.over(t, &plain, last, before));
+                self.over = last.and_then(|last| self.over((t, interval), &plain, last, before));
                 match &self.over {
                     Some(over) => sum(over, &plain, ResetHint::Unknown).unwrap_or(plain),
                     None => plain,
@@ -104,11 +110,11 @@ impl Lifted {
         unknown(h)
     }
 
-    /// How a replica is to be lifted that takes over with `h` after `last` was given out; `before` is its own last one, when that was,
+    /// How a replica is to be lifted that takes over at `t` with `h` after `last` was given out; `before` is its own last one, when that was,
     /// and whether it was reset since.
     fn over(
         &self,
-        t: i64,
+        (t, interval): (i64, i64),
         h: &Arc<FloatHistogram>,
         last: Arc<FloatHistogram>,
         before: Option<(i64, &FloatHistogram, bool)>,
@@ -128,7 +134,8 @@ impl Lifted {
         };
         if !reset {
             // Behind, or not reset yet where that was shown already: both have caught up by the next scrape.
-            let ahead = before.count - last.count > h.count - before.count;
+            let ahead =
+                before.count - last.count > (h.count - before.count) * moment(interval, t.saturating_sub(before_t));
             return if fallen || ahead { lift(last) } else { None };
         }
         match &self.raw {
