@@ -69,7 +69,7 @@ fn goal_g34_requests_to_the_bucket() {
     let dir = tempfile::tempdir().unwrap();
     let gcs = Gcs::start().unwrap();
     gcs.make_bucket(BUCKET);
-    let blocks = goal.pick(40, 1_000, 10_000);
+    let blocks = goal.pick(40, 400, 10_000);
     for n in 0..blocks {
         let begin = START + n as i64 * TWO_HOURS;
         let meta = buckets::meta(n, "a", begin, begin + TWO_HOURS).unwrap();
