@@ -19,9 +19,9 @@ use tsdb::disk::RealDisk;
 use tsdb::meta::{BlockMeta, File, Thanos as Section};
 use tsdb::segment::NewChunk;
 
-const HOUR: i64 = 3_600_000;
+pub(super) const HOUR: i64 = 3_600_000;
 /// The begin of the blocks: the begin of a window of two weeks.
-const T0: i64 = 1_407 * 14 * 24 * HOUR;
+pub(super) const T0: i64 = 1_407 * 14 * 24 * HOUR;
 const MINUTE: i64 = 60_000;
 
 type Answers = BTreeMap<Labels, BTreeMap<i64, u64>>;
@@ -170,7 +170,7 @@ pub(super) fn blocks(bucket: &Path) -> Vec<(String, bool, BlockMeta)> {
 }
 
 /// Widths in hours by resolution in seconds, of what is not marked.
-fn shapes(bucket: &Path) -> Vec<(i64, i64)> {
+pub(super) fn shapes(bucket: &Path) -> Vec<(i64, i64)> {
     let live = blocks(bucket).into_iter().filter(|(_, marked, _)| !marked);
     let mut all: Vec<_> = live.map(|(.., m)| (m.resolution() / 1000, (m.max_time - m.min_time) / HOUR)).collect();
     all.sort_unstable();

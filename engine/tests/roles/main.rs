@@ -31,3 +31,4 @@ mod store_metrics;
 mod stores;
 mod thanos;
 mod upload;
+mod weeks;
