@@ -82,8 +82,8 @@ impl Ranges {
 }
 
 impl Shared {
-    /// Writes what comes to the disk; gives how many bytes came, none if it was given up. When nothing comes for longer than reads usually take, it is left to those who want it, who
-    /// ask once more.
+    /// Writes what comes to the disk; gives how many bytes came, none if it was given up. When nothing comes for longer than reads
+    /// usually take, it is left to those who want it, who ask once more.
     async fn onto_disk(
         self: Arc<Self>,
         bucket: Bucket,
