@@ -77,8 +77,8 @@ flags! {
         max_samples: u64 = "query.max-samples", "50000000", since "0.1.0";
         /// Most bytes that one query may hold: fetched series, what is computed, the answer.
         max_bytes: u64 = "query.max-bytes", "1073741824", since "0.1.0";
-        /// Most bytes that all queries may hold together; further ones wait. 0 is three quarters of the container's memory,
-        /// or no limit outside of a container.
+        /// Most bytes that all queries may hold together; further ones wait. 0 is five eighths of the
+        /// container's memory beyond 96 MiB, or no limit outside of a container.
         total_bytes: u64 = "query.max-total-bytes", "0", since "0.1.0";
         /// Threads that decode and compute, all queries together; 0 is one per core.
         threads: u64 = "query.threads", "0", since "0.1.0";

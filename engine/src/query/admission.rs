@@ -8,9 +8,12 @@ use promql::exec::{Account, EngineOptions, ProcessBudget};
 use std::sync::Arc;
 use tokio::sync::{Mutex, Notify};
 
-/// The part of a container's memory that queries may use, in quarters; the rest is for what stores send, answers that are
-/// compressed, and the allocator.
-const QUARTERS: u64 = 3;
+/// What a querier has without a query, bytes.
+const OWN: u64 = 96 << 20;
+/// The part of the rest of a container's memory that queries may use, in eighths; two are for what stores send
+/// ([`super::buffers`]), one for answers that are compressed and for what the allocator keeps. With more, G18 has a querier of
+/// 512 MiB killed where the machine is fast enough to fill it.
+const EIGHTHS: u64 = 5;
 /// Fewest bytes that are set aside for a query.
 const LEAST: u64 = 1 << 20;
 
@@ -26,10 +29,15 @@ pub struct Admission {
     waited: Counter,
 }
 
+/// The bytes that queries may hold in a container of so many.
+fn of_container(bytes: u64) -> u64 {
+    (bytes.saturating_sub(OWN) / 8 * EIGHTHS).max(bytes / 8).max(LEAST)
+}
+
 impl Admission {
     /// As the flags say.
     pub fn new(args: &QueryArgs, places: usize, metrics: &Metrics) -> Self {
-        let of_container = || crate::server::memory::limit().map_or(0, |n| n / 4 * QUARTERS);
+        let of_container = || crate::server::memory::limit().map_or(0, of_container);
         let max = if args.total_bytes == 0 { of_container() } else { args.total_bytes };
         Self::with_limit(max, args.max_bytes, places, metrics)
     }
@@ -103,6 +111,14 @@ mod tests {
     use super::*;
     use crate::server::ready::Readiness;
     use std::time::Duration;
+
+    #[test]
+    fn a_container_has_room_for_more_than_queries() {
+        for (container, queries) in [(512u64, 260), (4096, 2500), (128, 20), (64, 8)] {
+            assert_eq!(of_container(container << 20) >> 20, queries);
+        }
+        assert_eq!(of_container(7), LEAST);
+    }
 
     #[tokio::test(start_paused = true)]
     async fn queries_wait_in_line_until_there_is_memory() {

@@ -70,7 +70,7 @@ pub enum Refused {
 
 /// The limit where none is asked for (0), bytes.
 const LIMIT: u64 = 256 << 20;
-/// The part of a container's memory that it may be then: with an overdraft a quarter, which is what the accounts of the
+/// The part of a container's memory that it may be then: with an overdraft a quarter, which the accounts of the
 /// queries leave free ([`super::admission`]).
 const PART: u64 = 8;
 /// It is no less than this, bytes.
