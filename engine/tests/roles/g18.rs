@@ -132,6 +132,8 @@ impl Role {
         let mut command = Command::new("sh");
         command.arg("-c").arg(format!("{enter}exec \"$0\" \"$@\"")).arg(program);
         command.args(["--exact", "g18::role", "--ignored", "--nocapture"]);
+        // As the product has it (operator/cli/src/arenas.rs); what arenas keep is no memory of queries.
+        command.env("MALLOC_ARENA_MAX", "1");
         command.env(ROLE, role).env(AT, format!("{http},{grpc}")).env(STORE, store).env(BUCKET, dir.join("bucket"));
         let process = Process::spawn(role, &mut command, &dir.join(format!("{role}.log"))).unwrap();
         let me = Self { process: Some(process), group, http: format!("http://{http}"), grpc };
